@@ -1,0 +1,43 @@
+# make demo | test | lint | parity | schema; each sets up .venv first, if it is not there.
+PYTHON ?= python3
+BACKEND ?= onnxruntime
+BIN := .venv/bin
+DEMO := demo/work/$(BACKEND)
+SNAKEMAKE := $(BIN)/python -m snakemake
+INSTALLED := .venv/.installed
+
+.PHONY: install demo test lint parity schema clean-demo
+.DELETE_ON_ERROR:
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Error: the workflow needs Python 3.11 or newer. Hint: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Hint: apt install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --editable '.[workflow,media,dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python demo/run.py --backend $(BACKEND) --folder $(DEMO)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(SNAKEMAKE) --lint
+
+# The parity table of docs/parity.md, on the small checkpoint; FULL=--full measures full-size exports too.
+parity: $(INSTALLED)
+	$(BIN)/python demo/checkpoint.py demo/work/checkpoint
+	$(BIN)/python -m sam3_runtime.export.parity --checkpoint demo/work/checkpoint --output docs/parity.md $(FULL)
+
+schema: $(INSTALLED)
+	$(BIN)/sam3-runtime schema > variants.schema.json
+
+clean-demo:
+	rm -rf demo/work

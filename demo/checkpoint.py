@@ -1,0 +1,154 @@
+"""Writes the demo's SAM3 checkpoint: the real architecture, small, with seeded random weights.
+
+    python demo/checkpoint.py FOLDER [--layout sam3|sam3_video] [--shards N]
+
+It has the layout of facebook/sam3 (config.json, model.safetensors, tokenizer.json, preprocessor_config.json) and the
+proportions of its vision encoder: resolution 336 stands for 1008, 224 for 672, 280 for 840 (padded windows). Its
+weights are random, so **its detections mean nothing**; everything else about it is real. The same seed gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+SEED = 3
+
+
+def config(layout: str = "sam3") -> Any:
+    """A ``Sam3Config`` (or the ``Sam3VideoConfig`` around it) of about three million parameters."""
+    from transformers import CLIPTextConfig, Sam3Config, Sam3VideoConfig, Sam3ViTConfig
+    from transformers.models.sam3 import configuration_sam3 as c
+
+    channels, heads = 64, 4
+    shared = {"hidden_size": channels, "num_attention_heads": heads}
+    detr = shared | {"intermediate_size": 192, "dropout": 0.1}
+    vit = Sam3ViTConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        image_size=336,
+        patch_size=14,
+        window_size=8,
+        global_attn_indexes=[1, 3, 5, 7],
+        pretrain_image_size=112,
+    )
+    text = CLIPTextConfig(
+        vocab_size=512,
+        hidden_size=96,
+        intermediate_size=384,
+        projection_dim=channels,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        hidden_act="gelu",
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    detector = Sam3Config(
+        vision_config=c.Sam3VisionConfig(
+            backbone_config=vit, fpn_hidden_size=channels, backbone_feature_sizes=[[96, 96], [48, 48], [24, 24]]
+        ),
+        text_config=text,
+        geometry_encoder_config=c.Sam3GeometryEncoderConfig(**detr, num_layers=3),
+        detr_encoder_config=c.Sam3DETREncoderConfig(**detr, num_layers=6),
+        detr_decoder_config=c.Sam3DETRDecoderConfig(**detr, num_layers=6, num_queries=200),
+        mask_decoder_config=c.Sam3MaskDecoderConfig(**shared),
+    )
+    if layout == "sam3":
+        return detector
+    return Sam3VideoConfig(detector_config=detector.to_dict(), tracker_config=_small_tracker())
+
+
+def _small_tracker() -> dict[str, Any]:
+    """The video model carries a tracker; the smallest that transformers constructs, as nothing here reads it."""
+    vit: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "window_size": 8,
+    }
+    vit |= {"image_size": 112, "patch_size": 14, "pretrain_image_size": 112, "global_attn_indexes": [0]}
+    return {
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "backbone_config": vit | {"model_type": "sam3_vit_model"},
+            "fpn_hidden_size": 256,
+        },
+        "memory_attention_num_layers": 1,
+        "memory_fuser_num_layers": 1,
+        "image_size": 112,
+    }
+
+
+def model(layout: str = "sam3", seed: int = SEED) -> Any:
+    """The model with seeded weights, scaled so that activations neither vanish nor explode and scores differ."""
+    import torch
+    from transformers import Sam3Model, Sam3VideoModel
+
+    torch.manual_seed(seed)
+    made = (Sam3Model if layout == "sam3" else Sam3VideoModel)(config(layout))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(made.named_parameters()):
+            if name.endswith(("query_embed.weight", "reference_points.weight")):
+                # Queries must differ, or all of them would find the same object with the same score.
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 2)
+            elif parameter.dim() >= 2 and "embed" not in name:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+                if "dot_product_scoring.query_proj" in name:
+                    parameter.mul_(3)  # spreads the scores, so that a threshold can be put between them
+            elif name.endswith("bias"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return made.eval()
+
+
+def write(folder: Path, layout: str = "sam3", shards: int = 1) -> None:
+    """Write the checkpoint into ``folder``, which appears whole or not at all."""
+    from transformers import Sam3ImageProcessor, Sam3Processor
+
+    from sam3_runtime.export.tokenizer import small_tokenizer
+
+    temporary = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    made = model(layout)
+    size = sum(p.numel() * p.element_size() for p in made.parameters())
+    made.save_pretrained(temporary, max_shard_size=size if shards == 1 else size // shards)
+    image_processor = Sam3ImageProcessor(
+        size={"height": 336, "width": 336},
+        mask_size={"height": 96, "width": 96},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    words = small_tokenizer()
+    image_processor.save_pretrained(temporary)
+    Sam3Processor(image_processor, words).save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layout", choices=("sam3", "sam3_video"), default="sam3")
+    parser.add_argument("--shards", type=int, default=1)
+    arguments = parser.parse_args()
+    if (arguments.folder / "config.json").is_file():
+        print(f"{arguments.folder} is there already; remove it to write it anew")
+        return 0
+    write(arguments.folder, arguments.layout, arguments.shards)
+    print(f"wrote {arguments.folder}: random weights, its detections mean nothing")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""From graphs to engines, each built once, into a store that every variant links from.
+
+INPUTS   onnx/**.onnx
+OUTPUTS  engines/store/b{batch}/text-encoder.engine
+         engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine, geometry-encoder.engine,
+         decoder_q{queries}.engine, each with its .engine.json (links into the engine cache, see docs/architecture.md)
+"""
+
+BUILD_CODE = code(
+    "contract.py", "builders/__init__.py", f"builders/{PLAN.toolchain.backend}.py"
+)
+
+
+rule build_text_encoder:
+    input:
+        graph="onnx/text-encoder.onnx",
+        data="onnx/text-encoder.onnx.data",
+        code=BUILD_CODE,
+    output:
+        engine="engines/store/b{batch}/text-encoder.engine",
+        record="engines/store/b{batch}/text-encoder.engine.json",
+    log:
+        "logs/build/b{batch}/text-encoder.log",
+    resources:
+        gpu=GPU,
+    params:
+        **PLAN.build("text-encoder"),
+    script:
+        "../workflow_scripts/build_engine.py"
+
+
+rule build_vision_encoder:
+    input:
+        graph="onnx/r{resolution}/vision-encoder{suffix}.onnx",
+        data="onnx/r{resolution}/vision-encoder.onnx.data",
+        code=BUILD_CODE,
+    output:
+        engine="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine",
+        record="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine.json",
+    log:
+        "logs/build/b{batch}_r{resolution}/vision-encoder{suffix}.log",
+    resources:
+        gpu=GPU,
+    params:
+        **PLAN.build("vision-encoder"),
+    script:
+        "../workflow_scripts/build_engine.py"
+
+
+rule build_geometry_encoder:
+    input:
+        graph="onnx/r{resolution}/geometry-encoder.onnx",
+        code=BUILD_CODE,
+    output:
+        engine="engines/store/b{batch}_r{resolution}/geometry-encoder.engine",
+        record="engines/store/b{batch}_r{resolution}/geometry-encoder.engine.json",
+    log:
+        "logs/build/b{batch}_r{resolution}/geometry-encoder.log",
+    resources:
+        gpu=GPU,
+    params:
+        **PLAN.build("geometry-encoder"),
+    script:
+        "../workflow_scripts/build_engine.py"
+
+
+rule build_decoder:
+    input:
+        graph="onnx/r{resolution}/decoder_q{queries}.onnx",
+        code=BUILD_CODE,
+    output:
+        engine="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine",
+        record="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine.json",
+    log:
+        "logs/build/b{batch}_r{resolution}/decoder_q{queries}.log",
+    resources:
+        gpu=GPU,
+    params:
+        **PLAN.build("decoder"),
+    script:
+        "../workflow_scripts/build_engine.py"

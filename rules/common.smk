@@ -1,0 +1,86 @@
+"""Shared by all rules: the plan of this work folder, and the targets that follow from it.
+
+INPUTS   variants.yaml (the work folder's own, else the project's; another: --config variants=FILE),
+         checkpoint.lock and toolchain.json where this folder was built before
+OUTPUTS  none: the names PLAN, code, and the lists of targets
+"""
+
+from pathlib import Path
+
+from sam3_runtime import jobs, report
+from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.planning import make_plan
+
+
+def find_variants_file(name):
+    """The file as named from the work folder, else from the project."""
+    here = Path(name)
+    return here if here.is_file() else Path(workflow.basedir) / name
+
+
+def code(*modules):
+    """Modules whose edit makes a rule's outputs due again."""
+    return [f"{workflow.basedir}/sam3_runtime/{module}" for module in modules]
+
+
+def configuration(wildcards):
+    return PLAN.configure(wildcards.variant)
+
+
+def limits(wildcards):
+    return PLAN.verify(wildcards.variant)
+
+
+def reference_of(wildcards):
+    return f"reference/r{PLAN.variant(wildcards.variant).resolution}.safetensors"
+
+
+def refuse_unknown_variant(wildcards):
+    raise PLAN.refuse(wildcards.name)
+
+
+PLAN = make_plan(
+    find_variants_file(config.get("variants", "variants.yaml")), Path.cwd()
+)
+
+# Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
+config["checkpoint_location"] = PLAN.checkpoint_location()
+config["engine_cache"] = PLAN.cache_folder()
+
+# A full-size export needs up to 12 GB, so one runs at a time; the demo's small ones share the cores.
+EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
+
+# Jobs that hold the GPU; without one, nothing waits for it.
+GPU = 0 if PLAN.toolchain.backend == "onnxruntime" else 1
+
+CHOSEN = [PLAN.variant(name) for name in PLAN.names]
+VARIANT_FILES = expand(
+    "engines/{variant}/{file}",
+    variant=PLAN.names,
+    file=[*(f"{part}.engine" for part in PART_NAMES), "config.json", "tokenizer.json"],
+)
+VERDICTS = expand("engines/{variant}/verify.json", variant=PLAN.names)
+BENCHMARKS = expand("bench/{variant}.json", variant=PLAN.names)
+GRAPHS = ["onnx/text-encoder.onnx", "onnx/tokenizer.json"] + sorted(
+    {f"onnx/r{v.resolution}/vision-encoder{v.suffix}.onnx" for v in CHOSEN}
+    | {f"onnx/r{v.resolution}/geometry-encoder.onnx" for v in CHOSEN}
+    | {f"onnx/r{v.resolution}/decoder_q{v.queries}.onnx" for v in CHOSEN}
+    | {f"reference/r{v.resolution}.safetensors" for v in CHOSEN}
+)
+
+
+wildcard_constraints:
+    batch=r"[1-9]\d*",
+    queries=r"[1-9]\d*",
+    resolution=r"[1-9]\d*",
+    suffix=r"|_int8|_fp8",
+    variant="|".join(PLAN.names),
+
+
+onstart:
+    jobs.register_main(Path.cwd())
+    PLAN.toolchain.write(Path("toolchain.json"))
+
+
+onerror:
+    report.write_tables(Path.cwd(), PLAN.names, partial=True)

@@ -1,0 +1,71 @@
+"""ONNX Runtime engines: the graph, optimised once and offline, in one file that is loaded as it is.
+
+The `extended` level is good on every CPU; `all` also chooses memory layouts for this one's instruction set.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from onnx.external_data_helper import load_external_data_for_model
+
+from sam3_runtime.builders import Built
+from sam3_runtime.config import TensorRecord
+from sam3_runtime.errors import BuildError
+
+_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(bool)": "bool"}
+_FLOAT_PRODUCTS = {"MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "FusedGemm", "ConvTranspose", "NhwcFusedConv"}
+
+
+def build(graph: Path, engine: Path, settings: Mapping[str, Any]) -> Built:
+    """Optimise ``graph`` at the level that ``settings`` name and write it to ``engine``, weights included."""
+    levels = {
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    }
+    options = ort.SessionOptions()
+    options.graph_optimization_level = levels[settings["optimization"]]
+    # ONNX Runtime chooses the format by the file's ending, and `.engine` is none that it knows.
+    options.add_session_config_entry("session.save_model_format", "ONNX")
+    options.optimized_model_filepath = str(engine)
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen types of its own, without a common base
+        raise BuildError(f"ONNX Runtime refuses {graph.name}: {error}", "check the graph, or export it again") from None
+    inputs = tuple(_tensor(value) for value in session.get_inputs())
+    outputs = tuple(_tensor(value) for value in session.get_outputs())
+    del session
+    return Built(
+        inputs=inputs,
+        outputs=outputs,
+        precision_got=_make_self_contained(engine, graph.parent),
+        command=f"onnxruntime {ort.__version__}: {settings['optimization']} optimisation of {graph.name}",
+        weights=engine.stat().st_size,
+    )
+
+
+def _tensor(value: Any) -> TensorRecord:
+    return TensorRecord(name=value.name, shape=tuple(value.shape), dtype=_TYPES[value.type])
+
+
+def _make_self_contained(engine: Path, weights: Path) -> dict[str, int]:
+    """Pull in the weights that ONNX Runtime left in the graph's external data, which lies in the folder ``weights``.
+
+    Returns matrix products and convolutions by the type that they compute in.
+    """
+    model = onnx.load(engine, load_external_data=False)
+    load_external_data_for_model(model, str(weights))
+    onnx.save(model, engine)
+    counts = Counter(node.op_type for node in model.graph.node)
+    integer = sum(
+        count for name, count in counts.items() if name.startswith(("QLinear", "MatMulInteger", "ConvInteger"))
+    )
+    floating = sum(count for name, count in counts.items() if name in _FLOAT_PRODUCTS)
+    return {"float32": floating} | ({"int8": integer} if integer else {})

@@ -1,0 +1,171 @@
+"""The command ``sam3-runtime``. Each subcommand unpacks its arguments, calls one function and prints what it returns.
+
+A :class:`Sam3Error` ends it with the message alone and exit code 1; heavy libraries are imported by the subcommand
+that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sam3_runtime import __version__
+from sam3_runtime.errors import Sam3Error
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
+console = Console(soft_wrap=True)
+
+Variant = Annotated[Path, typer.Argument(help="A variant's folder, such as engines/b8_q50_r672.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+WorkFolder = Annotated[Path, typer.Option("--directory", "-d", help="The work folder.")]
+
+
+@app.command()
+def info(
+    directory: Annotated[Path, typer.Argument(help="A variant's folder, or the folder of all.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a variant is, or list all variants and what sharing their engines saved."""
+    from sam3_runtime.overview import describe, overview
+
+    if not directory.is_dir():
+        raise Sam3Error(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
+    single = (directory / "config.json").exists()
+    found = describe(directory) if single else overview(directory)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif single:
+        _print_variant(found)
+    else:
+        _print_overview(found)
+
+
+def _print_variant(found: dict[str, Any]) -> None:
+    config = found["config"]
+    console.print(f"[bold]{found['variant']}[/bold]: {found['status']}: {found['reason']}")
+    console.print(f"checkpoint {config['checkpoint']} {config['commit'] or ''} ({config['checkpoint_digest'][:12]})")
+    table = Table("part", "graph", "precision", "MiB", "built in s", "profile", "sha256")
+    for part, engine in found["engines"].items():
+        profile = " ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in engine["profile"].items())
+        precision = engine["quantize"] or engine["precision"]
+        size = f"{engine['sizes']['file'] / (1 << 20):.1f}"
+        table.add_row(
+            part, engine["graph"], precision, size, f"{engine['build_seconds']:.1f}", profile, engine["sha256"][:12]
+        )
+    console.print(table)
+    toolchain = next(iter(found["engines"].values()))["toolchain"]
+    console.print(f"built with {toolchain['backend']} {toolchain['version']} on {toolchain['gpu'] or 'the CPU'}")
+
+
+def _print_overview(found: dict[str, Any]) -> None:
+    table = Table("variant", "status", "MiB", "reason")
+    for variant in found["variants"]:
+        table.add_row(variant["variant"], variant["status"], f"{variant['total_mib']:.1f}", variant["reason"])
+    console.print(table)
+    console.print(
+        f"{found['distinct_engines']} engines, {found['stored_mib']} MiB; "
+        f"sharing saved {found['saved_by_sharing_mib']} MiB"
+    )
+
+
+@app.command()
+def verify(
+    directory: Variant,
+    reference: Annotated[Path | None, typer.Option(help="The reference; found by itself where it was packed.")] = None,
+) -> None:
+    """Compare a variant with the float32 reference on this machine, and write its verdict."""
+    from sam3_runtime.verify import verify_here
+
+    verdict = verify_here(directory, reference)
+    table = Table("check", "value", "limit")
+    for check in verdict.checks:
+        mark = "" if check.passed else "[red]"
+        table.add_row(f"{mark}{check.name}", f"{mark}{check.value:.6g}", f"{mark}{check.sense} {check.limit:g}")
+    console.print(table)
+    console.print(f"{verdict.variant}: [bold]{verdict.status}[/bold]: {verdict.reason}")
+    if verdict.status != "passed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(directory: Variant, archive: Annotated[Path, typer.Argument(help="The tar file to write.")]) -> None:
+    """Make a self-contained copy of a variant for another machine."""
+    from sam3_runtime.pack import pack as pack_variant
+
+    size = pack_variant(directory, archive)
+    console.print(
+        f"wrote {archive}: {size / (1 << 20):.1f} MiB; on the other machine: sam3-runtime unpack {archive.name} ."
+    )
+
+
+@app.command()
+def unpack(
+    archive: Path, parent: Annotated[Path, typer.Argument(help="Where the variant's folder appears.")] = Path()
+) -> None:
+    """Unpack a packed variant; nothing outside its folder is written."""
+    from sam3_runtime.pack import unpack as unpack_variant
+
+    target = unpack_variant(archive, parent)
+    console.print(f"unpacked {target}; next: sam3-runtime verify {target}")
+
+
+@app.command()
+def prune(
+    directory: WorkFolder = Path(),
+    variants: Annotated[Path | None, typer.Option(help="The variants.yaml; the work folder's own by default.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Free what is shown.")] = False,
+) -> None:
+    """Show what no listed variant uses, and free it with --delete."""
+    from sam3_runtime.planning import make_plan
+    from sam3_runtime.prune import find_unused, remove
+
+    plan = make_plan(variants or directory / "variants.yaml", directory)
+    unused = list(find_unused(plan, directory, directory / plan.cache_folder()))
+    for item in unused:
+        console.print(f"{item.size / (1 << 20):9.1f} MiB  {item.path}  ({item.why})")
+        if delete:
+            remove(item)
+    total = sum(item.size for item in unused) / (1 << 20)
+    what = "freed" if delete else "could be freed: run again with --delete"
+    console.print(f"{total:9.1f} MiB {what}" if unused else "nothing to free")
+
+
+@app.command()
+def unlock(directory: WorkFolder = Path()) -> None:
+    """After a killed Snakemake: stop the jobs that it left running, remove its lock and half-written files."""
+    from sam3_runtime.jobs import unlock as unlock_folder
+
+    for line in unlock_folder(directory) or ["nothing to clear"]:
+        console.print(line)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of variants.yaml, as committed in variants.schema.json."""
+    from sam3_runtime.variants import json_schema
+
+    print(json_schema(), end="")
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app(standalone_mode=True)
+    except Sam3Error as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]Error:[/red] {error}", highlight=False, markup=True)
+        sys.exit(1)

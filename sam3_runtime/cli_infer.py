@@ -1,0 +1,248 @@
+"""What ``sam3-runtime infer`` does: pictures and a video in, annotated ones and JSON Lines out.
+
+    <output>/images/<name>             annotated pictures; equal names are told apart by their folders
+    <output>/images.jsonl              one line a picture: size, detections with score, box and RLE mask
+    <output>/<video>.mp4, .mp4.jsonl   the annotated video, and one line a frame
+
+What cannot be read is reported and left out, and the rest is done; the result says so. Knows no backend.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sam3_runtime.errors import OutputError, SourceError
+from sam3_runtime.pipeline import THRESHOLD, Pipeline, load
+from sam3_runtime.postprocess import Detections
+from sam3_runtime.preprocess import Image
+from sam3_runtime.prompts import Box, Prompt, PromptError
+from sam3_runtime.sinks import JsonLines, VideoSink, as_line, draw, write_picture
+from sam3_runtime.sources import (
+    IMAGE_SUFFIXES,
+    ImageSource,
+    VideoEndsEarly,
+    expand_images,
+    load_image,
+    locate,
+    read_video,
+)
+
+
+@dataclass
+class Summary:
+    """What :func:`infer` did. ``problems`` are the messages about what could not be read; any means exit code 1."""
+
+    images: int = 0
+    frames: int = 0
+    found: dict[str, int] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def count(self, detections: Sequence[Detections]) -> None:
+        for one in detections:
+            self.found[one.prompt] = self.found.get(one.prompt, 0) + len(one)
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.problems else 0
+
+    def lines(self) -> list[str]:
+        """For people: what was found and where it was written."""
+        found = ", ".join(f"{count} {prompt}" for prompt, count in self.found.items()) or "nothing"
+        looked = f"{self.images} pictures" + (f" and {self.frames} frames" if self.frames else "")
+        wrote = [f"wrote {path}" for path in self.written]
+        failed = [f"{len(self.problems)} could not be read whole, see above"] if self.problems else []
+        return [f"{looked}: {found}", *wrote, *failed]
+
+
+@dataclass(frozen=True)
+class _Run:
+    pipeline: Pipeline
+    prompts: Sequence[Prompt]
+    threshold: float
+    output: Path
+    summary: Summary
+    progress: Progress
+    report: Callable[[str], None]
+
+    def problem(self, error: SourceError) -> None:
+        self.summary.problems.append(str(error))
+        self.report(str(error))
+
+    def detect(self, images: Sequence[Image]) -> Iterator[list[Detections]]:
+        for found in self.pipeline.stream(images, self.prompts, threshold=self.threshold):
+            self.summary.count(found)
+            yield found
+
+
+def infer(
+    engines: Path,
+    *,
+    images: Sequence[str] = (),
+    video: str | None = None,
+    prompts: Sequence[str] = (),
+    boxes: Sequence[str] = (),
+    conf: float = THRESHOLD,
+    output: Path = Path("out"),
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Detect on pictures (files, folders, globs, ``package:`` specs) and a video, and write what was found.
+
+    ``engines`` is a variant's directory. ``boxes`` are example boxes ``x0,y0,x1,y1`` in pixels (``…:0`` for one that
+    shows something else); together they make one more prompt. Messages and the progress bar go to ``console``
+    (standard error by default; the bar only on a terminal).
+
+    A picture that cannot be read, or a video that ends early, is in the summary's ``problems``, and all else is done.
+    Raises :class:`RecordError` and :class:`EngineError` as :func:`load` does, :class:`SourceError` where a spec names
+    nothing, :class:`PromptError`, and :class:`OutputError`.
+    """
+    console = console or Console(stderr=True, soft_wrap=True)
+    asked = [Prompt(text) for text in prompts] + ([_box_prompt(boxes)] if boxes else [])
+    if not asked:
+        raise PromptError("nothing to look for", "give at least one --prompt, such as --prompt person")
+    if not images and video is None:
+        raise SourceError("nothing to look at", "give --images or --video")
+    # Wrong names end the command before engines are loaded.
+    sources = expand_images(images)
+    if video is not None:
+        locate(video)
+    _quiet_decoders()
+    summary = Summary()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        load(engines, threads=threads) as pipeline,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        report = _reporter(console)
+        run = _Run(pipeline, asked, conf, output, summary, progress, report)
+        if sources:
+            _infer_images(run, sources)
+        if video is not None:
+            try:
+                _infer_video(run, video)
+            except SourceError as error:
+                run.problem(error)
+    return summary
+
+
+def _reporter(console: Console) -> Callable[[str], None]:
+    return lambda message: console.print(message, markup=False, highlight=False)
+
+
+def _box_prompt(boxes: Sequence[str]) -> Prompt:
+    parsed = [_parse_box(text) for text in boxes]
+    return Prompt(boxes=tuple(box for box, _ in parsed), labels=tuple(label for _, label in parsed))
+
+
+def _parse_box(text: str) -> tuple[Box, int]:
+    """``x0,y0,x1,y1`` with ``:0`` or ``:1`` behind it."""
+    corners, _, label = text.partition(":")
+    try:
+        x0, y0, x1, y1 = (float(number) for number in corners.split(","))
+        return (x0, y0, x1, y1), int(label or 1)
+    except ValueError:
+        raise PromptError(f"{text!r} is no box", "write x0,y0,x1,y1 in pixels, such as 10,20,200,180") from None
+
+
+def _quiet_decoders() -> None:
+    """One message about a damaged file is ours; OpenCV and FFmpeg would print their own beside it."""
+    import cv2
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _infer_images(run: _Run, sources: Sequence[ImageSource]) -> None:
+    targets = {source.name: _target(run.output / "images", source.name) for source in sources}
+    _refuse_to_overwrite(sources, targets)
+    lines = run.output / "images.jsonl"
+    with JsonLines(lines) as file:
+        task = run.progress.add_task("pictures", total=len(sources))
+        for batch in _chunks(iter(sources), run.pipeline.batch):
+            read = _read(run, batch)
+            for (source, image), found in zip(read, run.detect([image for _, image in read]), strict=True):
+                write_picture(targets[source.name], draw(image, found))
+                size = (image.shape[0], image.shape[1])
+                file.write({"image": source.name} | as_line(size, found))
+                run.summary.images += 1
+            run.progress.advance(task, len(batch))
+    run.summary.written += [run.output / "images", lines]
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Where the annotated picture goes: a picture may be called anything, and its copy needs a picture's suffix."""
+    path = folder / name
+    return path if path.suffix.lower() in IMAGE_SUFFIXES else path.with_name(f"{path.name}.png")
+
+
+def _read(run: _Run, sources: Sequence[ImageSource]) -> list[tuple[ImageSource, Image]]:
+    """The pictures of ``sources`` that can be read; the others are reported."""
+    read = []
+    for source in sources:
+        try:
+            read.append((source, load_image(source.path)))
+        except SourceError as error:
+            run.problem(error)
+    return read
+
+
+def _refuse_to_overwrite(sources: Sequence[ImageSource], targets: dict[str, Path]) -> None:
+    inputs = {source.path.resolve() for source in sources}
+    for target in targets.values():
+        if target.resolve() in inputs:
+            raise OutputError(
+                f"{target} is one of the pictures given, and would be overwritten", "choose another --output"
+            )
+
+
+def _chunks(items: Iterator[ImageSource], size: int) -> Iterator[list[ImageSource]]:
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+# --- video ------------------------------------------------------------------------------------------------------------
+
+
+def _infer_video(run: _Run, spec: str) -> None:
+    with read_video(spec) as video:
+        target = run.output / f"{Path(video.info.name).stem}.mp4"
+        if target.resolve() == locate(spec).resolve():
+            raise OutputError(f"{target} is the video given, and would be overwritten", "choose another --output")
+        lines = target.with_name(f"{target.name}.jsonl")
+        with VideoSink(target, video.info.fps) as sink, JsonLines(lines) as file:
+            task = run.progress.add_task("frames", total=video.info.frames)
+            frames = iter(video)
+            ended = False
+            while not ended:
+                batch, ended = _read_frames(run, frames)
+                for frame, found in zip(batch, run.detect(batch), strict=True):
+                    number = sink.frames
+                    sink.write(draw(frame, found))
+                    line = {"video": video.info.name, "frame": number, "seconds": round(number / video.info.fps, 4)}
+                    file.write(line | as_line((frame.shape[0], frame.shape[1]), found))
+                run.progress.advance(task, len(batch))
+            run.summary.frames += sink.frames
+    run.summary.written += [target, lines] if sink.frames else [lines]
+
+
+def _read_frames(run: _Run, frames: Iterator[Image]) -> tuple[list[Image], bool]:
+    """A batch of frames, and whether the video is at its end. One that ends early is reported; its frames count."""
+    batch: list[Image] = []
+    try:
+        for frame in islice(frames, run.pipeline.batch):
+            batch.append(frame)
+    except VideoEndsEarly as error:
+        run.problem(error)
+        return batch, True
+    return batch, len(batch) < run.pipeline.batch

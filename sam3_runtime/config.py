@@ -1,0 +1,250 @@
+"""Records: the small JSON files that say what every other file is.
+
+    checkpoint.lock            CheckpointLock   the weights that this work folder was first built from
+    toolchain.json             Toolchain        what it was built with, and on what
+    <name>.engine.json         EngineRecord     one engine: its digest, tensors, profile, sizes, build
+    config.json                VariantConfig    one variant: model, checkpoint, preprocessing
+    verify.json                Verdict          the accuracy gate's verdict, and the digests that it is about
+
+Pure: standard library and pydantic. Each file is written to a temporary name and renamed, so that none is ever half
+there, and is read with one error that names the file and what to do. A digest shows damage and mix-ups; it is no
+signature.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import Self
+
+from sam3_runtime.contract import ModelDims
+from sam3_runtime.errors import RecordError
+from sam3_runtime.files import digest_of, sha256_of, write_atomically
+
+__all__ = ["digest_of", "sha256_of", "write_atomically"]
+
+Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "fake"]
+Precision = Literal["fp32", "fp16"]
+
+
+class Record(BaseModel):
+    """A JSON file with a schema. Unknown keys are kept out, so that a record of a newer version is noticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check ``path``; :class:`RecordError` when it is missing, damaged or of another version."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RecordError(f"{path} is missing", f"run snakemake {path}") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(key) for key in first["loc"]) or "the file"
+            raise RecordError(
+                f"{path} is damaged or was written by another version: {place}: {first['msg']}",
+                f"delete it and run snakemake {path}",
+            ) from None
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+class CheckpointLock(Record):
+    """The weights that a work folder was first built from.
+
+    ``commit`` is what ``revision`` was then (hub checkpoints only); ``digest`` covers every byte of the weights.
+    """
+
+    checkpoint: str
+    revision: str | None
+    commit: str | None
+    digest: str
+    dims: dict[str, int]
+
+    @property
+    def model_dims(self) -> ModelDims:
+        return ModelDims(**self.dims)
+
+    def at(self, location: str) -> CheckpointLock:
+        """The same lock, with the place that the checkpoint is loaded from here."""
+        return self.model_copy(update={"checkpoint": location})
+
+
+class Toolchain(Record):
+    """What engines are built with. ``key`` is the share of it that an engine stops being valid with."""
+
+    backend: Backend
+    version: str = Field(description="of ONNX Runtime or TensorRT")
+    gpu: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+
+    def key(self) -> dict[str, str | None]:
+        """Backend, version, GPU and compute capability: changing one makes every engine due again."""
+        return self.model_dump(include={"backend", "version", "gpu", "compute_capability"})
+
+
+class TensorRecord(Record):
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+class Sizes(Record):
+    """Bytes. ``weights`` and ``scratch`` are null where the backend does not tell."""
+
+    file: int
+    weights: int | None = None
+    scratch: int | None = None
+
+
+class EngineRecord(Record):
+    """What one engine is. Written by the job that built it; the runtime reads it before it opens the engine."""
+
+    part: str
+    graph: str = Field(description="name of the graph, such as decoder_q50")
+    sha256: str
+    onnx_sha256: str = Field(description="of the graph with its external data")
+    checkpoint_digest: str
+    backend: Backend
+    precision: Precision = Field(description="asked for")
+    precision_got: dict[str, int] = Field(default_factory=dict, description="operators by element type")
+    quantize: Literal["int8", "fp8"] | None = None
+    calibration_key: str | None = None
+    dims: dict[str, int]
+    resolution: int | None = None
+    queries: int | None = None
+    batch: int
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    profile: dict[str, tuple[int, int, int]] = Field(description="min, opt, max of each dynamic dimension")
+    sizes: Sizes
+    build_seconds: float
+    command: str
+    toolchain: Toolchain
+    settings: dict[str, Any]
+    cache_key: str
+
+
+class Preprocessing(Record):
+    """Stretch to R×R (bilinear, antialiased, on 8-bit values), /255, then (x - mean) / std per channel, RGB."""
+
+    resample: Literal["bilinear-antialias"] = "bilinear-antialias"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+class VariantConfig(Record):
+    """The variant's own facts; what its engines are stands in their records. ``digest`` is of all the rest."""
+
+    variant: str
+    batch: int
+    queries: int
+    resolution: int
+    quantize: Literal["int8", "fp8"] | None
+    backend: Backend
+    dims: dict[str, int]
+    checkpoint: str
+    revision: str | None
+    commit: str | None
+    checkpoint_digest: str
+    preprocessing: Preprocessing = Preprocessing()
+    tokenizer_sha256: str
+    notice: str = "The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's."
+    digest: str = ""
+
+    def sealed(self) -> VariantConfig:
+        return self.model_copy(update={"digest": self._digest()})
+
+    def _digest(self) -> str:
+        return digest_of(json.loads(self.model_dump_json(exclude={"digest"})))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        config = super().read(path)
+        if config.digest != config._digest():
+            raise RecordError(
+                f"{path} was edited: its content does not match its own digest",
+                f"change variants.yaml instead; delete the file and run snakemake {path}",
+            )
+        return config
+
+
+class Latency(Record):
+    """Milliseconds over ``n`` timed rounds."""
+
+    median: float
+    mean: float
+    p95: float
+    p99: float
+    n: int
+
+
+class CameraBench(Record):
+    """A round is one image from each of ``cameras``: preprocessing to postprocessing, images decoded beforehand."""
+
+    cameras: int
+    end_to_end: Latency
+    stages: dict[str, Latency]
+    fps_per_camera: float
+    stable: bool = Field(description="whether the medians of the windows agree within a tenth")
+    masks_kept: float = Field(description="per round, mean")
+    samples_ms: tuple[float, ...]
+
+
+class BenchResult(Record):
+    """One variant's benchmark. Holds no path, host or user name: people are to share it."""
+
+    variant: str
+    backend: Backend
+    device: str
+    toolchain: Toolchain
+    checkpoint: str
+    checkpoint_digest: str
+    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
+    date: str
+    threads: int | None
+    prompts: int
+    load_seconds: float
+    memory_before_mib: float = Field(description="resident set before the engines were loaded")
+    memory_peak_mib: float = Field(description="largest resident set of the process")
+    cameras: tuple[CameraBench, ...]
+
+
+class Check(Record):
+    """One comparison with the reference: ``value`` against ``limit`` (``at least`` or ``at most``)."""
+
+    name: str
+    value: float
+    limit: float
+    sense: Literal["at least", "at most"]
+
+    @property
+    def passed(self) -> bool:
+        # Written so that a NaN fails.
+        return self.value >= self.limit if self.sense == "at least" else self.value <= self.limit
+
+
+class Verdict(Record):
+    """``passed``, ``rejected`` (ran, but not accurately enough) or ``failed`` (did not run).
+
+    ``engines`` maps each part to the SHA-256 that was judged: the runtime ignores a verdict about other engines.
+    """
+
+    variant: str
+    status: Literal["passed", "rejected", "failed"]
+    reason: str
+    checks: tuple[Check, ...] = ()
+    errors: dict[str, float] = Field(default={}, description="largest absolute error of each output")
+    cases: int = 0
+    detections: int = Field(0, description="that the reference expects, over all cases and decoder calls")
+    engines: dict[str, str]
+    reference_sha256: str
+    gate: dict[str, Any]
+    device: str = Field(description="what the engines ran on")

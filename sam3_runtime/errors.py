@@ -1,0 +1,65 @@
+"""The exceptions of this project, one tree.
+
+Sam3Error                    a message for people: what is wrong, where, what to do
+├── VariantsError            variants.yaml, or a variant's name
+├── CheckpointError          weights or configuration cannot be had, or are not what they were
+├── ExportError              a graph came out in a form that this project does not ship
+├── CalibrationError         no usable frames, or scales that belong to something else
+├── BuildError               an engine could not be built
+├── RecordError              a record, config.json or verdict is missing, damaged or of another engine
+├── EngineError              an engine cannot be loaded here, or was fed something that it does not take
+├── SourceError              an image or video cannot be read
+├── OutputError              a result cannot be written
+└── WorkFolderError          a work folder is used for two checkpoints or backends, or is held by another run
+
+Each ends a command with its message alone and exit code 1; anything else that escapes is a defect and keeps
+its traceback.
+"""
+
+
+class Sam3Error(Exception):
+    """What is wrong (with the value), where, and, after ``Hint:``, what to do."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        self.hint = hint
+        super().__init__(f"{message}\nHint: {hint}" if hint else message)
+
+
+class VariantsError(Sam3Error):
+    pass
+
+
+class CheckpointError(Sam3Error):
+    pass
+
+
+class ExportError(Sam3Error):
+    pass
+
+
+class CalibrationError(Sam3Error):
+    pass
+
+
+class BuildError(Sam3Error):
+    pass
+
+
+class RecordError(Sam3Error):
+    pass
+
+
+class EngineError(Sam3Error):
+    pass
+
+
+class SourceError(Sam3Error):
+    pass
+
+
+class OutputError(Sam3Error):
+    pass
+
+
+class WorkFolderError(Sam3Error):
+    pass

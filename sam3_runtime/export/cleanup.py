@@ -1,0 +1,183 @@
+"""Turns a traced graph into the one that is shipped, and checks what was written.
+
+Weights keep the names of their modules, and are stored as their MatMul takes them; nodes are named
+``<module>/<operator>``; constants are folded, duplicates removed; nothing of the machine that traced it stays (stack
+traces, paths). The opset is 17. Knows nothing of what the graph computes.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+from sam3_runtime.contract import Part, PartName, resolve
+from sam3_runtime.errors import ExportError
+
+OPSET = 17
+TRACED_OPSET = 18
+IR_VERSION = 8
+"""The version of the file format that came with opset 17; TensorRT 8.6 reads it."""
+
+FOLDED_ELEMENTS = 1 << 18
+"""What is computed from larger constants stays in the graph: it would only make the file larger."""
+
+# Control flow and look-ups that TensorRT runs badly or not at all; masks that stand between the products of an
+# attention and keep it from being fused; and what ought to have been a constant.
+FORBIDDEN = frozenset(
+    ["If", "Loop", "Scan", "Scatter", "ScatterND", "ScatterElements", "IsNaN", "IsInf", "RoiAlign", "NonZero", "Range", "Where", "Einsum", "GridSample", "Cos", "Dropout", "RandomNormal", "RandomNormalLike", "SequenceEmpty", "Trilu", "Tile", "OneHot"]
+)
+# Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
+_SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
+_NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split": ("num_outputs",)}
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def tidy(model: ir.Model) -> None:
+    """Bring a graph from ``torch.onnx.export(optimize=False)`` into the shipped form, in place."""
+    _store_transposed_weights(model.graph)
+    optimizer.fold_constants(model, input_size_limit=FOLDED_ELEMENTS, output_size_limit=FOLDED_ELEMENTS)
+    _drop_whole_slices(model.graph)
+    for clean in (
+        passes.IdentityEliminationPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.RemoveUnusedNodesPass(),
+    ):
+        clean(model)
+    _name_nodes(model.graph)
+    _guard_outputs(model.graph)
+    _forget_origin(model)
+    _relabel(model)
+
+
+def set_interface(model: ir.Model, spec: Part, fixed: dict[str, int]) -> None:
+    """Give the inputs and outputs the contract's names and dimensions; :class:`ExportError` where they differ."""
+    for values, tensors in ((model.graph.inputs, spec.inputs), (model.graph.outputs, spec.outputs)):
+        if len(values) != len(tensors):
+            raise ExportError(f"{spec.name} came out with {len(values)} tensors instead of {len(tensors)}")
+        for value, tensor in zip(values, tensors, strict=True):
+            wanted = resolve(tensor.shape, fixed)
+            traced = tuple(value.shape or ())
+            differs = any(isinstance(t, int) and t != w for t, w in zip(traced, wanted, strict=True))
+            if differs:
+                raise ExportError(f"{spec.name}: {tensor.name} was traced as {traced}, the contract says {wanted}")
+            value.name = tensor.name
+            value.shape = ir.Shape(wanted)
+
+
+def check_file(path: Path, part: PartName) -> None:
+    """Check a written graph: valid ONNX, none of the forbidden operators. Raises :class:`ExportError`."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{part} is not valid ONNX: {error}", "report this as a defect of the export") from error
+    proto = onnx.load(str(path), load_external_data=False)
+    found = Counter(node.op_type for node in proto.graph.node if node.op_type in FORBIDDEN)
+    found.update(f"{node.domain}::{node.op_type}" for node in proto.graph.node if node.domain)
+    if found:
+        listing = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+        hint = "the versions of torch or transformers may be newer than this project knows; see docs/parity.md"
+        raise ExportError(f"{part} contains {listing}", hint)
+
+
+def _store_transposed_weights(graph: ir.Graph) -> None:
+    """Replace Transpose(weight) by a weight stored that way, under the same name: the name is the module's."""
+    for node in list(graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type != "Transpose" or source is None or source.const_value is None:
+            continue
+        if not source.is_initializer() or len(source.uses()) != 1:
+            continue
+        perm = tuple(node.attributes["perm"].as_ints())
+        tensor = source.const_value
+        shape = ir.Shape([tensor.shape[axis] for axis in perm])
+        source.const_value = ir.LazyTensor(
+            lambda tensor=tensor, perm=perm, name=source.name: ir.Tensor(  # type: ignore[misc]
+                np.ascontiguousarray(tensor.numpy().transpose(perm)), name=name
+            ),
+            dtype=tensor.dtype,
+            shape=shape,
+            name=source.name,
+        )
+        source.shape = shape
+        node.outputs[0].replace_all_uses_with(source)
+        graph.remove(node, safe=True)
+
+
+def _drop_whole_slices(graph: ir.Graph) -> None:
+    """Remove slices that take everything: what PyTorch traces for the colons of an index."""
+    for node in list(graph):
+        if node.op_type != "Slice" or len(node.inputs) != 5:
+            continue
+        bounds = [ir.convenience.get_const_tensor(value) for value in node.inputs[1:]]
+        source = node.inputs[0]
+        if source is None or any(bound is None or bound.size != 1 for bound in bounds):
+            continue
+        start, end, _, step = (int(bound.numpy().reshape(-1)[0]) for bound in bounds if bound is not None)
+        if (start, end, step) == (0, np.iinfo(np.int64).max, 1) and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+
+
+def _scope(node: ir.Node) -> str:
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    named = [scope for scope in scopes[:-1] if scope and not scope.startswith("_")]
+    return named[-1] if named else ""
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Name every node ``<module>/<operator>``, numbered where there are several, and its result like it."""
+    taken: Counter[str] = Counter()
+    for node in graph:
+        base = f"{_scope(node)}/{node.op_type}".lstrip("/")
+        taken[base] += 1
+        node.name = base if taken[base] == 1 else f"{base}_{taken[base]}"
+        for place, value in enumerate(node.outputs):
+            value.name = f"{node.name}:{place}"
+
+
+def _guard_outputs(graph: ir.Graph) -> None:
+    """An output that is a constant, or an input, comes from an Identity: not every parser accepts it bare."""
+    for place, value in enumerate(graph.outputs):
+        if value.producer() is None:
+            node = ir.node("Identity", [value], name=f"output/Identity_{place}")
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            graph.append(node)
+            graph.outputs[place] = node.outputs[0]
+
+
+def _forget_origin(model: ir.Model) -> None:
+    model.doc_string = None
+    model.producer_name, model.producer_version = "sam3-runtime", None
+    model.graph.name, model.graph.doc_string = "sam3", None
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.doc_string = None
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.doc_string = None
+        value.metadata_props.clear()
+
+
+def _relabel(model: ir.Model) -> None:
+    """Call the graph opset 17, having made sure that none of its operators means anything else there."""
+    for node in model.graph:
+        new = onnx.defs.get_schema(node.op_type, TRACED_OPSET, node.domain).since_version
+        if new > OPSET and node.op_type not in _SAME_WITHOUT_NEW_ATTRIBUTES:
+            raise ExportError(f"{node.op_type} means something else in opset {OPSET} than in {TRACED_OPSET}")
+        for attribute in _NEW_ATTRIBUTES.get(node.op_type, ()):
+            node.attributes.pop(attribute, None)
+    model.opset_imports.clear()
+    model.opset_imports[""] = OPSET
+    model.ir_version = IR_VERSION

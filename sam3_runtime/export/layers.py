@@ -1,0 +1,140 @@
+"""Building blocks of the exported modules: attention in the form that is asked for, and a few ONNX operators.
+
+Three operators are written into the graph as they are, because PyTorch's own trace says too much: a Reshape whose
+zeros keep a dimension (no arithmetic on shapes in the graph), and MatMul and Add that broadcast N against P rows
+(PyTorch's tracer would insist that N equals P). Outside a trace they are ordinary PyTorch. Nothing here knows SAM3's
+parts. Masks are additive and finite in float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MASKED = -1e4
+"""Added to the score of a key that must not be attended to: far below any score, far above float16's least."""
+
+AttentionForm = Literal["fusable", "plain"]
+Rows = int | torch.SymInt | None
+
+
+def _operator(name: str, inputs: Sequence[Tensor], shape: Sequence[Any], **attributes: Any) -> Tensor:
+    made: Tensor = torch.onnx.ops.symbolic(name, inputs, attributes, dtype=inputs[0].dtype, shape=shape)
+    return made
+
+
+def reshape(x: Tensor, *dims: int) -> Tensor:
+    """Reshape ``x``; 0 keeps the dimension at that place and -1 takes what is left, as in ONNX."""
+    if not torch.compiler.is_exporting():
+        return x.reshape([x.shape[place] if size == 0 else size for place, size in enumerate(dims)])
+    shape: list[Any] = [x.shape[place] if size == 0 else size for place, size in enumerate(dims)]
+    if -1 in shape:
+        known = 1
+        for size in shape:
+            known = known if isinstance(size, int) and size == -1 else known * size
+        shape[shape.index(-1)] = x.numel() // known
+    return _operator("Reshape", (x, torch.tensor(dims)), shape)
+
+
+def matmul(a: Tensor, b: Tensor, rows: Rows = None) -> Tensor:
+    """``a @ b``; with ``rows`` = P, the first dimension of either may be N, 1 or P."""
+    if rows is None or not torch.compiler.is_exporting():
+        return a @ b
+    middle = torch.broadcast_shapes(a.shape[1:-2], b.shape[1:-2])
+    return _operator("MatMul", (a, b), (rows, *middle, a.shape[-2], b.shape[-1]))
+
+
+def add(a: Tensor, b: Tensor, rows: Rows) -> Tensor:
+    """``a + b``, where the first dimension of either may be N, 1 or P = ``rows``."""
+    if not torch.compiler.is_exporting():
+        return a + b
+    return _operator("Add", (a, b), (rows, *torch.broadcast_shapes(a.shape[1:], b.shape[1:])))
+
+
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index`` [P, Q] of each ``x`` [P, K, C], as [P, Q, C]."""
+    index = index.unsqueeze(-1)
+    if not torch.compiler.is_exporting():
+        return x.gather(1, index.expand(-1, -1, x.shape[-1]))
+    return _operator("GatherND", (x, index), (x.shape[0], index.shape[1], x.shape[2]), batch_dims=1)
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """[P, L], True = valid, as scores to add: [P, 1, 1, L]."""
+    return ((1.0 - mask.to(dtype)) * MASKED).unsqueeze(1).unsqueeze(1)
+
+
+def scaled(linear: nn.Linear, factor: float) -> nn.Linear:
+    """A copy of ``linear`` whose output is ``factor`` times as large."""
+    return fused([linear], [factor])
+
+
+def fused(linears: Sequence[nn.Linear], factors: Sequence[float]) -> nn.Linear:
+    """One Linear whose outputs are those of ``linears``, side by side, each times its factor."""
+    parts = list(zip(linears, factors, strict=True))
+    made = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
+    made.weight = nn.Parameter(torch.cat([linear.weight * factor for linear, factor in parts]), requires_grad=False)
+    made.bias = nn.Parameter(torch.cat([linear.bias * factor for linear, factor in parts]), requires_grad=False)
+    return made
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the weights of a ``Sam3Attention`` or ``CLIPAttention``.
+
+    ``fusable`` folds the square root of the scale into the weights of both Q and K, so that MatMul, Softmax, MatMul
+    stand alone; ``plain`` scales the scores, as eager PyTorch does.
+    """
+
+    def __init__(self, source: Any, heads: int, form: AttentionForm) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim: int = source.q_proj.out_features // heads
+        scale = self.head_dim**-0.5
+        self.scale = scale if form == "plain" else None
+        root = 1.0 if form == "plain" else scale**0.5
+        self.q_proj = scaled(source.q_proj, root)
+        self.k_proj = scaled(source.k_proj, root)
+        self.v_proj: nn.Linear = source.v_proj
+        self.o_proj: nn.Linear = source.out_proj if hasattr(source, "out_proj") else source.o_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, rows: Rows = None) -> Tensor:
+        """[P, T, C] from queries [P or N, T, C] and keys and values [P or N, L, C]; ``bias`` is added to the scores."""
+        q = self._split(self.q_proj(query)).permute(0, 2, 1, 3)
+        k = self._split(self.k_proj(key)).permute(0, 2, 3, 1)
+        v = self._split(self.v_proj(value)).permute(0, 2, 1, 3)
+        scores = matmul(q, k, rows)
+        if self.scale is not None:
+            scores = scores * self.scale
+        if bias is not None:
+            scores = scores + bias
+        mixed = matmul(F.softmax(scores, dim=-1), v, rows).permute(0, 2, 1, 3)
+        out: Tensor = self.o_proj(reshape(mixed, 0, 0, self.heads * self.head_dim))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return reshape(x, 0, 0, self.heads, self.head_dim)
+
+
+class GroupNorm(nn.Module):
+    """``nn.GroupNorm`` of maps of one size, without arithmetic on shapes."""
+
+    def __init__(self, source: nn.GroupNorm, side: int) -> None:
+        super().__init__()
+        self.groups, self.channels, self.side, self.eps = source.num_groups, source.num_channels, side, source.eps
+        self.weight = nn.Parameter(source.weight.reshape(-1, 1, 1), requires_grad=False)
+        self.bias = nn.Parameter(source.bias.reshape(-1, 1, 1), requires_grad=False)
+        self.register_buffer("unit", torch.ones(self.groups), persistent=False)
+        self.register_buffer("zero", torch.zeros(self.groups), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = reshape(x, 0, self.groups, -1)
+        if torch.compiler.is_exporting():
+            inputs = (grouped, self.unit, self.zero)
+            grouped = _operator("InstanceNormalization", inputs, grouped.shape, epsilon=self.eps)  # type: ignore[arg-type]
+        else:
+            grouped = F.instance_norm(grouped, eps=self.eps)
+        return reshape(grouped, 0, self.channels, self.side, self.side) * self.weight + self.bias

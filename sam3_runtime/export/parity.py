@@ -1,0 +1,307 @@
+"""Compares the exported graphs, run by ONNX Runtime, with transformers' ``Sam3Model``, tensor by tensor.
+
+    python -m sam3_runtime.export.parity --checkpoint FOLDER --output docs/parity.md [--full]
+
+The numbers go into ``results/export.json`` beside the output, and the table is made from them. ``--full`` also
+exports the full-size architecture (``random``, 1008) and measures time and peak memory, each part in its own process.
+The comparisons themselves are what ``tests/export`` asserts on. Nothing here judges the engines: that is ``verify.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from sam3_runtime.config import CheckpointLock
+from sam3_runtime.contract import BOX_PADDING_LABEL, PART_NAMES, PARTS, PartName
+from sam3_runtime.export.checkpoint import RANDOM, load_model, lock
+from sam3_runtime.export.graph import export_part
+from sam3_runtime.files import write_atomically
+
+ROWS = 3
+QUERIES = 50
+FULL_RESOLUTION = 1008
+Feeds = Mapping[str, Tensor]
+Differences = dict[str, float]
+
+
+class Graph:
+    """An exported graph in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 2
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        values = self._session.run(None, {name: np.ascontiguousarray(value.numpy()) for name, value in feeds.items()})
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def largest(a: NDArray[Any], b: Tensor | NDArray[Any]) -> float:
+    """The largest absolute difference; infinite where shapes or types of mask differ."""
+    other = b.numpy() if isinstance(b, Tensor) else b
+    if a.shape != other.shape:
+        return float("inf")
+    return float(np.abs(a.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A model at one resolution and what it says about ``ROWS`` seeded pictures and texts.
+
+    ``features`` are ``fpn_feat_0/1/2`` of all pictures; ``geometry`` are boxes and their labels, [ROWS, n, …].
+    """
+
+    model: Any
+    resolution: int
+    images: Tensor
+    features: tuple[Tensor, ...]
+    position: Tensor
+    text: Mapping[str, Tensor]
+    text_features: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, lock: CheckpointLock, resolution: int) -> Scene:
+        model = load_model(lock, resolution)
+        seeded = torch.Generator().manual_seed(resolution)
+        images = torch.randn(ROWS, 3, resolution, resolution, generator=seeded)
+        seen = model.vision_encoder(images)
+        tokens = lock.model_dims.text_tokens
+        ids = torch.randint(2, 400, (ROWS, tokens), generator=seeded)
+        mask = (torch.arange(tokens) < torch.tensor([[4], [tokens], [9]])).long()
+        text = {"input_ids": ids, "attention_mask": mask}
+        features = model.get_text_features(**text).pooler_output
+        levels, places = seen.fpn_hidden_states[:3], seen.fpn_position_encoding[2][:1]
+        return cls(model, resolution, images, levels, places, text, features)
+
+    def boxes(self, count: int) -> tuple[Tensor, Tensor]:
+        """Boxes and labels [ROWS, count, …]; later rows have padding, as far as there is room."""
+        seeded = torch.Generator().manual_seed(count)
+        boxes = torch.rand(ROWS, count, 4, generator=seeded)
+        boxes[:, 0] = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.02, 0.98, 0.01, 0.01], [0.9, 0.1, 0.5, 0.4]])
+        labels = torch.randint(0, 2, (ROWS, count), generator=seeded)
+        for row in range(1, ROWS):
+            labels[row, max(1, count - 2 * row) :] = BOX_PADDING_LABEL
+        return boxes, labels
+
+    @torch.no_grad()
+    def geometry(self, boxes: Tensor, labels: Tensor, images: slice) -> tuple[Tensor, Tensor]:
+        """transformers' geometry encoder: features and mask."""
+        rows = len(boxes)
+        encoded = self.model.geometry_encoder(
+            box_embeddings=boxes,
+            box_mask=labels != BOX_PADDING_LABEL,
+            box_labels=labels.clamp(min=0),
+            img_feats=[level[images].expand(rows, -1, -1, -1) for level in self.features],
+            img_pos_embeds=[self.position.expand(rows, -1, -1, -1)],
+        )
+        return encoded.last_hidden_state, encoded.attention_mask
+
+    def prompt(self, rows: int, boxes: int, images: slice) -> tuple[Tensor, Tensor]:
+        """Text tokens and, where ``boxes`` is not 0, geometry tokens of the first ``rows`` prompts."""
+        features, mask = self.text_features[:rows], self.text["attention_mask"][:rows].bool()
+        if boxes:
+            corners, labels = self.boxes(boxes)
+            more, valid = self.geometry(corners[:rows], labels[:rows], images)
+            features, mask = torch.cat([features, more], dim=1), torch.cat([mask, valid], dim=1)
+        return features, mask
+
+    @torch.no_grad()
+    def detect(self, prompt: Tensor, mask: Tensor, images: slice) -> Any:
+        """transformers' ``Sam3Model`` from features and prompt tokens on."""
+        rows = len(prompt)
+        levels = [level[images].expand(rows, -1, -1, -1) for level in self.features]
+        # The model drops the fourth level; it reads the position of the third alone.
+        seen = Sam3VisionEncoderOutput(
+            fpn_hidden_states=(*levels, levels[-1]),
+            fpn_position_encoding=(None, None, self.position.expand(rows, -1, -1, -1), None),
+        )
+        text = BaseModelOutputWithPooling(pooler_output=prompt)
+        return self.model(vision_embeds=seen, text_embeds=text, attention_mask=mask)
+
+
+# Comparisons ------------------------------------------------------------------------------------------------------
+
+
+def compare_vision(scene: Scene, graph: Graph, batch: int) -> Differences:
+    got = graph({"images": scene.images[:batch]})
+    wanted = [*(level[:batch] for level in scene.features), scene.position]
+    return {name: largest(got[name], value) for name, value in zip(graph.outputs, wanted, strict=True)}
+
+
+def compare_text(scene: Scene, graph: Graph, rows: int) -> Differences:
+    got = graph({name: value[:rows] for name, value in scene.text.items()})
+    wanted = scene.text_features[:rows], scene.text["attention_mask"][:rows].bool()
+    return {name: largest(got[name], value) for name, value in zip(graph.outputs, wanted, strict=True)}
+
+
+def compare_geometry(scene: Scene, graph: Graph, rows: int, boxes: int, shared: bool) -> Differences:
+    """Valid tokens only, in order: transformers puts the CLS token before the padding, we after it."""
+    images = slice(0, 1 if shared else rows)
+    corners, labels = (value[:rows] for value in scene.boxes(boxes))
+    feeds = {"input_boxes": corners, "input_boxes_labels": labels}
+    got = graph(feeds | {"fpn_feat_2": scene.features[2][images], "fpn_pos_2": scene.position})
+    features, mask = scene.geometry(corners, labels, images)
+    valid = got["geometry_mask"]
+    return {
+        "geometry_features": largest(got["geometry_features"][valid], features[mask]),
+        "geometry_mask": largest(valid.sum(axis=1), mask.sum(dim=1)),
+    }
+
+
+def decoder_feeds(scene: Scene, prompt: Tensor, mask: Tensor, images: slice) -> dict[str, Tensor]:
+    levels = {f"fpn_feat_{level}": features[images] for level, features in enumerate(scene.features)}
+    return levels | {"fpn_pos_2": scene.position, "prompt_features": prompt, "prompt_mask": mask}
+
+
+def compare_decoder(scene: Scene, graph: Graph, rows: int, boxes: int, shared: bool) -> Differences:
+    """Row by row of transformers' queries, as ``query_index`` names them."""
+    images = slice(0, 1 if shared else rows)
+    prompt, mask = scene.prompt(rows, boxes, images)
+    got = graph(decoder_feeds(scene, prompt, mask, images))
+    said = scene.detect(prompt, mask, images)
+    index = got["query_index"]
+    differences = {
+        name: largest(got[name], np.stack([said[name][row].numpy()[index[row]] for row in range(rows)]))
+        for name in ("pred_masks", "pred_boxes", "pred_logits")
+    }
+    return differences | {"presence_logits": largest(got["presence_logits"], said.presence_logits)}
+
+
+def compare_all(lock: CheckpointLock, resolutions: Sequence[int], folder: Path) -> Iterator[dict[str, Any]]:
+    """Export every part at every resolution into ``folder`` and compare: one row a part, resolution and row count."""
+    for resolution in resolutions:
+        scene = Scene.of(lock, resolution)
+        for part in PART_NAMES:
+            if part == "text-encoder" and resolution != resolutions[0]:
+                continue
+            needs = PARTS[part].depends_on
+            path = folder / f"{part}.onnx"
+            export_part(
+                part,
+                lock,
+                path,
+                resolution=resolution if "resolution" in needs else None,
+                queries=QUERIES if "queries" in needs else None,
+            )
+            graph, nodes = Graph(path), len(onnx.load(str(path), load_external_data=False).graph.node)
+            shown = resolution if "resolution" in needs else None
+            for rows in range(1, ROWS + 1):
+                found = _compare(part, scene, graph, rows)
+                yield {"part": part, "resolution": shown, "rows": rows, "nodes": nodes, "differences": found}
+
+
+def _compare(part: PartName, scene: Scene, graph: Graph, rows: int) -> Differences:
+    if part == "vision-encoder":
+        return compare_vision(scene, graph, rows)
+    if part == "text-encoder":
+        return compare_text(scene, graph, rows)
+    compare, counts = (compare_geometry, (1, 7)) if part == "geometry-encoder" else (compare_decoder, (0, 7))
+    found = [compare(scene, graph, rows, boxes, shared) for boxes in counts for shared in (True, False)]
+    return {name: max(one[name] for one in found) for name in found[0]}
+
+
+# Full size, and the document --------------------------------------------------------------------------------------
+
+
+def measure(part: PartName) -> dict[str, Any]:
+    """Export one full-size part with random weights in this process: seconds, peak memory and file size."""
+    needs = PARTS[part].depends_on
+    resolution = FULL_RESOLUTION if "resolution" in needs else None
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{part}.onnx"
+        start = time.perf_counter()
+        queries = QUERIES if "queries" in needs else None
+        export_part(part, lock(RANDOM), path, resolution=resolution, queries=queries)
+        seconds = time.perf_counter() - start
+        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"part": part, "seconds": round(seconds, 1), "peak_mib": peak >> 10, "file_mib": size >> 20, "nodes": nodes}
+
+
+def _measure_apart(part: PartName) -> dict[str, Any]:
+    command = [sys.executable, "-m", "sam3_runtime.export.parity", "--measure", part]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def document(results: Mapping[str, Any]) -> str:
+    """``docs/parity.md`` from the results."""
+    lines = [
+        "# Parity of the exported graphs",
+        "",
+        "Generated by `make parity` from `results/export.json`; do not edit. Each number is the largest absolute",
+        "difference between the graph in ONNX Runtime (CPU, float32) and transformers' `Sam3Model` in PyTorch, on",
+        "seeded inputs and the demo's small random checkpoint. Rows are images (vision), prompts (text), or prompts",
+        "with one shared image and with one image each, with and without 7 boxes (geometry: 1 and 7 boxes).",
+        "",
+        " · ".join(f"{name} {version}" for name, version in results["versions"].items()),
+        "",
+        "| part | resolution | rows | nodes | largest absolute difference |",
+        "|---|---|---|---|---|",
+    ]
+    for row in results["parity"]:
+        found = ", ".join(f"`{name}` {value:.1e}" for name, value in row["differences"].items())
+        lines.append(f"| {row['part']} | {row['resolution'] or ''} | {row['rows']} | {row['nodes']} | {found} |")
+    if results.get("full"):
+        title = f"## Exporting the full size (`random`, {FULL_RESOLUTION} pixels, {QUERIES} queries, CPU)"
+        head = ["| part | seconds | peak memory, MiB | file, MiB | nodes |", "|---|---|---|---|---|"]
+        lines += ["", title, "", *head]
+        for row in results["full"]:
+            numbers = " | ".join(str(row[key]) for key in ("seconds", "peak_mib", "file_mib", "nodes"))
+            lines.append(f"| {row['part']} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=str)
+    parser.add_argument("--output", type=Path, default=Path("docs/parity.md"))
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[336, 280, 224, 182])
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--measure", choices=PART_NAMES, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.measure:
+        print(json.dumps(measure(chosen.measure)))
+        return 0
+    if not chosen.checkpoint:
+        parser.error("--checkpoint is missing")
+    results_file = chosen.output.parent / "results" / "export.json"
+    before = json.loads(results_file.read_bytes()) if results_file.is_file() else {}
+    found = lock(chosen.checkpoint)
+    modules = {"torch": torch, "transformers": transformers, "onnxruntime": onnxruntime}
+    results = {"versions": {name: module.__version__ for name, module in modules.items()}}
+    with TemporaryDirectory() as folder:
+        results["parity"] = list(compare_all(found, chosen.resolutions, Path(folder)))
+    results["full"] = [_measure_apart(part) for part in PART_NAMES] if chosen.full else before.get("full", [])
+    write_atomically(results_file, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(chosen.output, document(results).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

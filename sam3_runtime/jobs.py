@@ -1,0 +1,137 @@
+"""One frame around every job of the workflow: its log, its outputs, its end.
+
+A script in ``workflow_scripts/`` runs its one function inside :func:`job`. Here the job's output goes to its log file
+(file descriptors, as native code writes there too), a message for people ends it without a traceback, temporary files
+of killed predecessors are swept, and the running process is registered, so that :func:`unlock` can stop what a killed
+Snakemake left running. Knows nothing of what the jobs do. POSIX, like the workflow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sam3_runtime.errors import Sam3Error, WorkFolderError
+from sam3_runtime.files import process_is_alive, remove_abandoned_parts, write_atomically
+
+_REGISTER = Path(".snakemake/sam3-jobs")
+_MAIN = Path(".snakemake/sam3-main")
+
+
+@contextmanager
+def job(snakemake: Any, *, tee: bool = False) -> Iterator[None]:
+    """Run the work of the job that ``snakemake`` describes, with its output in the job's log.
+
+    Ends the process with 1 on failure: after the message alone for a :class:`Sam3Error`, after a traceback for a
+    defect. With ``tee``, what people are to see is printed on Snakemake's own standard error too.
+    """
+    folders = {Path(output).parent for output in snakemake.output}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_parts(folder)
+    terminal = os.dup(2)
+    _redirect(snakemake.log[0] if snakemake.log else None)
+    entry = _register(_REGISTER / str(os.getpid()))
+    failed = True
+    try:
+        yield
+        failed = False
+    except Sam3Error as error:
+        print(f"Error: {error}")
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+    finally:
+        sys.stdout.flush()
+        entry.unlink(missing_ok=True)
+        if tee and snakemake.log:
+            os.write(terminal, Path(snakemake.log[0]).read_bytes())
+    if failed:
+        sys.exit(1)
+
+
+def _redirect(log: str | None) -> None:
+    """Send file descriptors 1 and 2 to ``log``: what C++ libraries print does not pass through ``sys.stderr``."""
+    if not log:
+        return
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+
+
+def _register(entry: Path) -> Path:
+    write_atomically(entry, f"{os.getpid()} {_started(os.getpid())}\n".encode())
+    return entry
+
+
+def _started(pid: int) -> str:
+    """What tells a process from a later one of the same number: its start time (Linux), else nothing."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return "-"
+
+
+def _running(entry: Path) -> int | None:
+    """The process that ``entry`` registers, if it still runs."""
+    try:
+        pid, started = entry.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return int(pid) if process_is_alive(int(pid)) and _started(int(pid)) == started else None
+
+
+def register_main(folder: Path) -> None:
+    """Remember the Snakemake process that holds ``folder`` (called when a run starts)."""
+    _register(folder / _MAIN)
+
+
+def unlock(folder: Path, patience: float = 10.0) -> list[str]:
+    """Clear what a killed Snakemake left in ``folder``: stop its jobs, remove its lock and half-written files.
+
+    Returns what was done, a line each. Raises :class:`WorkFolderError` while a Snakemake still runs there.
+    """
+    if not (folder / ".snakemake").is_dir():
+        raise WorkFolderError(
+            f"{folder.absolute()} is no work folder: it has no .snakemake/", "name it: --directory FOLDER"
+        )
+    main = _running(folder / _MAIN)
+    if main:
+        raise WorkFolderError(
+            f"snakemake (process {main}) is running in {folder.absolute()}", "stop it first: Ctrl-C there"
+        )
+    done = []
+    for entry in sorted((folder / _REGISTER).glob("[0-9]*")):
+        pid = _running(entry)
+        if pid:
+            _stop(pid, patience)
+            done.append(f"stopped the job that was still running (process {pid})")
+        entry.unlink(missing_ok=True)
+    for lock in sorted((folder / ".snakemake/locks").glob("*.lock")):
+        lock.unlink()
+        done.append(f"removed the lock {lock.name}")
+    for name in ("onnx", "reference", "calibration", "engines", "bench"):
+        for place in sorted({path.parent for path in (folder / name).rglob(".*.part")}):
+            done += [f"removed the half-written {path.name}" for path in remove_abandoned_parts(place)]
+    return done
+
+
+def _stop(pid: int, patience: float) -> None:
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + patience
+    while process_is_alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    if process_is_alive(pid):
+        os.kill(pid, signal.SIGKILL)
+        while process_is_alive(pid):
+            time.sleep(0.05)

@@ -1,0 +1,68 @@
+"""What ``sam3-runtime info`` says about one variant or about a folder of them.
+
+Reads records only; opens no engine and needs no array library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
+from sam3_runtime.configure import check_agreement, read_records
+from sam3_runtime.errors import RecordError
+
+MIB = 1 << 20
+
+
+def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, str]:
+    """Status and reason of the verdict, ``unverified`` where there is none or it is about other engines."""
+    try:
+        verdict = Verdict.read(directory / "verify.json")
+    except RecordError as error:
+        return "unverified", str(error).splitlines()[0]
+    if verdict.engines != {part: record.sha256 for part, record in records.items()}:
+        return "unverified", "verify.json judged other engines than those here"
+    return verdict.status, verdict.reason
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """Everything that the records of the variant in ``directory`` say, as plain data."""
+    config = VariantConfig.read(directory / "config.json")
+    records = read_records(directory)
+    check_agreement(directory, config, records)
+    status, reason = status_of(directory, records)
+    return {
+        "variant": config.variant,
+        "status": status,
+        "reason": reason,
+        "config": config.model_dump(mode="json"),
+        "engines": {part: record.model_dump(mode="json") for part, record in records.items()},
+        "total_mib": round(sum(record.sizes.file for record in records.values()) / MIB, 1),
+    }
+
+
+def overview(engines: Path) -> dict[str, Any]:
+    """The variants in a folder such as ``engines/``, and what sharing engines between them saved."""
+    variants = []
+    shared: dict[str, int] = {}
+    apart = 0
+    for directory in sorted(path for path in engines.iterdir() if (path / "config.json").exists()):
+        try:
+            found = describe(directory)
+        except RecordError as error:
+            variants.append({"variant": directory.name, "status": "damaged", "reason": str(error), "total_mib": 0.0})
+            continue
+        variants.append({key: found[key] for key in ("variant", "status", "reason", "total_mib")})
+        sizes = {engine["sha256"]: engine["sizes"]["file"] for engine in found["engines"].values()}
+        apart += sum(sizes.values())
+        shared |= sizes
+    if not variants:
+        raise RecordError(f"{engines} holds no variant with a config.json", "build one: snakemake")
+    together = sum(shared.values())
+    return {
+        "variants": variants,
+        "distinct_engines": len(shared),
+        "stored_mib": round(together / MIB, 1),
+        "saved_by_sharing_mib": round((apart - together) / MIB, 1),
+    }

@@ -1,0 +1,149 @@
+"""Takes a variant to another machine: one archive, links followed, with the reference and the weights' notice.
+
+    b8_q50_r672/  *.engine, *.engine.json, config.json, verify.json, tokenizer.json, reference.safetensors, NOTICE
+
+What is unpacked is a folder that :func:`sam3_runtime.load` takes. Knows no backend and no array library; runs on
+Windows too.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sam3_runtime.config import VariantConfig
+from sam3_runtime.configure import check_agreement, read_records
+from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.errors import OutputError, RecordError, Sam3Error
+from sam3_runtime.files import sha256_of, written_whole
+
+REFERENCE = "reference.safetensors"
+NOTICE = """The engines in this folder contain the weights of the checkpoint that config.json names. The weights of
+SAM 3 (facebook/sam3) are Meta's and come under the SAM License, which you accept where you download them
+(https://huggingface.co/facebook/sam3). Whoever passes these files on passes the weights on, and that licence applies.
+The pictures in reference.safetensors are those that the variant was verified on and keep their own licences.
+"""
+
+
+class ArchiveError(Sam3Error):
+    """An archive is damaged, or holds what it must not."""
+
+
+def reference_path(directory: Path, resolution: int) -> Path:
+    """The reference of a variant: beside its engines where it was unpacked, else in its work folder."""
+    packed = directory / REFERENCE
+    return packed if packed.is_file() else directory / ".." / ".." / "reference" / f"r{resolution}.safetensors"
+
+
+def _members(directory: Path, config: VariantConfig) -> Iterator[tuple[str, Path]]:
+    for part in PART_NAMES:
+        yield f"{part}.engine", directory / f"{part}.engine"
+        yield f"{part}.engine.json", directory / f"{part}.engine.json"
+    for name in ("config.json", "tokenizer.json"):
+        yield name, directory / name
+    if (directory / "verify.json").is_file():
+        yield "verify.json", directory / "verify.json"
+    reference = reference_path(directory, config.resolution)
+    if not reference.is_file():
+        raise RecordError(
+            f"{reference} is missing, which the other machine verifies against",
+            f"run snakemake reference/r{config.resolution}.safetensors",
+        )
+    yield REFERENCE, reference
+
+
+def pack(directory: Path, archive: Path) -> int:
+    """Write ``archive`` (a plain tar: engines do not compress) and return its size in bytes.
+
+    Every engine's digest is checked on the way. Raises :class:`RecordError` for a variant that is not whole.
+    """
+    config = VariantConfig.read(directory / "config.json")
+    records = read_records(directory)
+    check_agreement(directory, config, records)
+    for part, record in records.items():
+        engine = directory / f"{part}.engine"
+        if not engine.is_file() or sha256_of(engine) != record.sha256:
+            raise RecordError(f"{engine} is not the engine of its record", f"rebuild it: snakemake --force {engine}")
+    members = list(_members(directory, config))
+    try:
+        with written_whole(archive) as temporary, tarfile.open(temporary, "w", dereference=True) as tar:
+            for name, path in members:
+                tar.add(path.resolve(), arcname=f"{config.variant}/{name}", filter=_anonymous)
+            _add_text(tar, f"{config.variant}/NOTICE", NOTICE)
+    except OSError as error:
+        raise OutputError(f"{archive} cannot be written: {error.strerror}", "choose a disk with more room") from None
+    return archive.stat().st_size
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member
+
+
+def _add_text(tar: tarfile.TarFile, name: str, text: str) -> None:
+    data = text.encode()
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def unpack(archive: Path, parent: Path) -> Path:
+    """Unpack into ``parent`` and return the variant's folder, which appears whole or not at all.
+
+    Raises :class:`ArchiveError` for a damaged archive, or one with a path outside its one folder, a link or a device.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            members = tar.getmembers()
+            name = _only_folder(archive, members)
+            target = parent / name
+            if target.exists():
+                raise ArchiveError(f"{target} is there already", "remove it, or unpack elsewhere")
+            temporary = parent / f".{name}.{os.getpid()}.part"
+            try:
+                for member in members:
+                    _extract(tar, member, temporary / Path(member.name).name)
+                os.replace(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except FileNotFoundError:
+        raise ArchiveError(f"{archive} is missing") from None
+    except (tarfile.TarError, EOFError) as error:
+        raise ArchiveError(f"{archive} is damaged or no archive: {error}", "copy it again") from None
+    except OSError as error:
+        raise OutputError(
+            f"{archive} cannot be unpacked to {parent}: {error.strerror}", "choose a disk with room"
+        ) from None
+    VariantConfig.read(target / "config.json")
+    return target
+
+
+def _only_folder(archive: Path, members: list[tarfile.TarInfo]) -> str:
+    """The one folder that all members lie in, directly."""
+    folders = set()
+    for member in members:
+        parts = member.name.replace("\\", "/").split("/")
+        if len(parts) != 2 or ".." in parts or "." in parts or "" in parts or not member.isreg() or ":" in member.name:
+            raise ArchiveError(
+                f"{archive} holds {member.name!r}, which is no plain file inside the variant's folder",
+                "nothing was unpacked; do not trust this archive: pack the variant again with sam3-runtime pack",
+            )
+        folders.add(parts[0])
+    if len(folders) != 1:
+        raise ArchiveError(f"{archive} holds {len(folders)} folders, not one variant", "pack it with sam3-runtime pack")
+    return folders.pop()
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    if source is None:
+        raise ArchiveError(f"{member.name!r} is no plain file")
+    with source, open(path, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 22)

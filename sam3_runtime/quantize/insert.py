@@ -1,0 +1,204 @@
+"""Writes measured ranges into a graph as QuantizeLinear and DequantizeLinear nodes. PyTorch is not needed here.
+
+Each MatMul, Gemm or Conv whose weight belongs to a calibrated module gets a pair on its input (one scale for the
+tensor) and a pair on its weight (one scale for each output channel); zero points are 0, biases stay float. The
+weights stay float too, in the ``.onnx.data`` file of the float graph: that is what ONNX Runtime and every TensorRT from
+8.6 on read, and what they turn into 8 bits when an engine is built. Knows nothing of how ranges are found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
+
+from sam3_runtime.builders.graph import QuantizeName, read_graph
+from sam3_runtime.errors import CalibrationError
+from sam3_runtime.files import written_whole
+from sam3_runtime.quantize.record import Calibration, match_modules
+
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
+_WEIGHT_SUFFIX = ".weight"
+
+
+@dataclass(frozen=True)
+class Format:
+    """An 8-bit element type: its name in a variant, its ONNX type, and the value that a tensor's range is mapped to."""
+
+    name: QuantizeName
+    onnx_type: int
+    largest: float
+
+
+INT8 = Format("int8", TensorProto.INT8, 127.0)
+"""Symmetric: -128 is left unused, as TensorRT does."""
+
+
+def quantize_graph(graph: Path, scales: Path, output: Path, *, exclude: Sequence[str]) -> None:
+    """Write ``output``, the 8-bit form of ``graph``, with the ranges in ``scales``; ``exclude`` stays float.
+
+    ``output`` lies beside ``graph``, whose weights it reads. The same inputs give the same bytes. Raises
+    :class:`CalibrationError` when the ranges were measured on another graph, or a pattern matches nothing.
+    """
+    if output.parent.resolve() != graph.parent.resolve():
+        raise CalibrationError(f"{output} must lie beside {graph}, as it shares its weights", "write it there")
+    calibration = Calibration.read(scales)
+    _refuse_foreign(calibration, scales, graph)
+    excluded = match_modules(exclude, [*calibration.amax, *calibration.without])
+    model = onnx.load(graph, load_external_data=False)
+    insertion = Insertion(model, graph.parent, calibration.amax, excluded, INT8)
+    insertion.apply()
+    if not insertion.quantized:
+        raise CalibrationError("nothing is left to quantise", "shorten calibration.exclude")
+    for key, value in (("quantize", INT8.name), ("calibration_key", calibration.key)):
+        model.metadata_props.add(key=key, value=value)
+    with written_whole(output) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(temporary), full_check=True)
+    print(insertion.report())
+
+
+def _refuse_foreign(calibration: Calibration, scales: Path, graph: Path) -> None:
+    again = f"delete {scales} and run snakemake {scales}"
+    digest = read_graph(graph).sha256
+    if calibration.onnx_sha256 != digest:
+        was, now = calibration.onnx_sha256[:12], digest[:12]
+        raise CalibrationError(f"{scales} was measured on another graph ({was}) than {graph} ({now})", again)
+    if calibration.key != calibration.expected_key():
+        raise CalibrationError(f"{scales} was edited: its content does not match its own key", again)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight of a node: which module's, and the axis of its output channels."""
+
+    tensor: Any
+    module: str
+    axis: int
+
+
+class Insertion:
+    """Q/DQ pairs for the layers of ``model`` that ``amax`` knows and ``excluded`` does not name.
+
+    ``folder`` holds the external data. :meth:`apply` changes the model; ``quantized`` and ``left`` then say which
+    nodes got scales and why the others did not.
+    """
+
+    def __init__(
+        self, model: Any, folder: Path, amax: Mapping[str, float], excluded: Iterable[str], form: Format
+    ) -> None:
+        self._graph = model.graph
+        self._folder = folder
+        self._amax = amax
+        self._excluded = frozenset(excluded)
+        self._form = form
+        self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._added: list[Any] = []
+        self._pairs: dict[tuple[str, float | None], str] = {}
+        self.quantized: list[str] = []
+        self.left: dict[str, str] = {}
+
+    def apply(self) -> None:
+        """Rebuild the list of nodes: each pair stands right before its first consumer, so the order stays valid."""
+        nodes = [step for node in self._graph.node for step in self._with_pairs(node)]
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+        self._graph.initializer.extend(self._added)
+
+    def _with_pairs(self, node: Any) -> Iterator[Any]:
+        if node.op_type in _PRODUCTS:
+            weight = self._weight(node)
+            if isinstance(weight, str):
+                self.left[node.name] = weight
+            else:
+                self.quantized.append(node.name)
+                yield from self._quantize_input(node, weight)
+                yield from self._quantize_weight(node, weight)
+        elif node.op_type == "ConvTranspose":
+            self.left[node.name] = "transposed convolution"
+        yield node
+
+    def _weight(self, node: Any) -> _Weight | str:
+        """The weight of a node that is to be quantised, or why it is not."""
+        tensor = self._initializers.get(node.input[1])
+        if tensor is None:
+            return "product of two activations"
+        module = tensor.name.removesuffix(_WEIGHT_SUFFIX)
+        if module in self._excluded:
+            return "excluded"
+        if module not in self._amax:
+            return "no scale was measured"
+        if tensor.data_type != TensorProto.FLOAT:
+            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            raise CalibrationError(
+                f"the weight of {module} is {kind}: int8 takes float32 graphs in this version",
+                "set `precision: {vision-encoder: fp32}` in variants.yaml",
+            )
+        if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")):
+            return _Weight(tensor, module, axis=0)
+        return _Weight(tensor, module, axis=len(tensor.dims) - 1)
+
+    def _quantize_input(self, node: Any, weight: _Weight) -> Iterator[Any]:
+        name, amax = node.input[0], self._amax[weight.module]
+        if (name, amax) not in self._pairs:
+            # Two scales for one tensor are possible, as two modules may see it in different numbers of frames.
+            scale = np.asarray(amax / self._form.largest, np.float32)
+            label = name if (name, None) not in self._pairs else f"{name}@{weight.module}"
+            self._pairs[name, None] = self._pairs[name, amax] = f"{label}/DequantizeLinear:0"
+            yield from self._pair(name, label, scale, axis=None)
+        node.input[0] = self._pairs[name, amax]
+
+    def _quantize_weight(self, node: Any, weight: _Weight) -> Iterator[Any]:
+        name = weight.tensor.name
+        if (name, None) not in self._pairs:
+            self._pairs[name, None] = f"{name}/DequantizeLinear:0"
+            yield from self._pair(name, name, self._channel_scales(weight), weight.axis)
+        node.input[1] = self._pairs[name, None]
+
+    def _channel_scales(self, weight: _Weight) -> NDArray[np.float32]:
+        """Largest absolute weight of each output channel over the format's; 1 for a channel of zeros."""
+        tensor = TensorProto.FromString(weight.tensor.SerializeToString())
+        if tensor.data_location == TensorProto.EXTERNAL:
+            load_external_data_for_tensor(tensor, str(self._folder))
+        values = numpy_helper.to_array(tensor)
+        others = tuple(axis for axis in range(values.ndim) if axis != weight.axis)
+        largest = np.abs(values).max(axis=others)
+        if not np.isfinite(largest).all():
+            raise CalibrationError(f"the weight of {weight.module} is not finite", "check the checkpoint's weights")
+        return np.where(largest > 0, largest / self._form.largest, 1.0).astype(np.float32)
+
+    def _pair(self, name: str, label: str, scale: NDArray[np.float32], axis: int | None) -> list[Any]:
+        """QuantizeLinear and DequantizeLinear of tensor ``name``; their scale and zero point become initialisers."""
+        zeros = helper.make_tensor(f"{label}/zero_point", self._form.onnx_type, scale.shape, [0] * scale.size)
+        self._added += [numpy_helper.from_array(scale, f"{label}/scale"), zeros]
+        parameters = [f"{label}/scale", f"{label}/zero_point"]
+        axes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        between, result = f"{label}/QuantizeLinear:0", f"{label}/DequantizeLinear:0"
+        return [
+            helper.make_node("QuantizeLinear", [name, *parameters], [between], name=f"{label}/QuantizeLinear", **axes),
+            helper.make_node(
+                "DequantizeLinear", [between, *parameters], [result], name=f"{label}/DequantizeLinear", **axes
+            ),
+        ]
+
+    def report(self) -> str:
+        """How many layers got scales, and which others did not, by reason."""
+        total = len(self.quantized) + len(self.left)
+        lines = [f"{self._form.name}: {len(self.quantized)} of {total} products and convolutions got scales"]
+        for reason, count in sorted(Counter(self.left.values()).items()):
+            names = [name for name, why in self.left.items() if why == reason]
+            few = ", ".join(names[:8]) + (f" and {count - 8} more" if count > 8 else "")
+            lines.append(f"  {count} stay in float, {reason}: {few}")
+        return "\n".join(lines)
+
+
+def _attribute(node: Any, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)

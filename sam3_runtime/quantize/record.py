@@ -1,0 +1,77 @@
+"""What was measured, on what: the JSON in ``calibration/`` that the quantised graph is made from.
+
+Knows neither how ranges are found nor how they are written into a graph. Pure: pydantic alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from sam3_runtime.config import Preprocessing, Record
+from sam3_runtime.errors import CalibrationError
+from sam3_runtime.files import digest_of
+from sam3_runtime.quantize.ranges import Algorithm
+
+Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Calibration(Record):
+    """The range of every input of a Linear or Conv2d of one vision encoder. ``key`` is what it holds for.
+
+    ``amax`` maps modules to the largest absolute value that 8 bits shall stand for, ``without`` the other modules
+    with weights to the reason why they have none. The same inputs give the same file, but for ``seconds``.
+    """
+
+    key: str
+    onnx_sha256: str = Field(description="of the graph with its external data")
+    checkpoint_digest: str
+    preprocessing: Preprocessing
+    frames: int
+    frames_asked: int
+    frames_sha256: str = Field(description="of the decoded pixels, in order")
+    algorithm: Algorithm
+    percentile: float | None = None
+    amax: dict[str, Amax]
+    without: dict[str, str]
+    seconds: float
+
+    def expected_key(self) -> str:
+        """The digest of everything that the ranges depend on."""
+        return digest_of(
+            {
+                "frames": self.frames_sha256,
+                "preprocessing": self.preprocessing.model_dump(mode="json"),
+                "onnx": self.onnx_sha256,
+                "algorithm": self.algorithm,
+                "percentile": self.percentile,
+            }
+        )
+
+    def sealed(self) -> Calibration:
+        return self.model_copy(update={"key": self.expected_key()})
+
+    def summary(self) -> str:
+        lines = [f"{len(self.amax) + len(self.without)} layers with weights, {len(self.amax)} of them with a scale"]
+        lines += [f"  without: {module} ({reason})" for module, reason in self.without.items()]
+        return "\n".join(lines)
+
+
+def match_modules(patterns: Iterable[str], modules: Iterable[str]) -> set[str]:
+    """The modules that one of the patterns (``neck.*``) matches; :class:`CalibrationError` for one that has none."""
+    modules = list(modules)
+    matched: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(modules, pattern)
+        if not found:
+            near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.4) or modules[:3]
+            raise CalibrationError(
+                f"calibration.exclude: {pattern!r} matches no layer of the vision encoder",
+                f"near it are {', '.join(near)}; patterns match whole names, as in neck.* or layers.0.*",
+            )
+        matched.update(found)
+    return matched

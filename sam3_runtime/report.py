@@ -1,0 +1,220 @@
+"""The table: one row a variant, from the JSON files that the jobs left, and nothing else.
+
+Pure: reads records, verdicts and benchmarks of a work folder, writes ``bench/table.{md,csv,json}`` and
+``bench/report.html``, and judges. It never measures.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sam3_runtime.config import BenchResult, CheckpointLock, EngineRecord, Toolchain, Verdict
+from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.errors import RecordError, Sam3Error
+from sam3_runtime.files import write_atomically
+
+MIB = 1 << 20
+
+Row = dict[str, Any]
+
+
+class GateError(Sam3Error):
+    """A listed variant is missing, failed or rejected."""
+
+
+def row(folder: Path, name: str) -> Row:
+    """What is known of one variant. ``status`` is that of its verdict, or ``failed`` or ``missing`` without one."""
+    directory = folder / "engines" / name
+    found: Row = {"variant": name, "status": "missing", "reason": "not built yet"}
+    records = {part: _read(EngineRecord, directory / f"{part}.engine.json") for part in PART_NAMES}
+    absent = [part for part, record in records.items() if record is None]
+    if absent:
+        return found | _why_absent(folder, absent)
+    known = [record for record in records.values() if record is not None]
+    found["engines_mib"] = round(sum(record.sizes.file for record in known) / MIB, 1)
+    found["build_s"] = round(sum(record.build_seconds for record in known), 1)
+    found["precision"] = "+".join(sorted({record.quantize or record.precision for record in known}))
+    digests = {record.part: record.sha256 for record in known}
+    return (
+        found
+        | _verdict_columns(folder, directory, digests)
+        | _bench_columns(folder / "bench" / f"{name}.json", digests)
+    )
+
+
+def _read(kind: Any, path: Path) -> Any:
+    try:
+        return kind.read(path)
+    except RecordError:
+        return None
+
+
+def _why_absent(folder: Path, absent: Sequence[str]) -> Row:
+    """``failed`` with the message of the log where a job of these parts ended with one."""
+    for log in sorted((folder / "logs").rglob("*.log")):
+        if any(log.stem.startswith(part) for part in absent):
+            message = next(
+                (line for line in log.read_text(errors="replace").splitlines() if line.startswith("Error: ")), ""
+            )
+            if message:
+                return {"status": "failed", "reason": f"{message.removeprefix('Error: ')} ({log.relative_to(folder)})"}
+    return {"status": "missing", "reason": f"no engine for {', '.join(absent)}"}
+
+
+def _verdict_columns(folder: Path, directory: Path, digests: dict[str, str]) -> Row:
+    verdict: Verdict | None = _read(Verdict, directory / "verify.json")
+    if verdict is None:
+        return {"status": "missing", "reason": f"no verdict: {(directory / 'verify.json').relative_to(folder)}"}
+    if verdict.engines != digests:
+        return {"status": "missing", "reason": "its verdict is about other engines: verify again"}
+    worst = {check.name: check.value for check in verdict.checks}
+    return {
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "detections": verdict.detections,
+        "cosine": _rounded(min((v for k, v in worst.items() if k.endswith("cosine")), default=None), 6),
+        "agreement": _rounded(worst.get("agreement"), 4),
+        "mask_iou": _rounded(worst.get("mask IoU"), 4),
+    }
+
+
+def _bench_columns(path: Path, digests: dict[str, str]) -> Row:
+    result: BenchResult | None = _read(BenchResult, path)
+    if result is None or result.engines != digests:
+        return {}
+    columns: Row = {"memory_mib": round(result.memory_peak_mib)}
+    first = result.cameras[0]
+    columns |= {f"{stage}_ms": _rounded(latency.median, 2) for stage, latency in first.stages.items()}
+    for camera in result.cameras:
+        mark = "" if camera.stable else " (unstable)"
+        columns[f"{camera.cameras}cam_ms"] = f"{camera.end_to_end.median:.1f}{mark}"
+        columns[f"{camera.cameras}cam_fps"] = f"{camera.fps_per_camera:.2f}{mark}"
+    return columns
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def make_table(folder: Path, names: Sequence[str], partial: bool = False) -> dict[str, Any]:
+    """The whole table as plain data: what it was measured on and with, and the rows."""
+    toolchain: Toolchain | None = _read(Toolchain, folder / "toolchain.json")
+    lock: CheckpointLock | None = _read(CheckpointLock, folder / "checkpoint.lock")
+    results = [result for name in names if (result := _read(BenchResult, folder / "bench" / f"{name}.json"))]
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "partial": partial,
+        "device": sorted({result.device for result in results}),
+        "toolchain": toolchain.model_dump() if toolchain else None,
+        "checkpoint": {"name": lock.checkpoint, "digest": lock.digest} if lock else None,
+        "rows": [row(folder, name) for name in names],
+    }
+
+
+def write_tables(folder: Path, names: Sequence[str], partial: bool = False) -> dict[str, Any]:
+    """Write ``bench/table.json``, ``.md``, ``.csv`` and ``bench/report.html`` and return the table."""
+    table = make_table(folder, names, partial)
+    bench = folder / "bench"
+    write_atomically(bench / "table.json", (json.dumps(table, indent=2) + "\n").encode())
+    write_atomically(bench / "table.md", markdown(table).encode())
+    write_atomically(bench / "table.csv", _csv(table).encode())
+    write_atomically(bench / "report.html", _html(table).encode())
+    return table
+
+
+def _columns(table: dict[str, Any]) -> list[str]:
+    """Columns that any row has, in order of first appearance; the reason, being prose, last."""
+    seen = dict.fromkeys(column for row in table["rows"] for column in row)
+    return [column for column in seen if column != "reason"] + ["reason"]
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else str(value).replace("\n", " ")
+
+
+def _conditions(table: dict[str, Any]) -> str:
+    toolchain = table["toolchain"] or {}
+    checkpoint = table["checkpoint"] or {}
+    parts = [
+        f"device: {', '.join(table['device']) or 'not measured'}",
+        f"backend: {toolchain.get('backend')} {toolchain.get('version')}",
+        f"checkpoint: {checkpoint.get('name')} ({str(checkpoint.get('digest'))[:12]})",
+        f"date: {table['date']}",
+    ]
+    if toolchain.get("driver"):
+        parts.insert(1, f"driver: {toolchain['driver']}")
+    if table["partial"]:
+        parts.insert(0, "**partial: the run ended with an error**")
+    return "; ".join(parts)
+
+
+_LEGEND = (
+    "Stage times are medians in ms for one camera. `Ncam_ms` is one round of N images, one from each camera, from "
+    "preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the "
+    "process's largest resident set, `engines_mib` the sum of the engine files, `cosine` the lowest of all outputs."
+)
+
+
+def markdown(table: dict[str, Any]) -> str:
+    columns = _columns(table)
+    lines = [
+        f"# Engine variants\n\n{_conditions(table)}\n",
+        f"| {' | '.join(columns)} |",
+        "|" + " --- |" * len(columns),
+    ]
+    lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in table["rows"]]
+    return "\n".join([*lines, "", _LEGEND, ""])
+
+
+def _csv(table: dict[str, Any]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _columns(table), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(table["rows"])
+    return buffer.getvalue()
+
+
+def _html(table: dict[str, Any]) -> str:
+    columns = _columns(table)
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    rows = "".join(
+        f'<tr class="{html.escape(row["status"])}">'
+        + "".join(f"<td>{html.escape(_cell(row.get(column)))}</td>" for column in columns)
+        + "</tr>\n"
+        for row in table["rows"]
+    )
+    style = (
+        "body{font:14px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}"
+        "th,td{padding:.3em .6em;border:1px solid #ccc;text-align:right}td:first-child,th:first-child,td:last-child"
+        "{text-align:left}tr.rejected,tr.failed{background:#fdd}tr.missing{color:#888}"
+    )
+    conditions = html.escape(_conditions(table).replace("**", ""))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Engine variants</title><style>{style}</style>\n'
+        f"<h1>Engine variants</h1><p>{conditions}</p>\n<table><tr>{head}</tr>\n{rows}</table>"
+        f"<p>{html.escape(_LEGEND)}</p></html>\n"
+    )
+
+
+def judge(folder: Path, names: Sequence[str]) -> None:
+    """Write the table, print it, and raise :class:`GateError` unless every listed variant passed."""
+    table = write_tables(folder, names)
+    print(markdown(table))
+    bad = [row for row in table["rows"] if row["status"] != "passed"]
+    if bad:
+        listed = "\n".join(f"  {row['variant']}: {row['status']}: {row['reason']}" for row in bad)
+        raise GateError(
+            f"{len(bad)} of {len(names)} variants did not pass:\n{listed}",
+            "verify.json has every comparison; the limits are `gate:` in variants.yaml",
+        )
+    print(f"All {len(names)} variants passed. The table is in bench/table.md.")

@@ -1,0 +1,273 @@
+"""The accuracy gate: compares a variant's engines with what float32 PyTorch said about real photographs.
+
+Judges engines through the runtime's own pipeline, with the reference file alone: neither PyTorch nor the checkpoint is
+needed, so a machine that only runs can verify too. A verdict is a result, not an exception: ``passed``, ``rejected``
+(ran, but beyond a limit) or ``failed`` (did not run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
+from sam3_runtime.configure import read_records
+from sam3_runtime.errors import RecordError, Sam3Error
+from sam3_runtime.files import sha256_of
+from sam3_runtime.pack import reference_path
+from sam3_runtime.pipeline import Pipeline, Tokens, load
+from sam3_runtime.planning import cpu_name
+from sam3_runtime.postprocess import resize_masks, scores_of
+from sam3_runtime.preprocess import preprocess
+from sam3_runtime.prompts import Prompt
+from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
+from sam3_runtime.variants import GateSection
+
+Array = NDArray[Any]
+
+
+def cosine(one: Array, other: Array) -> float:
+    """Cosine of two arrays as vectors, in float64; NaN, which passes no check, where one is zero or holds a NaN."""
+    a, b = np.asarray(one, np.float64).ravel(), np.asarray(other, np.float64).ravel()
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norm if norm > 0 else float("nan")
+
+
+def box_iou(one: Array, other: Array) -> Array:
+    """IoU of boxes [K, 4] xyxy, pairwise by row: [K]."""
+    low = np.maximum(one[:, :2], other[:, :2])
+    high = np.minimum(one[:, 2:], other[:, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=1)
+    area = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (one, other)]
+    union = area[0] + area[1] - shared
+    return np.divide(shared, union, out=np.ones_like(union), where=union > 0)
+
+
+def mask_iou(one: Array, other: Array) -> Array:
+    """IoU of masks bool [K, H, W], pairwise by row: [K]. Two empty masks agree."""
+    shared = (one & other).sum(axis=(1, 2))
+    union = (one | other).sum(axis=(1, 2))
+    return np.divide(shared, union, out=np.ones(len(one)), where=union > 0)
+
+
+@dataclass
+class _Findings:
+    """Everything measured, before it is held against the limits."""
+
+    cosines: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    box_ious: list[float] = field(default_factory=list)
+    mask_ious: list[float] = field(default_factory=list)
+    agreed: int = 0
+    either: int = 0
+    expected: int = 0
+
+    def compare(self, name: str, got: Array, wanted: Array) -> None:
+        self.cosines.setdefault(f"{name} cosine", []).append(cosine(got, wanted))
+        difference = np.abs(np.asarray(got, np.float64) - np.asarray(wanted, np.float64))
+        self.note_error(name, float(difference.max(initial=0.0)))
+
+    def note_error(self, name: str, error: float) -> None:
+        # A NaN stays: `max` would drop it on one side.
+        known = self.errors.get(name, 0.0)
+        self.errors[name] = error if np.isnan(error) else known if np.isnan(known) else max(known, error)
+
+
+def _compare_images(pipeline: Pipeline, reference: Reference, found: _Findings) -> dict[str, dict[str, Array]]:
+    """Vision encoder, one picture at a time and in full batches; returns each picture's features (N = 1)."""
+    config = pipeline.config
+    names = list(reference.pictures)
+    pixels = preprocess(list(reference.pictures.values()), config.resolution, config.preprocessing)
+    features = {}
+    for place, name in enumerate(names):
+        outputs = {key: value.copy() for key, value in pipeline.encode_images(pixels[place : place + 1]).items()}
+        features[name] = outputs
+        _compare_features(outputs, 0, reference, name, found)
+    if pipeline.batch > 1:
+        slots = [place % len(names) for place in range(pipeline.batch)]
+        outputs = pipeline.encode_images(np.ascontiguousarray(pixels[slots]))
+        for slot, place in enumerate(slots):
+            _compare_features(outputs, slot, reference, names[place], found)
+        alike = pipeline.encode_images(np.ascontiguousarray(pixels[[0] * pipeline.batch]))["fpn_feat_2"]
+        for slot in range(pipeline.batch):
+            found.compare("same image in every slot", alike[slot], features[names[0]]["fpn_feat_2"][0])
+    return features
+
+
+def _compare_features(
+    outputs: Mapping[str, Array], slot: int, reference: Reference, name: str, found: _Findings
+) -> None:
+    for level in SAMPLED:
+        found.compare(
+            level, outputs[level][slot].ravel()[reference.feature_index[level]], reference.features[name][level]
+        )
+    found.compare("fpn_pos_2", outputs["fpn_pos_2"].ravel()[reference.feature_index["fpn_feat_2"]], reference.fpn_pos_2)
+
+
+def _compare_texts(pipeline: Pipeline, reference: Reference, found: _Findings) -> None:
+    tokens = pipeline.tokenizer(list(reference.texts))
+    different = (tokens.input_ids != reference.input_ids) | (tokens.attention_mask != reference.attention_mask)
+    found.note_error("tokens", float(different.sum()))
+    for encoded, features, mask in zip(
+        pipeline.encode_texts(reference.texts), reference.text_features, reference.text_mask, strict=True
+    ):
+        found.compare("text", encoded.features[mask], features[mask])
+
+
+def _tokens(
+    pipeline: Pipeline, case: Case, features: dict[str, Array], size: tuple[int, int], found: _Findings
+) -> Tokens:
+    prompt = Prompt(case.text, case.boxes, case.labels)
+    if case.geometry_features is not None and case.geometry_mask is not None:
+        boxes = pipeline.encode_boxes([prompt], size, features)[0]
+        found.compare("geometry", boxes.features[boxes.mask], case.geometry_features[case.geometry_mask])
+    return pipeline.encode_prompts([prompt], [size], features)[0][0]
+
+
+def _compare_case(
+    case: Case, outputs: Mapping[str, Array], row: int, size: tuple[int, int], found: _Findings, reference: Reference
+) -> None:
+    """The decoder's rows by query, then the detections that both sides keep."""
+    index = outputs["query_index"][row]
+    queries = len(index)
+    masks = outputs["pred_masks"][row].reshape(queries, -1)
+    found.compare("mask", masks[:, reference.mask_index], case.mask_samples[index])
+    found.note_error("logit", float(np.abs(outputs["pred_logits"][row] - case.pred_logits[index]).max()))
+    found.note_error("presence", float(np.abs(outputs["presence_logits"][row] - case.presence_logits).max()))
+    found.note_error("box", float(np.abs(outputs["pred_boxes"][row] - case.pred_boxes[index]).max()))
+    scores = scores_of(outputs["pred_logits"][row], outputs["presence_logits"][row])
+    got = {int(query): place for place, query in enumerate(index) if scores[place] > case.threshold}
+    # A variant of fewer queries keeps that many of the reference's detections, best first, by design.
+    wanted = {int(query): place for place, query in enumerate(case.kept[:queries])}
+    both = [query for query in wanted if query in got]
+    found.expected += len(wanted)
+    found.agreed += len(both)
+    found.either += len(wanted.keys() | got.keys())
+    if both:
+        rows = [got[query] for query in both]
+        found.box_ious += box_iou(outputs["pred_boxes"][row, rows], case.pred_boxes[both]).tolist()
+        ours = resize_masks(outputs["pred_masks"][row, rows], size)
+        theirs = resize_masks(case.masks[[wanted[query] for query in both]].astype(np.float32), size)
+        found.mask_ious += mask_iou(ours, theirs).tolist()
+
+
+def _compare_cases(
+    pipeline: Pipeline, reference: Reference, features: dict[str, dict[str, Array]], found: _Findings
+) -> None:
+    for case in reference.cases:
+        image = reference.pictures[case.picture]
+        size = (image.shape[0], image.shape[1])
+        tokens = _tokens(pipeline, case, features[case.picture], size, found)
+        limit = pipeline.engines["decoder"].limit("P")
+        outputs = pipeline.decode(features[case.picture], [tokens])
+        _compare_case(case, outputs, 0, size, found, reference)
+        if limit > 1:
+            # The same prompt in every row, each with its own copy of the image (N = P): the last must say the same.
+            repeated = {
+                key: value if key == "fpn_pos_2" else np.repeat(value, limit, axis=0)
+                for key, value in features[case.picture].items()
+            }
+            rows = pipeline.decode(repeated, [tokens] * limit)
+            _compare_case(case, rows, limit - 1, size, found, reference)
+
+
+def _checks(found: _Findings, limits: Mapping[str, float]) -> Iterator[Check]:
+    for name, values in found.cosines.items():
+        kind = "mask_cosine" if name == "mask cosine" else "feature_cosine"
+        # `min` of a list drops a NaN that is not first; this keeps it.
+        worst = float(np.min(values))
+        yield Check(name=name, value=worst, limit=limits[kind], sense="at least")
+    yield Check(name="tokens that differ", value=found.errors["tokens"], limit=0, sense="at most")
+    yield Check(name="logit error", value=found.errors["logit"], limit=limits["logit_error"], sense="at most")
+    agreement = found.agreed / found.either if found.either else 0.0
+    yield Check(name="agreement", value=agreement, limit=limits["agreement"], sense="at least")
+    for name, ious in (("box IoU", found.box_ious), ("mask IoU", found.mask_ious)):
+        yield Check(
+            name=name,
+            value=float(np.mean(ious)) if ious else 0.0,
+            limit=limits[name.replace(" ", "_").lower()],
+            sense="at least",
+        )
+
+
+def compare(
+    pipeline: Pipeline, reference: Reference, limits: Mapping[str, float]
+) -> tuple[_Findings, tuple[Check, ...]]:
+    """Every comparison. Raises :class:`RecordError` where the reference is of another checkpoint or resolution."""
+    config = pipeline.config
+    if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
+        raise RecordError(
+            f"the reference is of another checkpoint or resolution ({reference.resolution}) than {config.variant}",
+            f"run snakemake --force reference/r{config.resolution}.safetensors",
+        )
+    if reference.detections == 0:
+        raise RecordError("the reference holds no detection, and agreement on nothing means nothing", "set reference:")
+    found = _Findings()
+    features = _compare_images(pipeline, reference, found)
+    _compare_texts(pipeline, reference, found)
+    _compare_cases(pipeline, reference, features, found)
+    return found, tuple(_checks(found, limits))
+
+
+def _verdict_of(found: _Findings, checks: tuple[Check, ...]) -> tuple[Literal["passed", "rejected"], str]:
+    missed = [check for check in checks if not check.passed]
+    if not missed:
+        return "passed", f"{found.agreed} of {found.either} detections agree; {len(checks)} checks"
+    listed = "; ".join(f"{check.name} {check.value:.4g}, {check.sense} {check.limit:g}" for check in missed)
+    return "rejected", listed
+
+
+def verify(directory: Path, reference: Path, gate: Mapping[str, float], device: str) -> Verdict:
+    """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``.
+
+    ``gate`` has the fields of :class:`sam3_runtime.variants.Limits`; ``device`` is what the engines run on. Raises
+    :class:`RecordError` where there is nothing to judge: no records, no configuration, no reference.
+    """
+    config = VariantConfig.read(directory / "config.json")
+    records = read_records(directory)
+    wanted = read_reference(reference)
+    try:
+        with load(directory) as pipeline:
+            found, checks = compare(pipeline, wanted, gate)
+        status, reason = _verdict_of(found, checks)
+    except Sam3Error as error:
+        return _verdict(config, records, reference, gate, device, status="failed", reason=str(error))
+    judged = {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
+    judged |= {"cases": len(wanted.cases), "detections": found.expected}
+    return _verdict(config, records, reference, gate, device, **judged)
+
+
+def _verdict(
+    config: VariantConfig,
+    records: Mapping[str, EngineRecord],
+    reference: Path,
+    gate: Mapping[str, float],
+    device: str,
+    **judged: Any,
+) -> Verdict:
+    return Verdict(
+        variant=config.variant,
+        engines={part: record.sha256 for part, record in records.items()},
+        reference_sha256=sha256_of(reference),
+        gate=dict(gate),
+        device=device,
+        **judged,
+    )
+
+
+def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
+    """Judge a variant on this machine, by the limits of its own verdict, and write the new one beside its engines."""
+    config = VariantConfig.read(directory / "config.json")
+    try:
+        gate = Verdict.read(directory / "verify.json").gate
+    except RecordError:
+        sections = GateSection()
+        gate = (sections.float if config.quantize is None else getattr(sections, config.quantize)).model_dump()
+    verdict = verify(directory, reference or reference_path(directory, config.resolution), gate, cpu_name())
+    verdict.write(directory / "verify.json")
+    return verdict

@@ -1,0 +1,102 @@
+"""Work folders for the tests of the workflow, and the commands that act on them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    "defaults": {"batch": 2, "queries": 50},
+    "variants": [{"resolution": [224]}],
+    "reference": {"source": ["package:skimage/data/coffee.png"], "prompts": ["cup"]},
+    "calibration": {"source": ["package:skimage/data/coffee.png", "package:skimage/data/chelsea.png"], "frames": 2},
+    "bench": {
+        "source": ["package:skimage/data/coffee.png"],
+        "prompts": ["cup"],
+        "cameras": [1],
+        "rounds": 2,
+        "windows": 2,
+    },
+}
+
+
+class WorkFolder:
+    """A folder with a ``variants.yaml``, and Snakemake run in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, **changes: object) -> None:
+        """Write ``variants.yaml``: what the tests build, with sections replaced."""
+        settings = {**yaml.safe_load((self.path / "settings.yaml").read_text()), **changes}
+        (self.path / "variants.yaml").write_text(yaml.safe_dump(settings))
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), *arguments]
+
+    def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command("--directory", str(self.path), *arguments),
+            cwd=PROJECT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    def planned(self, *arguments: str, **environment: str) -> dict[str, int]:
+        """How many jobs of each rule a dry run plans."""
+        run = self.snakemake("--dry-run", *arguments, **environment)
+        if run.returncode != 0:
+            raise AssertionError(run.stdout)
+        table = run.stdout.partition("Job stats:")[2].split("\n\n")[0]
+        rows = re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)
+        return {rule: int(count) for rule, count in rows if rule not in ("job", "total")}
+
+    def half_written(self) -> list[Path]:
+        return [path for path in self.path.rglob("*.part") if ".snakemake" not in path.parts]
+
+
+@pytest.fixture(scope="session")
+def make_folder(demo_checkpoint: Path) -> Callable[[Path], WorkFolder]:
+    def make(path: Path) -> WorkFolder:
+        path.mkdir(parents=True)
+        (path / "settings.yaml").write_text(yaml.safe_dump({"model": {"checkpoint": str(demo_checkpoint)}, **SETTINGS}))
+        folder = WorkFolder(path)
+        folder.write()
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
+    """A work folder in which nothing was built."""
+    return make_folder(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
+    folder = make_folder(tmp_path_factory.mktemp("built") / "work")
+    run = folder.snakemake("bench_all")
+    if run.returncode != 0:
+        raise AssertionError(run.stdout)
+    return folder
+
+
+@pytest.fixture
+def built(tmp_path: Path, built_once: WorkFolder) -> WorkFolder:
+    """A copy, for this test alone, of a work folder in which ``b2_q50_r224`` was built, verified and benched."""
+    shutil.copytree(built_once.path, tmp_path / "work", symlinks=True)
+    return WorkFolder(tmp_path / "work")

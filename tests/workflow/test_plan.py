@@ -1,0 +1,147 @@
+"""Dry runs: this command, or this edit, plans exactly these jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import PROJECT, WorkFolder
+
+PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
+LINKS = {f"link_{part}": 1 for part in PARTS}
+ONE_VARIANT = {**LINKS, "link_tokenizer": 1, "configure_variant": 1, "verify_variant": 1, "all": 1}
+
+
+def test_one_engine_by_name_is_one_export_and_one_build(fresh: WorkFolder) -> None:
+    planned = fresh.planned("engines/b2_q50_r224/decoder.engine")
+    assert planned == {"lock_checkpoint": 1, "export_decoder": 1, "build_decoder": 1, "link_decoder": 1}
+
+
+def test_everything_for_one_variant(fresh: WorkFolder) -> None:
+    exports = {f"export_{part}": 1 for part in PARTS}
+    builds = {f"build_{part}": 1 for part in PARTS}
+    first = {"lock_checkpoint": 1, "copy_tokenizer": 1, "compute_reference": 1}
+    assert fresh.planned() == {**first, **exports, **builds, **ONE_VARIANT}
+
+
+def test_what_is_built_is_not_built_again(built: WorkFolder) -> None:
+    assert built.planned() == {"all": 1}
+    assert built.planned("bench_all") == {"bench_all": 1}
+    assert built.planned("build_all") == {}
+
+
+def test_a_resolution_more_is_three_exports_one_reference_and_three_builds(built: WorkFolder) -> None:
+    built.write(variants=[{"resolution": [224, 182]}])
+    three = ("vision_encoder", "geometry_encoder", "decoder")
+    assert built.planned() == {
+        **{f"export_{part}": 1 for part in three},
+        **{f"build_{part}": 1 for part in three},
+        "compute_reference": 1,
+        **ONE_VARIANT,
+    }
+
+
+def test_more_queries_share_three_engines(built: WorkFolder) -> None:
+    built.write(variants=[{"queries": [50, 200], "resolution": 224}])
+    assert built.planned() == {"export_decoder": 1, "build_decoder": 1, **ONE_VARIANT}
+
+
+def test_int8_builds_one_engine_from_the_same_graph(built: WorkFolder) -> None:
+    built.write(variants=[{"resolution": 224, "quantize": ["none", "int8"]}])
+    planned = built.planned()
+    assert planned == {"measure_scales": 1, "quantize_vision_encoder": 1, "build_vision_encoder": 1, **ONE_VARIANT}
+
+
+def test_another_batch_exports_nothing(built: WorkFolder) -> None:
+    built.write(variants=[{"resolution": 224, "batch": [2, 4]}])
+    assert built.planned() == {**{f"build_{part}": 1 for part in PARTS}, **ONE_VARIANT}
+
+
+def test_the_gate_rebuilds_and_rebenches_nothing(built: WorkFolder) -> None:
+    built.write(gate={"float": {"box_iou": 0.9}})
+    assert built.planned("bench_all") == {"verify_variant": 1, "bench_all": 1}
+
+
+def test_the_benchmark_verifies_nothing_again(built: WorkFolder) -> None:
+    built.write(bench={"source": ["package:skimage/data/coffee.png"], "prompts": ["cup", "cat"], "cameras": [1]})
+    assert built.planned("bench_all") == {"bench_variant": 1, "bench_all": 1}
+
+
+def test_comments_and_order_rerun_nothing(built: WorkFolder) -> None:
+    text = (built.path / "variants.yaml").read_text()
+    (built.path / "variants.yaml").write_text(f"# a comment\n{text}")
+    assert built.planned() == {"all": 1}
+
+
+def test_the_form_of_the_attention_exports_every_graph_again(built: WorkFolder) -> None:
+    built.write(export={"attention": "plain"})
+    planned = built.planned()
+    assert {rule for rule in planned if rule.startswith("export_")} == {f"export_{part}" for part in PARTS}
+    assert "compute_reference" not in planned
+
+
+def test_another_onnxruntime_builds_every_engine_again_and_says_why(built: WorkFolder, tmp_path: Path) -> None:
+    fake = tmp_path / "site/onnxruntime-99.0.0.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime\nVersion: 99.0.0\n")
+    planned = built.planned(PYTHONPATH=str(fake.parent))
+    assert {rule for rule in planned if rule.startswith(("export", "build"))} == {f"build_{part}" for part in PARTS}
+    said = built.snakemake("--dry-run", PYTHONPATH=str(fake.parent)).stdout
+    assert "Params have changed" in said
+    assert "99.0.0" in said
+
+
+def test_a_dry_run_gives_each_job_a_reason(fresh: WorkFolder) -> None:
+    said = fresh.snakemake("--dry-run").stdout
+    jobs = said.count("    jobid: ")
+    assert jobs == 18
+    assert said.count("    reason: ") == jobs
+
+
+def test_planning_needs_neither_weights_nor_network(tmp_path: Path, make_folder: Callable[[Path], WorkFolder]) -> None:
+    folder = make_folder(tmp_path / "hub")
+    folder.write(model={"checkpoint": "facebook/sam3"}, variants=[{"resolution": [1008, 672]}])
+    planned = folder.planned(HF_HUB_OFFLINE="1")
+    assert planned["export_vision_encoder"] == 2
+    assert not (folder.path / "toolchain.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("engines/b2_q50_r238/decoder.engine", "- {batch: 2, queries: 50, resolution: 238}"),
+        ("engines/b2_q50_r238/decoder.engine", "nearest listed one is b2_q50_r224"),
+        ("b2_q50", "b2_q50_r336"),
+        ("engines/b2_q50_r225/config.json", "224 and 238"),
+        ("bench/b2_q999_r224.json", "more than the model's 200"),
+        ("b2_q50_r224", "engines/b2_q50_r224/verify.json"),
+    ],
+)
+def test_an_unknown_variant_is_told_what_to_do(fresh: WorkFolder, target: str, expected: str) -> None:
+    run = fresh.snakemake("--dry-run", target)
+    assert run.returncode != 0
+    assert expected in run.stdout
+
+
+def test_a_wrong_value_stops_before_anything_runs(built: WorkFolder) -> None:
+    built.write(variants=[{"resolution": 1000}])
+    run = built.snakemake()
+    assert run.returncode != 0
+    assert "994 and 1008" in run.stdout
+    assert (built.path / "engines/b2_q50_r224/verify.json").exists()
+
+
+def test_another_checkpoint_needs_another_folder(built: WorkFolder, video_checkpoint: Path) -> None:
+    built.write(model={"checkpoint": str(video_checkpoint)})
+    run = built.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "snakemake --directory" in run.stdout
+
+
+def test_every_rule_file_opens_with_purpose_inputs_and_outputs() -> None:
+    for path in sorted((PROJECT / "rules").glob("*.smk")):
+        head = path.read_text().split('"""')[1]
+        assert "INPUTS" in head, path
+        assert "OUTPUTS" in head, path

@@ -1,0 +1,10 @@
+"""Measure a variant's speed and memory."""
+
+from pathlib import Path
+
+from sam3_runtime.benchmark import benchmark
+from sam3_runtime.jobs import job
+
+with job(snakemake):
+    result = benchmark(Path(snakemake.input.config).parent, dict(snakemake.params))
+    result.write(Path(snakemake.output.result))

@@ -1,0 +1,19 @@
+"""Compute what float32 PyTorch says about the verification pictures."""
+
+from pathlib import Path
+
+from sam3_runtime.config import CheckpointLock
+from sam3_runtime.export.reference import compute_reference
+from sam3_runtime.jobs import job
+from sam3_runtime.sources import expand_images, load_image
+
+with job(snakemake):
+    lock = CheckpointLock.read(Path(snakemake.input.lock))
+    compute_reference(
+        lock.at(snakemake.config["checkpoint_location"]),
+        Path(snakemake.output.reference),
+        resolution=int(snakemake.wildcards.resolution),
+        images={image.name: load_image(image.path) for image in expand_images(snakemake.params.source)},
+        prompts=snakemake.params.prompts,
+        threshold=snakemake.params.threshold,
+    )

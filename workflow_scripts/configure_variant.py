@@ -1,0 +1,15 @@
+"""Write what a variant is, once its four engines agree about it."""
+
+from pathlib import Path
+
+from sam3_runtime.config import CheckpointLock
+from sam3_runtime.configure import configure
+from sam3_runtime.jobs import job
+
+with job(snakemake):
+    config = configure(
+        Path(snakemake.output.config).parent,
+        snakemake.params.chosen,
+        CheckpointLock.read(Path(snakemake.input.lock)),
+    )
+    config.write(Path(snakemake.output.config))

@@ -1,0 +1,11 @@
+"""Copy the tokenizer that the text encoder is exported with."""
+
+from pathlib import Path
+
+from sam3_runtime.config import CheckpointLock
+from sam3_runtime.export.checkpoint import write_tokenizer
+from sam3_runtime.jobs import job
+
+with job(snakemake):
+    lock = CheckpointLock.read(Path(snakemake.input.lock))
+    write_tokenizer(lock.at(snakemake.config["checkpoint_location"]), Path(snakemake.output.tokenizer))

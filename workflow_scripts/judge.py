@@ -1,0 +1,9 @@
+"""Write the table from what is there; fail while a listed variant is missing, failed or rejected."""
+
+from pathlib import Path
+
+from sam3_runtime.jobs import job
+from sam3_runtime.report import judge
+
+with job(snakemake, tee=True):
+    judge(Path.cwd(), snakemake.params.names)

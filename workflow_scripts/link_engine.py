@@ -1,0 +1,10 @@
+"""Link an engine and its record from the store into a variant's folder."""
+
+from pathlib import Path
+
+from sam3_runtime.files import link_relatively
+from sam3_runtime.jobs import job
+
+with job(snakemake):
+    link_relatively(Path(snakemake.output.engine), Path(snakemake.input.engine))
+    link_relatively(Path(snakemake.output.record), Path(snakemake.input.record))

@@ -1,0 +1,9 @@
+"""Link the tokenizer into a variant's folder."""
+
+from pathlib import Path
+
+from sam3_runtime.files import link_relatively
+from sam3_runtime.jobs import job
+
+with job(snakemake):
+    link_relatively(Path(snakemake.output.tokenizer), Path(snakemake.input.tokenizer))

@@ -1,0 +1,14 @@
+"""Record which weights this work folder is built from."""
+
+from pathlib import Path
+
+from sam3_runtime.export.locking import lock_once
+from sam3_runtime.jobs import job
+
+with job(snakemake):
+    lock_once(
+        Path(snakemake.output.lock),
+        snakemake.params.checkpoint,
+        snakemake.params.revision,
+        snakemake.config["checkpoint_location"],
+    )

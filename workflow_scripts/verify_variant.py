@@ -1,0 +1,16 @@
+"""Compare a variant with the float32 reference; the verdict is an output, whatever it is."""
+
+from pathlib import Path
+
+from sam3_runtime.jobs import job
+from sam3_runtime.verify import verify
+
+with job(snakemake):
+    verdict = verify(
+        Path(snakemake.input.config).parent,
+        Path(snakemake.input.reference),
+        snakemake.params.chosen["gate"],
+        snakemake.params.chosen["device"],
+    )
+    verdict.write(Path(snakemake.output.verdict))
+    print(f"{verdict.status}: {verdict.reason}")
