@@ -77,6 +77,35 @@ def _print_overview(found: dict[str, Any]) -> None:
 
 
 @app.command()
+def infer(
+    engines: Annotated[Path, typer.Option(help="A variant's folder, such as engines/b8_q50_r672.")],
+    images: Annotated[list[str] | None, typer.Option(help="A picture, folder or glob; may be repeated.")] = None,
+    video: Annotated[str | None, typer.Option(help="A video file.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to find, in words; may be repeated.")] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="An example box x0,y0,x1,y1 in pixels; :0 for a counter-example.")
+    ] = None,
+    conf: Annotated[float, typer.Option(help="Score that a detection must exceed.", min=0, max=1)] = 0.3,
+    top: Annotated[
+        int | None, typer.Option(help="Keep this many best of each prompt, whatever their score.", min=1)
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Stop the video after this many frames.", min=1)] = None,
+    output: Annotated[Path, typer.Option(help="Where results are written.")] = Path("out"),
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
+) -> None:
+    """Detect on pictures and a video: annotated copies, and one JSON line a picture with boxes, scores and masks."""
+    from sam3_runtime.cli_infer import infer as run_infer
+
+    summary = run_infer(
+        engines, images=images or [], video=video, prompts=prompt or [], boxes=box or [],
+        conf=conf, top=top, frames=frames, output=output, threads=threads,
+    )  # fmt: skip
+    for line in summary.lines():
+        console.print(line, markup=False, highlight=False)
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
 def verify(
     directory: Variant,
     reference: Annotated[Path | None, typer.Option(help="The reference; found by itself where it was packed.")] = None,

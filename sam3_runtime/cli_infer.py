@@ -67,6 +67,8 @@ class _Run:
     pipeline: Pipeline
     prompts: Sequence[Prompt]
     threshold: float
+    top: int | None
+    frames: int | None
     output: Path
     summary: Summary
     progress: Progress
@@ -77,7 +79,7 @@ class _Run:
         self.report(str(error))
 
     def detect(self, images: Sequence[Image]) -> Iterator[list[Detections]]:
-        for found in self.pipeline.stream(images, self.prompts, threshold=self.threshold):
+        for found in self.pipeline.stream(images, self.prompts, threshold=self.threshold, top=self.top):
             self.summary.count(found)
             yield found
 
@@ -90,6 +92,8 @@ def infer(
     prompts: Sequence[str] = (),
     boxes: Sequence[str] = (),
     conf: float = THRESHOLD,
+    top: int | None = None,
+    frames: int | None = None,
     output: Path = Path("out"),
     threads: int | None = None,
     console: Console | None = None,
@@ -97,7 +101,8 @@ def infer(
     """Detect on pictures (files, folders, globs, ``package:`` specs) and a video, and write what was found.
 
     ``engines`` is a variant's directory. ``boxes`` are example boxes ``x0,y0,x1,y1`` in pixels (``…:0`` for one that
-    shows something else); together they make one more prompt. Messages and the progress bar go to ``console``
+    shows something else); together they make one more prompt. ``top`` keeps that many best detections of each prompt
+    whatever their score, ``frames`` stops the video after that many. Messages and the progress bar go to ``console``
     (standard error by default; the bar only on a terminal).
 
     A picture that cannot be read, or a video that ends early, is in the summary's ``problems``, and all else is done.
@@ -122,7 +127,7 @@ def infer(
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
         report = _reporter(console)
-        run = _Run(pipeline, asked, conf, output, summary, progress, report)
+        run = _Run(pipeline, asked, conf, top, frames, output, summary, progress, report)
         if sources:
             _infer_images(run, sources)
         if video is not None:
@@ -221,8 +226,8 @@ def _infer_video(run: _Run, spec: str) -> None:
             raise OutputError(f"{target} is the video given, and would be overwritten", "choose another --output")
         lines = target.with_name(f"{target.name}.jsonl")
         with VideoSink(target, video.info.fps) as sink, JsonLines(lines) as file:
-            task = run.progress.add_task("frames", total=video.info.frames)
-            frames = iter(video)
+            task = run.progress.add_task("frames", total=run.frames or video.info.frames)
+            frames = islice(iter(video), run.frames)
             ended = False
             while not ended:
                 batch, ended = _read_frames(run, frames)

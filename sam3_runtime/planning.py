@@ -16,7 +16,7 @@ from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
 from sam3_runtime.errors import VariantsError
 from sam3_runtime.toolchain import locked_dims, resolve
-from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse
+from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
 
 PACKAGE_SCHEME = "package:"
 """Prefix of a source that an installed Python package ships, such as ``package:skimage/data/coffee.png``."""
@@ -138,13 +138,8 @@ def checkpoint_location(checkpoint: str, base: str) -> str:
 def make_plan(file: Path, folder: Path) -> Plan:
     """Read ``file`` for the work folder ``folder``; every message about either is raised here."""
     base = os.path.relpath(file.absolute().parent, folder.absolute())
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise VariantsError(f"{file} is missing", "start from the project's own variants.yaml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VariantsError(f"{file} cannot be read: {error}") from None
     shown = os.path.relpath(file, folder)
+    text = read(file, shown)
     checked = parse(text, shown, base=base)
     locked = locked_dims(checked.settings, folder)
     if locked and locked != checked.dims:

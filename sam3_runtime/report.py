@@ -10,7 +10,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sam3_runtime.config import BenchResult, CheckpointLock, EngineRecord, Toolc
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import RecordError, Sam3Error
 from sam3_runtime.files import write_atomically
+from sam3_runtime.variants import Variant
 
 MIB = 1 << 20
 
@@ -36,7 +37,7 @@ def row(folder: Path, name: str) -> Row:
     records = {part: _read(EngineRecord, directory / f"{part}.engine.json") for part in PART_NAMES}
     absent = [part for part, record in records.items() if record is None]
     if absent:
-        return found | _why_absent(folder, absent)
+        return found | _missing(folder, name, f"no engine for {', '.join(absent)}")
     known = [record for record in records.values() if record is not None]
     found["engines_mib"] = round(sum(record.sizes.file for record in known) / MIB, 1)
     found["build_s"] = round(sum(record.build_seconds for record in known), 1)
@@ -56,24 +57,36 @@ def _read(kind: Any, path: Path) -> Any:
         return None
 
 
-def _why_absent(folder: Path, absent: Sequence[str]) -> Row:
-    """``failed`` with the message of the log where a job of these parts ended with one."""
-    for log in sorted((folder / "logs").rglob("*.log")):
-        if any(log.stem.startswith(part) for part in absent):
-            message = next(
-                (line for line in log.read_text(errors="replace").splitlines() if line.startswith("Error: ")), ""
-            )
-            if message:
-                return {"status": "failed", "reason": f"{message.removeprefix('Error: ')} ({log.relative_to(folder)})"}
-    return {"status": "missing", "reason": f"no engine for {', '.join(absent)}"}
+def _missing(folder: Path, name: str, what: str) -> Row:
+    """``failed`` with the message of the job that ended with one, else ``missing``."""
+    for log in _logs(folder / "logs", Variant.from_name(name)):
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        message = next((line for line in lines if line.startswith("Error: ")), "")
+        if message:
+            return {"status": "failed", "reason": f"{message.removeprefix('Error: ')} ({log.relative_to(folder)})"}
+    return {"status": "missing", "reason": what}
 
 
-def _verdict_columns(folder: Path, directory: Path, digests: dict[str, str]) -> Row:
-    verdict: Verdict | None = _read(Verdict, directory / "verify.json")
+def _logs(logs: Path, variant: Variant) -> Iterator[Path]:
+    """The logs of the jobs that a variant is made by, in the order in which they run."""
+    graphs = (f"vision-encoder{variant.suffix}", "geometry-encoder", f"decoder_q{variant.queries}")
+    yield logs / "lock_checkpoint.log"
+    yield logs / "copy_tokenizer.log"
+    yield logs / "export/text-encoder.log"
+    yield from (logs / f"export/r{variant.resolution}/{graph}.log" for graph in ("vision-encoder", *graphs))
+    yield from (logs / f"{stage}/r{variant.resolution}{variant.suffix}.log" for stage in ("calibration", "quantize"))
+    yield logs / f"build/b{variant.batch}/text-encoder.log"
+    yield from (logs / f"build/b{variant.batch}_r{variant.resolution}/{graph}.log" for graph in graphs)
+    yield from (logs / f"reference/r{variant.resolution}.log", logs / f"configure/{variant.name}.log")
+    yield logs / f"verify/{variant.name}.log"
+
+
+def _verdict_columns(folder: Path, name: str, digests: dict[str, str]) -> Row:
+    verdict: Verdict | None = _read(Verdict, folder / "engines" / name / "verify.json")
     if verdict is None:
-        return {"status": "missing", "reason": f"no verdict: {(directory / 'verify.json').relative_to(folder)}"}
+        return _missing(folder, name, f"no verdict: engines/{name}/verify.json")
     if verdict.engines != digests:
-        return {"status": "missing", "reason": "its verdict is about other engines: verify again"}
+        return _missing(folder, name, "its verdict is about other engines: verify again")
     worst = {check.name: check.value for check in verdict.checks}
     return {
         "status": verdict.status,

@@ -83,13 +83,15 @@ def draw(image: Image, found: Sequence[Detections]) -> Image:
 def _draw_mask(canvas: Image, mask: np.ndarray[Any, np.dtype[np.bool_]], color: Color, weight: int) -> None:
     plane = mask.view(np.uint8)
     left, top, width, height = cv2.boundingRect(plane)
+    if not width:
+        return
     # Only where the mask is: blending whole pictures for every instance would be most of a video's time.
     area = np.s_[top : top + height, left : left + width]
-    part = canvas[area]
-    tint = np.asarray(color) * _MASK_OPACITY + 0.5
-    blended = (part * np.float32(1 - _MASK_OPACITY) + tint.astype(np.float32)).astype(np.uint8)
-    np.copyto(part, blended, where=mask[area][:, :, None])
-    outlines, _ = cv2.findContours(plane[area], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    inside = np.ascontiguousarray(plane[area])
+    solid = np.full((height, width, 3), color, np.uint8)
+    blended = cv2.addWeighted(canvas[area], 1 - _MASK_OPACITY, solid, _MASK_OPACITY, 0)
+    canvas[area] = cv2.copyTo(blended, inside, canvas[area].copy())
+    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, outlines, -1, color, weight, cv2.LINE_AA, offset=(left, top))
 
 

@@ -517,3 +517,14 @@ def parse(text: str, file: str = "variants.yaml", dims: ModelDims | None = None,
     variants = _expand(settings, dims, places, file)
     _check_backend(settings, variants, file, places)
     return Variants(settings, variants, dims, file)
+
+
+def read(path: Path, shown: str | None = None) -> str:
+    """The text of a ``variants.yaml``; :class:`VariantsError`, which calls it ``shown``, when it cannot be read."""
+    shown = shown or str(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise VariantsError(f"{shown} is missing", "start from the project's own variants.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VariantsError(f"{shown} cannot be read: {error}") from None

@@ -172,7 +172,9 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     except GatedRepoError:
         raise CheckpointError(f"{where} is gated: your account has no access to it", _HINT_WAYS) from None
     except RevisionNotFoundError:
-        raise CheckpointError(f"{name} has no revision {revision!r}", "set model.revision to main or a commit") from None
+        raise CheckpointError(
+            f"{name} has no revision {revision!r}", "set model.revision to main or a commit"
+        ) from None
     except RepositoryNotFoundError:
         missing = f"{name!r} is neither a folder here nor a model that the hub shows you"
         raise CheckpointError(missing, _HINT_WAYS) from None
@@ -270,7 +272,9 @@ def _read_weights(lock: CheckpointLock, shapes: Mapping[str, tuple[int, ...]]) -
                     read[plain] = file.get_tensor(name).float()
     wrong = [name for name, value in read.items() if tuple(value.shape) != shapes[name]]
     if wrong:
-        message = f"{folder.path}: {wrong[0]} has shape {tuple(read[wrong[0]].shape)}, config.json says {shapes[wrong[0]]}"
+        message = (
+            f"{folder.path}: {wrong[0]} has shape {tuple(read[wrong[0]].shape)}, config.json says {shapes[wrong[0]]}"
+        )
         raise CheckpointError(message, "config.json and the weights are of different models: copy both again")
     return read
 

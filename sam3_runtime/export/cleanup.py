@@ -31,7 +31,30 @@ FOLDED_ELEMENTS = 1 << 18
 # Control flow and look-ups that TensorRT runs badly or not at all; masks that stand between the products of an
 # attention and keep it from being fused; and what ought to have been a constant.
 FORBIDDEN = frozenset(
-    ["If", "Loop", "Scan", "Scatter", "ScatterND", "ScatterElements", "IsNaN", "IsInf", "RoiAlign", "NonZero", "Range", "Where", "Einsum", "GridSample", "Cos", "Dropout", "RandomNormal", "RandomNormalLike", "SequenceEmpty", "Trilu", "Tile", "OneHot"]
+    [
+        "If",
+        "Loop",
+        "Scan",
+        "Scatter",
+        "ScatterND",
+        "ScatterElements",
+        "IsNaN",
+        "IsInf",
+        "RoiAlign",
+        "NonZero",
+        "Range",
+        "Where",
+        "Einsum",
+        "GridSample",
+        "Cos",
+        "Dropout",
+        "RandomNormal",
+        "RandomNormalLike",
+        "SequenceEmpty",
+        "Trilu",
+        "Tile",
+        "OneHot",
+    ]
 )
 # Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
 _SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
@@ -98,7 +121,7 @@ def _store_transposed_weights(graph: ir.Graph) -> None:
             continue
         perm = tuple(node.attributes["perm"].as_ints())
         tensor = source.const_value
-        shape = ir.Shape([tensor.shape[axis] for axis in perm])
+        shape = ir.Shape(tensor.shape.numpy()[axis] for axis in perm)
         source.const_value = ir.LazyTensor(
             lambda tensor=tensor, perm=perm, name=source.name: ir.Tensor(  # type: ignore[misc]
                 np.ascontiguousarray(tensor.numpy().transpose(perm)), name=name
@@ -117,7 +140,7 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
     for node in list(graph):
         if node.op_type != "Slice" or len(node.inputs) != 5:
             continue
-        bounds = [ir.convenience.get_const_tensor(value) for value in node.inputs[1:]]
+        bounds = [ir.convenience.get_const_tensor(value) if value is not None else None for value in node.inputs[1:]]
         source = node.inputs[0]
         if source is None or any(bound is None or bound.size != 1 for bound in bounds):
             continue

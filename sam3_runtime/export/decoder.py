@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,10 +98,19 @@ class DecoderLayer(nn.Module):
 class QueryDecoder(nn.Module):
     """The DETR decoder: image tokens [P, T, C] and a prompt to queries [P, 1 + K, C] (row 0: presence) and boxes."""
 
+    cell: Tensor
+    is_query: Tensor
+    first_boxes: Tensor
+    first_position: Tensor
+    first_queries: Tensor
+    first_bias_y: Tensor
+    first_bias_x: Tensor
+
     def __init__(self, source: Any, grid: int, form: AttentionForm) -> None:
         super().__init__()
         self.grid, self.heads = grid, source.config.num_attention_heads
-        self.layers = nn.ModuleList(DecoderLayer(layer, self.heads, form) for layer in source.layers)
+        layers = [DecoderLayer(layer, self.heads, form) for layer in source.layers]
+        self.layers = nn.ModuleList(layers)
         self.sine = SinePosition(source.position_encoding)
         self.position_head = self._position_head(source.ref_point_head)
         self.bias_x: nn.Module = source.box_rpb_embed_x
@@ -114,7 +124,7 @@ class QueryDecoder(nn.Module):
         position = self._place(boxes)
         self.register_buffer("first_boxes", boxes, persistent=False)
         self.register_buffer("first_position", position, persistent=False)
-        self.register_buffer("first_queries", self.layers[0].attend_to_queries(queries, position), persistent=False)
+        self.register_buffer("first_queries", layers[0].attend_to_queries(queries, position), persistent=False)
         bias_y, bias_x = self._axis_biases(boxes)
         self.register_buffer("first_bias_y", bias_y.contiguous(), persistent=False)
         self.register_buffer("first_bias_x", bias_x.contiguous(), persistent=False)
@@ -153,14 +163,14 @@ class QueryDecoder(nn.Module):
         key = image + position
         x, boxes, place = self.first_queries, self.first_boxes, self.first_position
         axis_biases = self.first_bias_y, self.first_bias_x
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             if index > 0:
                 place = self._place(boxes)
                 axis_biases = self._axis_biases(boxes)
                 x = layer.attend_to_queries(x, place)
-            x = layer(x, place, prompt, bias, key, image, self._spread(*axis_biases))  # type: ignore[arg-type]
+            x = layer(x, place, prompt, bias, key, image, self._spread(*axis_biases))
             boxes = torch.sigmoid(self.box_head(self.norm(x)) + inverse_sigmoid(boxes))
-        return x, boxes  # type: ignore[return-value]
+        return x, boxes
 
 
 class Scoring(nn.Module):
@@ -180,11 +190,15 @@ class Scoring(nn.Module):
         valid = prompt_mask.to(text.dtype).unsqueeze(-1)
         mean = (text * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
         logits = self.query_proj(queries) @ self.text_proj(mean).permute(0, 2, 1)
-        return (logits.squeeze(-1) * self.scale).clamp(-self.limit, self.limit)
+        clamped: Tensor = (logits.squeeze(-1) * self.scale).clamp(-self.limit, self.limit)
+        return clamped
 
 
 class MaskHead(nn.Module):
     """Mask logits [P, Q, 4g, 4g] of queries [P, Q, C]."""
+
+    pixel_weight: Tensor
+    pixel_bias: Tensor
 
     def __init__(self, source: Any, grid: int, form: AttentionForm) -> None:
         super().__init__()
@@ -243,8 +257,8 @@ class Decoder(nn.Module):
         bias = additive_mask(prompt_mask, prompt_features.dtype)
         image = reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
-        for index, layer in enumerate(self.encoder):
-            image = layer(image, position, prompt_features, bias, rows if index == 0 else image.shape[0])
+        for layer in self.encoder:
+            image = layer(image, position, prompt_features, bias, rows)
         x, boxes = self.decoder(image, position, prompt_features, bias)
         presence = self.presence_head(self.presence_norm(x[:, 0])).clamp(-self.presence_limit, self.presence_limit)
         all_queries = self.decoder.norm(x[:, 1:])

@@ -26,6 +26,9 @@ class SinePosition(nn.Module):
     Coordinates are 0..1; input [..., k], output [..., k, F].
     """
 
+    frequency: Tensor
+    phase: Tensor
+
     def __init__(self, source: Any) -> None:
         super().__init__()
         features = source.num_position_features
@@ -45,6 +48,10 @@ class BoxSampling(nn.Module):
     of at least 1, positions clamped to 0…g-1 and worth nothing outside -1…g.
     """
 
+    bin: Tensor
+    slot: Tensor
+    cell: Tensor
+
     def __init__(self, grid: int, bins: int) -> None:
         super().__init__()
         self.grid, self.bins = grid, bins
@@ -58,7 +65,7 @@ class BoxSampling(nn.Module):
         count = torch.ceil(size).clamp(max=float(self.slots)).unsqueeze(-1).unsqueeze(-1)
         size, low = size.unsqueeze(-1).unsqueeze(-1), low.unsqueeze(-1).unsqueeze(-1)
         position = low + (self.bin + (self.slot + 0.5) / count) * size  # [P, n, bins, slots]
-        counted = (self.slot < count) & (position >= -1.0) & (position <= float(self.grid))  # type: ignore[operator]
+        counted = (self.slot < count) & (position >= -1.0) & (position <= float(self.grid))
         distance = position.clamp(0.0, float(self.grid - 1)).unsqueeze(-1) - self.cell
         hat = torch.relu(1.0 - torch.abs(distance)) * counted.to(low.dtype).unsqueeze(-1)
         return hat.sum(dim=3) / count
@@ -85,6 +92,11 @@ class GeometryLayer(nn.Module):
 class GeometryEncoder(nn.Module):
     """Boxes [P, n, 4] cxcywh 0..1 and labels [P, n] to ``geometry_features`` [P, n+1, C] and ``geometry_mask``."""
 
+    negative: Tensor
+    positive: Tensor
+    cls: Tensor
+    cls_label: Tensor
+
     def __init__(self, model: Any, resolution: int, patch: int, form: AttentionForm) -> None:
         super().__init__()
         config = model.config
@@ -97,9 +109,7 @@ class GeometryEncoder(nn.Module):
         self.vision_norm: nn.LayerNorm = model.vision_layer_norm
         self.final_project: nn.Linear = model.final_proj
         self.prompt_norm: nn.LayerNorm = model.prompt_layer_norm
-        self.layers = nn.ModuleList(
-            GeometryLayer(layer, config.num_attention_heads, form) for layer in model.layers
-        )
+        self.layers = nn.ModuleList(GeometryLayer(layer, config.num_attention_heads, form) for layer in model.layers)
         self.output_norm: nn.LayerNorm = model.output_layer_norm
         negative, positive = model.label_embed.weight
         self.register_buffer("negative", negative, persistent=False)
@@ -111,13 +121,13 @@ class GeometryEncoder(nn.Module):
         """A convolution over the whole 7×7 patch is a product; its columns are put in (y, x, channel) order."""
         made = nn.Linear(self.bins**2 * self.channels, conv.out_channels, device="meta")
         made.weight = nn.Parameter(conv.weight.permute(0, 2, 3, 1).reshape(conv.out_channels, -1), requires_grad=False)
-        made.bias = conv.bias
+        made.bias = conv.bias  # type: ignore[assignment]
         return made
 
     def _position_project(self, linear: nn.Linear) -> nn.Linear:
         """transformers feeds (sine of y, sine of x, h, w); the columns are put in (x, y, w, h) order."""
         features = (linear.in_features - 2) // 2
-        y, x, h, w = linear.weight.split([features, features, 1, 1], dim=1)
+        y, x, h, w = torch.split(linear.weight, [features, features, 1, 1], dim=1)
         made = nn.Linear(linear.in_features, linear.out_features, device="meta")
         made.weight = nn.Parameter(torch.cat([x, y, w, h], dim=1), requires_grad=False)
         made.bias = linear.bias
@@ -148,8 +158,8 @@ class GeometryEncoder(nn.Module):
         image = reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
         embedded = self._embed(input_boxes, input_boxes_labels, self.vision_norm(image))
-        x = torch.cat([embedded, self.cls.expand(rows, -1, -1)], dim=1)  # type: ignore[operator]
-        labels = torch.cat([input_boxes_labels, self.cls_label.expand(rows, -1)], dim=1)  # type: ignore[operator]
+        x = torch.cat([embedded, self.cls.expand(rows, -1, -1)], dim=1)
+        labels = torch.cat([input_boxes_labels, self.cls_label.expand(rows, -1)], dim=1)
         mask = labels != BOX_PADDING_LABEL
         bias = additive_mask(mask, x.dtype)
         x = self.prompt_norm(self.final_project(x))

@@ -27,6 +27,10 @@ def _operator(name: str, inputs: Sequence[Tensor], shape: Sequence[Any], **attri
     return made
 
 
+def _broadcast(a: torch.Size, b: torch.Size) -> tuple[Any, ...]:
+    return tuple(torch.broadcast_shapes(a, b))  # type: ignore[no-untyped-call]
+
+
 def reshape(x: Tensor, *dims: int) -> Tensor:
     """Reshape ``x``; 0 keeps the dimension at that place and -1 takes what is left, as in ONNX."""
     if not torch.compiler.is_exporting():
@@ -44,7 +48,7 @@ def matmul(a: Tensor, b: Tensor, rows: Rows = None) -> Tensor:
     """``a @ b``; with ``rows`` = P, the first dimension of either may be N, 1 or P."""
     if rows is None or not torch.compiler.is_exporting():
         return a @ b
-    middle = torch.broadcast_shapes(a.shape[1:-2], b.shape[1:-2])
+    middle = _broadcast(a.shape[1:-2], b.shape[1:-2])
     return _operator("MatMul", (a, b), (rows, *middle, a.shape[-2], b.shape[-1]))
 
 
@@ -52,7 +56,7 @@ def add(a: Tensor, b: Tensor, rows: Rows) -> Tensor:
     """``a + b``, where the first dimension of either may be N, 1 or P = ``rows``."""
     if not torch.compiler.is_exporting():
         return a + b
-    return _operator("Add", (a, b), (rows, *torch.broadcast_shapes(a.shape[1:], b.shape[1:])))
+    return _operator("Add", (a, b), (rows, *_broadcast(a.shape[1:], b.shape[1:])))
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -101,7 +105,9 @@ class Attention(nn.Module):
         self.v_proj: nn.Linear = source.v_proj
         self.o_proj: nn.Linear = source.out_proj if hasattr(source, "out_proj") else source.o_proj
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, rows: Rows = None) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, rows: Rows = None
+    ) -> Tensor:
         """[P, T, C] from queries [P or N, T, C] and keys and values [P or N, L, C]; ``bias`` is added to the scores."""
         q = self._split(self.q_proj(query)).permute(0, 2, 1, 3)
         k = self._split(self.k_proj(key)).permute(0, 2, 3, 1)
@@ -122,6 +128,9 @@ class Attention(nn.Module):
 class GroupNorm(nn.Module):
     """``nn.GroupNorm`` of maps of one size, without arithmetic on shapes."""
 
+    unit: Tensor
+    zero: Tensor
+
     def __init__(self, source: nn.GroupNorm, side: int) -> None:
         super().__init__()
         self.groups, self.channels, self.side, self.eps = source.num_groups, source.num_channels, side, source.eps
@@ -134,7 +143,7 @@ class GroupNorm(nn.Module):
         grouped = reshape(x, 0, self.groups, -1)
         if torch.compiler.is_exporting():
             inputs = (grouped, self.unit, self.zero)
-            grouped = _operator("InstanceNormalization", inputs, grouped.shape, epsilon=self.eps)  # type: ignore[arg-type]
+            grouped = _operator("InstanceNormalization", inputs, grouped.shape, epsilon=self.eps)
         else:
             grouped = F.instance_norm(grouped, eps=self.eps)
         return reshape(grouped, 0, self.channels, self.side, self.side) * self.weight + self.bias

@@ -294,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = json.loads(results_file.read_bytes()) if results_file.is_file() else {}
     found = lock(chosen.checkpoint)
     modules = {"torch": torch, "transformers": transformers, "onnxruntime": onnxruntime}
-    results = {"versions": {name: module.__version__ for name, module in modules.items()}}
+    results: dict[str, Any] = {"versions": {name: module.__version__ for name, module in modules.items()}}
     with TemporaryDirectory() as folder:
         results["parity"] = list(compare_all(found, chosen.resolutions, Path(folder)))
     results["full"] = [_measure_apart(part) for part in PART_NAMES] if chosen.full else before.get("full", [])

@@ -164,7 +164,9 @@ class _Asker:
         prompt: dict[str, Tensor] = {}
         if boxes:
             rows = [[list(box) for box in boxes]]
-            read = self.processor(images=picture, input_boxes=rows, input_boxes_labels=[list(labels)], return_tensors="pt")
+            read = self.processor(
+                images=picture, input_boxes=rows, input_boxes_labels=[list(labels)], return_tensors="pt"
+            )
             prompt = {key: read[key] for key in ("input_boxes", "input_boxes_labels")}
             prompt["input_boxes"] = prompt["input_boxes"].float()
             tensors |= self._geometry(**prompt) | {key: value[0].numpy() for key, value in prompt.items()}

@@ -32,6 +32,8 @@ class TextLayer(nn.Module):
 class TextEncoder(nn.Module):
     """``input_ids``, ``attention_mask`` [P, T] to ``text_features`` [P, T, C] and ``text_mask`` [P, T]."""
 
+    causal: Tensor
+
     def __init__(self, model: Any, projection: nn.Linear, form: AttentionForm) -> None:
         super().__init__()
         tokens = model.config.max_position_embeddings

@@ -6,12 +6,19 @@ The demo's checkpoint and the checkpoint ``random`` use it. It knows nothing of 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 VOCABULARY = 512
-WORDS = ["a", "an", "the", "person", "man", "woman", "child", "face", "cat", "dog", "bird", "horse", "rabbit", "flower", "cup", "coffee", "spoon", "saucer", "table", "plate", "astronaut", "rocket", "helmet", "flag", "suit", "tree", "grass", "leaf", "bush", "sky", "cloud", "stone", "brick", "coin", "key", "motorcycle", "bicycle", "wheel", "car", "bus", "truck", "road", "eye", "ear", "nose", "whisker", "paw", "fur", "hand", "hair", "red", "green", "blue", "yellow", "orange", "purple", "black", "white", "brown", "grey", "small", "large", "round", "square", "striped", "wooden", "metal", "left", "right", "visual", "object", "thing", "shape", "circle", "triangle"]
+_WORDS = (
+    "a an the person man woman child face cat dog bird horse rabbit flower cup coffee spoon saucer table plate "
+    "astronaut rocket helmet flag suit tree grass leaf bush sky cloud stone brick coin key motorcycle bicycle wheel "
+    "car bus truck road eye ear nose whisker paw fur hand hair red green blue yellow orange purple black white brown "
+    "grey small large round square striped wooden metal left right visual object thing shape circle triangle"
+)
+WORDS = tuple(_WORDS.split())
 
 
 def small_tokenizer() -> Any:
@@ -42,7 +49,7 @@ def _learn_merges(count: int) -> list[tuple[str, str]]:
     words = [[*word[:-1], f"{word[-1]}</w>"] for word in WORDS]
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in words for pair in pairwise(word))
         if not pairs:
             break
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))

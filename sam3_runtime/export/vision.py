@@ -60,6 +60,10 @@ class RotaryAttention(nn.Module):
     ``valid`` names the tokens that may be keys, where not all may.
     """
 
+    cos: Tensor
+    sin: Tensor
+    valid: Tensor | None
+
     def __init__(self, source: Any, cos: Tensor, sin: Tensor, valid: Tensor | None, form: AttentionForm) -> None:
         super().__init__()
         self.heads: int = source.num_attention_heads
@@ -94,7 +98,7 @@ class RotaryAttention(nn.Module):
         q, k, v = self._rotate(qkv[0]), self._rotate(qkv[1]), qkv[2]
         if self.valid is not None:
             # Fewer keys rather than a mask: nothing stands between the two products, and pads cost no arithmetic.
-            k, v = k.index_select(2, self.valid), v.index_select(2, self.valid)  # type: ignore[arg-type]
+            k, v = k.index_select(2, self.valid), v.index_select(2, self.valid)
         scores = q @ k.transpose(2, 3)
         if self.scale is not None:
             scores = scores * self.scale
@@ -105,6 +109,8 @@ class RotaryAttention(nn.Module):
 
 class VisionLayer(nn.Module):
     """One transformer layer; ``keep`` [tokens, 1] is zero for pads, in a windowed layer of a padded grid."""
+
+    keep: Tensor | None
 
     def __init__(self, source: Any, attn: RotaryAttention, keep: Tensor | None) -> None:
         super().__init__()
@@ -125,6 +131,9 @@ class VisionLayer(nn.Module):
 
 class VisionEncoder(nn.Module):
     """``images`` [B, 3, R, R] to ``fpn_feat_0/1/2`` [B, C, 4g/2g/g, …] and ``fpn_pos_2`` [1, C, g, g]."""
+
+    position: Tensor
+    sine: Tensor
 
     def __init__(self, model: Any, resolution: int, form: AttentionForm) -> None:
         super().__init__()
@@ -166,4 +175,4 @@ class VisionEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         features = self.windows.leave(x)
-        return (*(level(features) for level in self.neck), self.sine)  # type: ignore[arg-type]
+        return (*(level(features) for level in self.neck), self.sine)

@@ -188,7 +188,7 @@ def _run(
             print(f"  {frames.used} of {expected} frames, {_duration(left)} left", flush=True)
             said = now
     if frames.used < frames.asked:
-        announce(f"calibration.source has {frames.used} frames, fewer than the {frames.asked} asked for: all are used")
+        announce(f"calibration.source has {frames.used} of the {frames.asked} frames asked for: all of them are used")
 
 
 def _duration(seconds: float) -> str:

@@ -102,7 +102,8 @@ class Insertion:
         self._form = form
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self._added: list[Any] = []
-        self._pairs: dict[tuple[str, float | None], str] = {}
+        self._inputs: dict[tuple[str, float], str] = {}  # result of the pair of each tensor and range
+        self._weights: dict[str, str] = {}  # result of the pair of each weight
         self.quantized: list[str] = []
         self.left: dict[str, str] = {}
 
@@ -148,20 +149,19 @@ class Insertion:
 
     def _quantize_input(self, node: Any, weight: _Weight) -> Iterator[Any]:
         name, amax = node.input[0], self._amax[weight.module]
-        if (name, amax) not in self._pairs:
-            # Two scales for one tensor are possible, as two modules may see it in different numbers of frames.
-            scale = np.asarray(amax / self._form.largest, np.float32)
-            label = name if (name, None) not in self._pairs else f"{name}@{weight.module}"
-            self._pairs[name, None] = self._pairs[name, amax] = f"{label}/DequantizeLinear:0"
-            yield from self._pair(name, label, scale, axis=None)
-        node.input[0] = self._pairs[name, amax]
+        if (name, amax) not in self._inputs:
+            # Two modules that read one tensor may still have measured two ranges: the second gets a pair of its own.
+            label = f"{name}@{weight.module}" if any(seen == name for seen, _ in self._inputs) else name
+            self._inputs[name, amax] = f"{label}/DequantizeLinear:0"
+            yield from self._pair(name, label, np.asarray(amax / self._form.largest, np.float32), axis=None)
+        node.input[0] = self._inputs[name, amax]
 
     def _quantize_weight(self, node: Any, weight: _Weight) -> Iterator[Any]:
         name = weight.tensor.name
-        if (name, None) not in self._pairs:
-            self._pairs[name, None] = f"{name}/DequantizeLinear:0"
+        if name not in self._weights:
+            self._weights[name] = f"{name}/DequantizeLinear:0"
             yield from self._pair(name, name, self._channel_scales(weight), weight.axis)
-        node.input[1] = self._pairs[name, None]
+        node.input[1] = self._weights[name]
 
     def _channel_scales(self, weight: _Weight) -> NDArray[np.float32]:
         """Largest absolute weight of each output channel over the format's; 1 for a channel of zeros."""

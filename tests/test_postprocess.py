@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sam3_runtime.postprocess import (
+    detections_of,
+    keep_rows,
+    mask_to_rle,
+    resize_masks,
+    rle_to_mask,
+    scores_of,
+    sigmoid,
+)
+
+
+def outputs(rows: int = 2, queries: int = 30, side: int = 48, dtype: str = "float32") -> dict[str, np.ndarray]:
+    random = np.random.default_rng(7)
+    return {
+        "pred_masks": random.normal(0, 4, (rows, queries, side, side)).astype(dtype),
+        "pred_boxes": random.uniform(0, 1, (rows, queries, 4)).astype(dtype),
+        "pred_logits": -np.sort(-random.normal(0, 2, (rows, queries)), axis=1).astype(dtype),
+        "presence_logits": random.normal(2, 1, (rows, 1)).astype(dtype),
+        "query_index": np.stack([random.permutation(200)[:queries] for _ in range(rows)]),
+    }
+
+
+@pytest.mark.parametrize("size", [(100, 150), (48, 48), (20, 31), (24, 24), (200, 17)])
+def test_equals_the_reference(size: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    made = outputs()
+    model = SimpleNamespace(**{name: torch.from_numpy(array) for name, array in made.items()})
+    processor = transformers.Sam3ImageProcessor()
+    expected = processor.post_process_instance_segmentation(model, threshold=0.3, target_sizes=[size] * 2)
+    for row, reference in enumerate(expected):
+        got = detections_of(made, row, size, prompt="cup", prompt_index=3, threshold=0.3)
+        assert len(got) == len(reference["scores"]) > 3
+        assert np.allclose(got.scores, reference["scores"], atol=1e-6)
+        assert np.allclose(got.boxes, reference["boxes"], rtol=1e-6)
+        assert (got.masks != reference["masks"].numpy().astype(bool)).mean() < 1e-4
+        assert got.query_index.tolist() == made["query_index"][row, : len(got)].tolist()
+        assert (got.prompt, got.prompt_index) == ("cup", 3)
+
+
+def test_a_score_equal_to_the_threshold_is_not_kept() -> None:
+    scores = np.asarray([0.9, 0.5, 0.3], np.float32)
+    assert keep_rows(scores, 0.5).tolist() == [0]
+    assert keep_rows(scores, 0.0).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("top", "expected"), [(0, []), (2, [1, 3]), (9, [0, 1, 2, 3])])
+def test_the_best_whatever_their_score(top: int, expected: list[int]) -> None:
+    assert keep_rows(np.asarray([0.1, 0.4, 0.2, 0.3], np.float32), 0.99, top).tolist() == expected
+
+
+def test_nothing_kept_has_the_right_shapes() -> None:
+    got = detections_of(outputs(), 0, (9, 7), prompt="cup", prompt_index=0, threshold=1.0)
+    assert (got.boxes.shape, got.scores.shape, got.masks.shape, got.query_index.shape) == (
+        (0, 4),
+        (0,),
+        (0, 9, 7),
+        (0,),
+    )
+    assert got.rle() == []
+
+
+def test_half_precision_outputs_give_float32() -> None:
+    got = detections_of(outputs(dtype="float16"), 0, (60, 60), prompt="cup", prompt_index=0, threshold=0.3)
+    assert (got.boxes.dtype, got.scores.dtype, got.masks.dtype) == (np.float32, np.float32, np.bool_)
+    assert len(got) > 3
+
+
+def test_sigmoid_of_large_values_is_quiet() -> None:
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        assert sigmoid(np.asarray([-1e4, 0, 1e4], np.float32)).tolist() == [0, 0.5, 1]
+    assert scores_of(np.zeros((1, 2), np.float32), np.zeros((1, 1), np.float32)).tolist() == [[0.25, 0.25]]
+
+
+def test_masks_survive_the_run_length_encoding() -> None:
+    masks = resize_masks(np.random.default_rng(1).normal(size=(4, 12, 12)).astype(np.float32), (33, 21))
+    for mask in [*masks, np.zeros((5, 6), bool), np.ones((5, 6), bool)]:
+        encoded = mask_to_rle(mask)
+        assert encoded["size"] == list(mask.shape)
+        assert isinstance(encoded["counts"], str)
+        assert np.array_equal(rle_to_mask(encoded), mask)

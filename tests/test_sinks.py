@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sam3_runtime.errors import OutputError
+from sam3_runtime.postprocess import Detections, rle_to_mask
+from sam3_runtime.sinks import JsonLines, VideoSink, as_line, color_of, draw, write_picture
+from sam3_runtime.sources import load_image, read_video
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB, which may be mounted by root alone."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def noise(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def found(height: int = 90, width: int = 120, prompt: str = "cup", index: int = 0) -> Detections:
+    masks = np.zeros((3, height, width), bool)
+    masks[0, 30:60, 20:70] = True
+    masks[1, :, :] = True
+    boxes = np.asarray([[20, 30, 70, 60], [-5, -5, width + 9, height + 9], [5, 5, 6, 6]], np.float32)
+    return Detections(prompt, index, boxes, np.asarray([0.9, 0.5, 0.4], np.float32), masks, np.arange(3))
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = 10) -> None:
+    with VideoSink(path, fps) as sink:
+        for frame in frames:
+            sink.write(frame)
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
+    with JsonLines(path) as file:
+        for line in lines:
+            file.write(line)
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_drawing_leaves_the_image_alone_and_colours_the_mask() -> None:
+    image = np.full((90, 120, 3), 100, np.uint8)
+    one = found()
+    only = Detections("cup", 0, one.boxes[:1], one.scores[:1], one.masks[:1], one.query_index[:1])
+    drawn = draw(image, [only])
+    assert (image == 100).all()
+    assert drawn[45, 40].tolist() == [152, 84, 84], "0.6 of the picture and 0.4 of the prompt's colour"
+    assert drawn[80, 100].tolist() == [100, 100, 100]
+    assert drawn[30, 45].tolist() == list(color_of(0)), "box and contour"
+
+
+def test_drawing_anything_anywhere() -> None:
+    for prompt in ("cup", "Tür 日本", "a very long prompt that is wider than the picture itself, by far"):
+        assert draw(noise(), [found(prompt=prompt, index=12)]).shape == (90, 120, 3)
+    assert draw(noise(1, 1), [found(1, 1)]).shape == (1, 1, 3)
+    assert np.array_equal(draw(noise(), []), noise())
+
+
+def test_prompts_have_colours_of_their_own() -> None:
+    assert len({color_of(index) for index in range(40)}) == 40
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_written_as_rgb(tmp_path: Path) -> None:
+    write_picture(tmp_path / "deep/down/a.png", noise())
+    assert np.array_equal(load_image(tmp_path / "deep/down/a.png"), noise())
+    with pytest.raises(OutputError, match=r"\.txt is no picture format"):
+        write_picture(tmp_path / "a.txt", noise())
+    with pytest.raises(OutputError, match="no suffix"):
+        write_picture(tmp_path / "a", noise())
+
+
+def test_a_line_holds_everything(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "out/found.jsonl") as file:
+        file.write({"image": "Tür.png"} | as_line((90, 120), [found()]))
+        assert not (tmp_path / "out/found.jsonl").exists()
+    (line,) = (tmp_path / "out/found.jsonl").read_text(encoding="utf-8").splitlines()
+    read = json.loads(line)
+    assert (read["image"], read["width"], read["height"]) == ("Tür.png", 120, 90)
+    first = read["detections"][0]
+    assert (first["prompt"], first["score"], first["box"]) == ("cup", 0.9, [20, 30, 70, 60])
+    assert np.array_equal(rle_to_mask(first["mask"]), found().masks[0])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["found.jsonl"]
+
+
+def test_nothing_is_left_when_the_work_fails(tmp_path: Path) -> None:
+    def failing(first: object) -> Iterator[Any]:
+        yield first
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        write_lines(tmp_path / "a.jsonl", failing({}))
+    with pytest.raises(ValueError, match="stop"):
+        write_video(tmp_path / "a.mp4", failing(noise()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_reads_back(tmp_path: Path) -> None:
+    levels = [np.full((48, 64, 3), (level, 0, 0), np.uint8) for level in range(0, 250, 10)]
+    write_video(tmp_path / "out/clip.mp4", levels, fps=12.5)
+    with read_video(tmp_path / "out/clip.mp4") as back:
+        frames = list(back)
+        assert (back.info.fps, back.info.frames) == (12.5, 25)
+    assert frames[20][24, 32] == pytest.approx((200, 0, 0), abs=12)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+
+
+def test_a_video_without_frames_writes_nothing(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="its frames change"):
+        write_video(tmp_path / "clip.mp4", [noise(48, 64), noise(64, 48)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no video writer opens there"):
+        write_video(tmp_path / "a.xyz", [noise()])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    for write in (
+        lambda: write_picture(tmp_path / "out/a.png", noise()),
+        lambda: JsonLines(tmp_path / "out/a.jsonl"),
+        lambda: VideoSink(tmp_path / "out/a.mp4", 10).write(noise()),
+    ):
+        with pytest.raises(OutputError, match="cannot write"):
+            write()
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_no_half_file(small_disk: Path) -> None:
+    write_picture(small_disk / "before.png", noise(20, 20))
+    whole = (small_disk / "before.png").read_bytes()
+    with pytest.raises(OutputError, match=r"cannot write .*big\.png: No space left on device\nHint: free some space"):
+        write_picture(small_disk / "big.png", noise(400, 400))
+    with pytest.raises(OutputError, match=r"big\.jsonl: No space left"):
+        write_lines(small_disk / "big.jsonl", [{"text": "x" * 4000}] * 100)
+    with pytest.raises(OutputError, match=r"cannot write .*clip\.mp4"):
+        write_video(small_disk / "clip.mp4", (noise(240, 320, seed) for seed in range(40)))
+    assert [path.name for path in small_disk.iterdir()] == ["before.png"]
+    assert (small_disk / "before.png").read_bytes() == whole
