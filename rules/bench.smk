@@ -16,6 +16,7 @@ rule bench_variant:
             "preprocess.py",
             "postprocess.py",
             "prompts.py",
+            "sources.py",
         ),
     output:
         result="bench/{variant}.json",

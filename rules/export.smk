@@ -10,6 +10,7 @@ OUTPUTS  checkpoint.lock
 EXPORT_CODE = [
     "contract.py",
     "export/checkpoint.py",
+    "export/cleanup.py",
     "export/graph.py",
     "export/layers.py",
 ]
@@ -90,7 +91,7 @@ rule export_geometry_encoder:
 rule export_decoder:
     input:
         lock="checkpoint.lock",
-        code=code(*EXPORT_CODE, "export/decoder.py"),
+        code=code(*EXPORT_CODE, "export/geometry.py", "export/decoder.py"),
     output:
         graph="onnx/r{resolution}/decoder_q{queries}.onnx",
     log:

@@ -36,7 +36,7 @@ rule quantize_vision_encoder:
         graph="onnx/r{resolution}/vision-encoder.onnx",
         data="onnx/r{resolution}/vision-encoder.onnx.data",
         scales="calibration/r{resolution}_int8.json",
-        code=code("quantize/record.py", "quantize/insert.py"),
+        code=code("quantize/ranges.py", "quantize/record.py", "quantize/insert.py"),
     output:
         graph="onnx/r{resolution}/vision-encoder_int8.onnx",
     log:

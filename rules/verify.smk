@@ -12,7 +12,12 @@ rule verify_variant:
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
         code=code(
-            "verify.py", "pipeline.py", "preprocess.py", "postprocess.py", "prompts.py"
+            "verify.py",
+            "pipeline.py",
+            "preprocess.py",
+            "postprocess.py",
+            "prompts.py",
+            "reference.py",
         ),
     output:
         verdict="engines/{variant}/verify.json",

@@ -38,7 +38,7 @@ def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str
             "backend": config.backend,
             "dims": config.dims,
         }
-        expected |= {axis: axes[axis] for axis in PARTS[record.part].depends_on if part == record.part}  # type: ignore[index]
+        expected |= {axis: axes[axis] for axis in PARTS[part].depends_on}  # type: ignore[index]
         for field, wanted in expected.items():
             got = getattr(record, field)
             if got != wanted:

@@ -11,18 +11,22 @@ from typing import Any
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement, read_records
 from sam3_runtime.errors import RecordError
+from sam3_runtime.toolchain import device_name
 
 MIB = 1 << 20
 
 
 def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, str]:
-    """Status and reason of the verdict, ``unverified`` where there is none or it is about other engines."""
+    """Status and reason of the verdict; ``unverified`` without one, or where it is about other engines or devices."""
     try:
         verdict = Verdict.read(directory / "verify.json")
     except RecordError as error:
         return "unverified", str(error).splitlines()[0]
     if verdict.engines != {part: record.sha256 for part, record in records.items()}:
         return "unverified", "verify.json judged other engines than those here"
+    here = device_name(records["decoder"].toolchain)
+    if verdict.device != here:
+        return "unverified", f"judged on {verdict.device}, not on {here}: run sam3-runtime verify {directory}"
     return verdict.status, verdict.reason
 
 

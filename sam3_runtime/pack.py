@@ -62,12 +62,8 @@ def pack(directory: Path, archive: Path) -> int:
     Every engine's digest is checked on the way. Raises :class:`RecordError` for a variant that is not whole.
     """
     config = VariantConfig.read(directory / "config.json")
-    records = read_records(directory)
-    check_agreement(directory, config, records)
-    for part, record in records.items():
-        engine = directory / f"{part}.engine"
-        if not engine.is_file() or sha256_of(engine) != record.sha256:
-            raise RecordError(f"{engine} is not the engine of its record", f"rebuild it: snakemake --force {engine}")
+    check_agreement(directory, config, read_records(directory))
+    check_engines(directory)
     members = list(_members(directory, config))
     try:
         with written_whole(archive) as temporary, tarfile.open(temporary, "w", dereference=True) as tar:
@@ -109,6 +105,7 @@ def unpack(archive: Path, parent: Path) -> Path:
             try:
                 for member in members:
                     _extract(tar, member, temporary / Path(member.name).name)
+                _check_whole(archive, temporary)
                 os.replace(temporary, target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -120,8 +117,25 @@ def unpack(archive: Path, parent: Path) -> Path:
         raise OutputError(
             f"{archive} cannot be unpacked to {parent}: {error.strerror}", "choose a disk with room"
         ) from None
-    VariantConfig.read(target / "config.json")
     return target
+
+
+def _check_whole(archive: Path, directory: Path) -> None:
+    """An archive that was cut between two members unpacks without an error; its content tells."""
+    try:
+        check_agreement(directory, VariantConfig.read(directory / "config.json"), read_records(directory))
+        check_engines(directory)
+    except RecordError as error:
+        message = str(error).partition("\n")[0].replace(str(directory), directory.name.split(".")[1])
+        raise ArchiveError(f"{archive} is damaged: {message}", "copy it again") from None
+
+
+def check_engines(directory: Path) -> None:
+    """Refuse engines whose bytes are not those that their records say."""
+    for part, record in read_records(directory).items():
+        engine = directory / f"{part}.engine"
+        if not engine.is_file() or sha256_of(engine) != record.sha256:
+            raise RecordError(f"{engine} is not the engine of its record", f"rebuild it: snakemake --force {engine}")
 
 
 def _only_folder(archive: Path, members: list[tarfile.TarInfo]) -> str:

@@ -7,7 +7,6 @@ Pure, as the Snakefile imports it while it plans; paths in the slices are relati
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
 from sam3_runtime.errors import VariantsError
-from sam3_runtime.toolchain import locked_dims, resolve
+from sam3_runtime.toolchain import device_name, locked_dims, resolve
 from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
 
 PACKAGE_SCHEME = "package:"
@@ -107,7 +106,7 @@ class Plan:
 
     def device(self) -> str:
         """What engines run on here: another device makes verdicts and benchmarks due again."""
-        return self.toolchain.gpu or cpu_name()
+        return device_name(self.toolchain)
 
     def path(self, text: str) -> str:
         """A path of ``variants.yaml``, which is relative to that file, as the work folder sees it."""
@@ -145,12 +144,3 @@ def make_plan(file: Path, folder: Path) -> Plan:
     if locked and locked != checked.dims:
         checked = parse(text, shown, dims=locked)
     return Plan(checked, resolve(checked.settings, folder), base)
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux gives it, else as Python knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -43,11 +43,7 @@ def row(folder: Path, name: str) -> Row:
     found["build_s"] = round(sum(record.build_seconds for record in known), 1)
     found["precision"] = "+".join(sorted({record.quantize or record.precision for record in known}))
     digests = {record.part: record.sha256 for record in known}
-    return (
-        found
-        | _verdict_columns(folder, directory, digests)
-        | _bench_columns(folder / "bench" / f"{name}.json", digests)
-    )
+    return found | _verdict_columns(folder, name, digests) | _bench_columns(folder / "bench" / f"{name}.json", digests)
 
 
 def _read(kind: Any, path: Path) -> Any:

@@ -6,6 +6,7 @@ plans, the environment that exports), the record stands. Pure: the Snakefile imp
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 from pathlib import Path
 
@@ -70,3 +71,17 @@ def locked_dims(settings: VariantsFile, folder: Path) -> ModelDims | None:
             "one folder holds one checkpoint: build the other with snakemake --directory FOLDER",
         )
     return lock.model_dims
+
+
+def device_name(toolchain: Toolchain) -> str:
+    """What the engines of this toolchain run on: its GPU, else this machine's processor."""
+    return toolchain.gpu or cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it, else as Python knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -21,11 +21,11 @@ from sam3_runtime.errors import RecordError, Sam3Error
 from sam3_runtime.files import sha256_of
 from sam3_runtime.pack import reference_path
 from sam3_runtime.pipeline import Pipeline, Tokens, load
-from sam3_runtime.planning import cpu_name
 from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.preprocess import preprocess
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
+from sam3_runtime.toolchain import device_name
 from sam3_runtime.variants import GateSection
 
 Array = NDArray[Any]
@@ -45,14 +45,14 @@ def box_iou(one: Array, other: Array) -> Array:
     shared = np.prod(np.clip(high - low, 0, None), axis=1)
     area = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (one, other)]
     union = area[0] + area[1] - shared
-    return np.divide(shared, union, out=np.ones_like(union), where=union > 0)
+    return np.asarray(np.divide(shared, union, out=np.ones_like(union), where=union > 0))
 
 
 def mask_iou(one: Array, other: Array) -> Array:
     """IoU of masks bool [K, H, W], pairwise by row: [K]. Two empty masks agree."""
     shared = (one & other).sum(axis=(1, 2))
     union = (one | other).sum(axis=(1, 2))
-    return np.divide(shared, union, out=np.ones(len(one)), where=union > 0)
+    return np.asarray(np.divide(shared, union, out=np.ones(len(one)), where=union > 0))
 
 
 @dataclass
@@ -237,7 +237,7 @@ def verify(directory: Path, reference: Path, gate: Mapping[str, float], device: 
         status, reason = _verdict_of(found, checks)
     except Sam3Error as error:
         return _verdict(config, records, reference, gate, device, status="failed", reason=str(error))
-    judged = {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
+    judged: dict[str, Any] = {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
     judged |= {"cases": len(wanted.cases), "detections": found.expected}
     return _verdict(config, records, reference, gate, device, **judged)
 
@@ -268,6 +268,12 @@ def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
     except RecordError:
         sections = GateSection()
         gate = (sections.float if config.quantize is None else getattr(sections, config.quantize)).model_dump()
-    verdict = verify(directory, reference or reference_path(directory, config.resolution), gate, cpu_name())
+    records = read_records(directory)
+    verdict = verify(
+        directory,
+        reference or reference_path(directory, config.resolution),
+        gate,
+        device_name(records["decoder"].toolchain),
+    )
     verdict.write(directory / "verify.json")
     return verdict

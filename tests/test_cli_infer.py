@@ -59,7 +59,7 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
         prompts=["person", "red car"],
         boxes=["1,2,30,20", "4,4,9,9:0"],
     )
-    assert (summary.images, summary.frames, summary.exit_code, printed) == (6, 10, 0, "")
+    assert (summary.images, summary.frames, summary.exit_code, printed.strip()) == (6, 10, 0, "")
     assert set(summary.found) == {"person", "red car", "visual"}
     pictures = lines(output / "images.jsonl")
     assert [line["image"] for line in pictures] == [f"{index}.png" for index in range(6)]
@@ -73,6 +73,13 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     assert total == sum(summary.found.values()) > 0
     assert sorted(path.name for path in output.iterdir()) == ["clip.mp4", "clip.mp4.jsonl", "images", "images.jsonl"]
     assert summary.lines()[0].startswith("6 pictures and 10 frames: ")
+
+
+def test_the_best_of_each_prompt_and_the_first_frames(engines: Path, tmp_path: Path) -> None:
+    summary, _ = run(
+        engines, tmp_path / "out", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"], top=2, frames=6
+    )
+    assert (summary.frames, summary.found, summary.exit_code) == (6, {"cat": 12}, 0)
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(engines: Path, tmp_path: Path) -> None:

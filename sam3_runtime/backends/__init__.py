@@ -72,8 +72,8 @@ def _owner(path: Path, record: EngineRecord) -> str:
     for other in sorted(path.parent.parent.glob("*/*.engine.json")):
         try:
             found = EngineRecord.read(other)
-        except RecordError:
-            continue  # a damaged neighbour is not what this message is about
+        except (RecordError, OSError):
+            continue  # a neighbour that cannot be read is not what this message is about
         if found.sha256 == digest and found.sha256 != record.sha256:
             return f"; it is {other.parent.name}'s {found.graph}"
     return ""

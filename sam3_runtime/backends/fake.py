@@ -28,6 +28,7 @@ from sam3_runtime.contract import (
     resolve,
 )
 from sam3_runtime.files import sha256_of, write_atomically
+from sam3_runtime.toolchain import cpu_name
 from sam3_runtime.variants import Variant
 
 SMALL_DIMS = ModelDims(patch=14, window=8, queries=200, channels=8, text_tokens=32, image_size=112)
@@ -205,7 +206,7 @@ def verdict_of(variant: Variant, digests: dict[PartName, str]) -> Verdict:
         engines={str(part): digest for part, digest in digests.items()},
         reference_sha256="0" * 64,
         gate={},
-        device="fake",
+        device=cpu_name(),
     )
 
 
@@ -213,7 +214,7 @@ def small_tokenizer() -> str:
     """The JSON of a tokenizer with CLIP's frame (<|startoftext|> … <|endoftext|>) whose tokens are single letters."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    letters = {chr(code): code for code in range(33, 127)}
+    letters = {chr(code): code - 31 for code in range(33, 127)}  # without holes, behind the two ends
     ends = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     made = Tokenizer(models.WordLevel({**ends, **letters}, unk_token="<|endoftext|>"))
     made.normalizer = normalizers.Lowercase()

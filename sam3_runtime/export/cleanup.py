@@ -30,32 +30,11 @@ FOLDED_ELEMENTS = 1 << 18
 
 # Control flow and look-ups that TensorRT runs badly or not at all; masks that stand between the products of an
 # attention and keep it from being fused; and what ought to have been a constant.
-FORBIDDEN = frozenset(
-    [
-        "If",
-        "Loop",
-        "Scan",
-        "Scatter",
-        "ScatterND",
-        "ScatterElements",
-        "IsNaN",
-        "IsInf",
-        "RoiAlign",
-        "NonZero",
-        "Range",
-        "Where",
-        "Einsum",
-        "GridSample",
-        "Cos",
-        "Dropout",
-        "RandomNormal",
-        "RandomNormalLike",
-        "SequenceEmpty",
-        "Trilu",
-        "Tile",
-        "OneHot",
-    ]
+_FORBIDDEN = (
+    "If Loop Scan Scatter ScatterND ScatterElements IsNaN IsInf RoiAlign NonZero Range Where Einsum GridSample "
+    "Cos Dropout RandomNormal RandomNormalLike SequenceEmpty Trilu Tile OneHot"
 )
+FORBIDDEN = frozenset(_FORBIDDEN.split())
 # Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
 _SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
 _NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split": ("num_outputs",)}
@@ -109,6 +88,16 @@ def check_file(path: Path, part: PartName) -> None:
         listing = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
         hint = "the versions of torch or transformers may be newer than this project knows; see docs/parity.md"
         raise ExportError(f"{part} contains {listing}", hint)
+
+
+def point_to_data(path: Path, name: str) -> None:
+    """Make the graph at ``path`` look for its weights in the file ``name`` beside it."""
+    proto = onnx.load(str(path), load_external_data=False)
+    for value in proto.graph.initializer:
+        for entry in value.external_data:
+            if entry.key == "location":
+                entry.value = name
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _store_transposed_weights(graph: ir.Graph) -> None:

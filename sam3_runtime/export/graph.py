@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PARTS, Part, PartName, fixed_dims, resolve
 from sam3_runtime.errors import ExportError
 from sam3_runtime.export.checkpoint import load_config, load_module
-from sam3_runtime.export.cleanup import check_file, set_interface, tidy
+from sam3_runtime.export.cleanup import check_file, point_to_data, set_interface, tidy
 from sam3_runtime.export.decoder import Decoder
 from sam3_runtime.export.geometry import GeometryEncoder
 from sam3_runtime.export.layers import AttentionForm
@@ -174,16 +173,17 @@ def _trace(spec: Part, module: nn.Module, fixed: dict[str, int]) -> ir.Model:
 
 
 def _write(model: ir.Model, output: Path, spec: Part) -> None:
-    """Write into a temporary folder beside ``output``, check there, and move: the data first."""
-    data = f"{output.name}.data" if spec.external_data else None
-    folder = temporary_name(output)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Write under temporary names beside ``output``, check there, and rename: the data first."""
+    data = output.with_name(f"{output.name}.data")
+    graph_part, data_part = temporary_name(output), temporary_name(data)
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        ir.save(model, folder / output.name, external_data=data)
-        check_file(folder / output.name, spec.name)
-        if data is not None:
-            os.replace(folder / data, output.with_name(data))
-        os.replace(folder / output.name, output)
+        ir.save(model, graph_part, external_data=data_part.name if spec.external_data else None)
+        check_file(graph_part, spec.name)
+        if spec.external_data:
+            point_to_data(graph_part, data.name)
+            os.replace(data_part, data)
+        os.replace(graph_part, output)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        graph_part.unlink(missing_ok=True)
+        data_part.unlink(missing_ok=True)

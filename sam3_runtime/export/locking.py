@@ -20,7 +20,7 @@ def lock_once(path: Path, checkpoint: str, revision: str | None, location: str) 
         raise CheckpointError(
             f"the weights of {checkpoint} changed since this folder was first built "
             f"({known.digest[:12]} then, {found.digest[:12]} now)",
-            "build them in another folder (snakemake --directory FOLDER), or delete checkpoint.lock to start this one anew",
+            "build them in another folder (snakemake --directory FOLDER), or delete checkpoint.lock to start anew",
         )
     if known:
         return known

@@ -1,0 +1,26 @@
+"""What can be asked for by name, besides `all` and any file.
+
+INPUTS   everything that the listed variants need
+OUTPUTS  bench/table.{md,csv,json} and report.html, by the job that judges
+"""
+
+
+rule export_all:
+    input:
+        GRAPHS,
+
+
+rule build_all:
+    input:
+        VARIANT_FILES,
+
+
+use rule all as verify_all with:
+    input:
+        VERDICTS,
+
+
+use rule all as bench_all with:
+    input:
+        VERDICTS,
+        BENCHMARKS,

@@ -1,0 +1,68 @@
+"""The command line: one message and exit code 1 for a user's mistake, text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from sam3_runtime.contract import PART_NAMES
+from tests.records import engine_record
+from tests.test_config import config
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from sam3_runtime.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def write_variant(engines: Path, **changes: object) -> Path:
+    found = config(**changes)
+    for part in PART_NAMES:
+        queries = found.queries if part == "decoder" else 50
+        record = engine_record(part, queries=queries, sha256=f"{part}-{queries}")
+        record.write(engines / found.variant / f"{part}.engine.json")
+    found.write(engines / found.variant / "config.json")
+    return engines / found.variant
+
+
+def test_a_mistake_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    for arguments in (("info", str(tmp_path / "nothing")), ("verify", str(tmp_path)), ("unlock", "-d", str(tmp_path))):
+        done = run(*arguments)
+        assert done.returncode == 1, arguments
+        assert done.stderr.startswith("Error: ")
+        assert "Hint: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_info_of_a_variant(tmp_path: Path) -> None:
+    variant = write_variant(tmp_path)
+    said = run("info", str(variant))
+    assert "b8_q50_r672" in said.stdout
+    assert "unverified" in said.stdout
+    found = json.loads(run("info", "--json", str(variant)).stdout)
+    assert found["config"]["resolution"] == 672
+    assert set(found["engines"]) == set(PART_NAMES)
+
+
+def test_the_overview_says_what_sharing_saved(tmp_path: Path) -> None:
+    write_variant(tmp_path)
+    write_variant(tmp_path, variant="b8_q200_r672", queries=200)
+    found = json.loads(run("info", "--json", str(tmp_path)).stdout)
+    assert [variant["variant"] for variant in found["variants"]] == ["b8_q200_r672", "b8_q50_r672"]
+    assert (found["distinct_engines"], found["stored_mib"], found["saved_by_sharing_mib"]) == (5, 5.0, 3.0)
+
+
+def test_a_damaged_variant_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_variant(tmp_path)
+    other = write_variant(tmp_path, variant="b8_q200_r672", queries=200)
+    (other / "config.json").write_text("{}")
+    said = run("info", str(tmp_path))
+    assert said.returncode == 0
+    assert "damaged" in said.stdout
+    assert "b8_q50_r672" in said.stdout
+
+
+def test_the_schema_is_printed() -> None:
+    assert json.loads(run("schema").stdout)["title"] == "VariantsFile"

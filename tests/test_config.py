@@ -1,0 +1,93 @@
+"""Records are read with one message, and an edit of a configuration is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam3_runtime.config import Check, EngineRecord, VariantConfig
+from sam3_runtime.configure import check_agreement
+from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.errors import RecordError
+from tests.records import DIMS, engine_record
+
+
+def config(**changes: Any) -> VariantConfig:
+    fields: dict[str, Any] = {
+        "variant": "b8_q50_r672",
+        "batch": 8,
+        "queries": 50,
+        "resolution": 672,
+        "quantize": None,
+        "backend": "onnxruntime",
+        "dims": DIMS.to_dict(),
+        "checkpoint": "facebook/sam3",
+        "revision": "main",
+        "commit": "0" * 40,
+        "checkpoint_digest": "2" * 64,
+        "tokenizer_sha256": "4" * 64,
+    }
+    return VariantConfig(**fields | changes).sealed()
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record = engine_record("decoder")
+    record.write(tmp_path / "decoder.engine.json")
+    assert EngineRecord.read(tmp_path / "decoder.engine.json") == record
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"part": "decoder"}', '{"part": 1, "more": 2}'])
+def test_a_damaged_record_is_one_message(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "decoder.engine.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=r"(?s)decoder.engine.json is damaged.*run snakemake"):
+        EngineRecord.read(path)
+
+
+def test_a_missing_record_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="run snakemake"):
+        EngineRecord.read(tmp_path / "decoder.engine.json")
+
+
+def test_an_edited_configuration_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    config().write(path)
+    assert VariantConfig.read(path) == config()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"queries": 200}))
+    with pytest.raises(RecordError, match="was edited"):
+        VariantConfig.read(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("decoder", {"queries": 200}),
+        ("decoder", {"resolution": 560}),
+        ("vision-encoder", {"quantize": "int8"}),
+        ("text-encoder", {"batch": 4}),
+        ("text-encoder", {"checkpoint_digest": "f" * 64}),
+        ("geometry-encoder", {"backend": "fake"}),
+    ],
+)
+def test_engines_that_do_not_belong_together_are_told(part: str, changes: dict[str, Any]) -> None:
+    records = {name: engine_record(name) for name in PART_NAMES}
+    check_agreement(Path("engines/b8_q50_r672"), config(), records)
+    records[part] = records[part].model_copy(update=changes)
+    with pytest.raises(RecordError, match=rf"{part}.engine is not of b8_q50_r672: its {next(iter(changes))}"):
+        check_agreement(Path("engines/b8_q50_r672"), config(), records)
+
+
+def test_an_engine_under_another_parts_name_is_told() -> None:
+    records = {name: engine_record(name) for name in PART_NAMES}
+    records["decoder"] = engine_record("geometry-encoder")
+    with pytest.raises(RecordError, match="its part is geometry-encoder, not decoder"):
+        check_agreement(Path("x"), config(), records)
+
+
+@pytest.mark.parametrize("sense", ["at least", "at most"])
+def test_a_nan_passes_no_check(sense: Any) -> None:
+    assert not Check(name="cosine", value=float("nan"), limit=0.9, sense=sense).passed
+    assert Check(name="cosine", value=0.9, limit=0.9, sense=sense).passed

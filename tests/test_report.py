@@ -1,0 +1,105 @@
+"""The table: rows from what is there, and a judgement that fails for every variant that did not pass."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam3_runtime.config import BenchResult, CameraBench, Check, Latency, Verdict
+from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.report import GateError, judge, write_tables
+from tests.records import engine_record
+
+NAME = "b8_q50_r672"
+
+
+def built(folder: Path, name: str = NAME) -> dict[str, str]:
+    digests = {}
+    for place, part in enumerate(PART_NAMES):
+        record = engine_record(part, sha256=f"{place}" * 64)
+        record.write(folder / f"engines/{name}/{part}.engine.json")
+        digests[part] = record.sha256
+    return digests
+
+
+def verdict(folder: Path, status: Any, engines: dict[str, str], name: str = NAME) -> None:
+    checks = (Check(name="mask cosine", value=0.99995, limit=0.999, sense="at least"),)
+    fields = {"gate": {}, "device": "cpu", "reference_sha256": "", "detections": 12, "checks": checks}
+    Verdict(variant=name, status=status, reason="because", engines=engines, **fields).write(  # type: ignore[arg-type]
+        folder / f"engines/{name}/verify.json"
+    )
+
+
+def bench(folder: Path, engines: dict[str, str], stable: bool = True) -> None:
+    latency = Latency(median=10.0, mean=11.0, p95=12.0, p99=13.0, n=30)
+    camera = CameraBench(
+        cameras=8, end_to_end=latency, stages={"vision": latency}, fps_per_camera=100.0, stable=stable, masks_kept=3.0,
+        samples_ms=(10.0,),
+    )  # fmt: skip
+    fields: dict[str, Any] = {
+        "variant": NAME, "backend": "onnxruntime", "device": "cpu", "toolchain": engine_record("decoder").toolchain,
+        "checkpoint": "sam3", "checkpoint_digest": "", "engines": engines, "date": "2026-01-01", "threads": None,
+        "prompts": 1, "load_seconds": 0.5, "memory_before_mib": 100.0, "memory_peak_mib": 500.4, "cameras": (camera,),
+    }  # fmt: skip
+    BenchResult(**fields).write(folder / f"bench/{NAME}.json")
+
+
+def test_a_variant_that_passed(tmp_path: Path) -> None:
+    digests = built(tmp_path)
+    verdict(tmp_path, "passed", digests)
+    bench(tmp_path, digests)
+    judge(tmp_path, [NAME])
+    row = json.loads((tmp_path / "bench/table.json").read_text())["rows"][0]
+    assert (row["status"], row["vision_ms"], row["8cam_fps"], row["memory_mib"]) == ("passed", 10.0, "100.00", 500)
+    assert row["engines_mib"] == 4.0
+    assert f"| {NAME} | passed |" in (tmp_path / "bench/table.md").read_text()
+    rows = list(csv.DictReader((tmp_path / "bench/table.csv").read_text().splitlines()))
+    assert rows[0]["cosine"] == "0.99995"
+    assert NAME in (tmp_path / "bench/report.html").read_text()
+
+
+@pytest.mark.parametrize("status", ["rejected", "failed"])
+def test_a_variant_that_did_not_pass_fails_the_command(tmp_path: Path, status: str) -> None:
+    verdict(tmp_path, status, built(tmp_path))
+    with pytest.raises(GateError, match=f"{NAME}: {status}: because"):
+        judge(tmp_path, [NAME])
+
+
+def test_missing_and_failed_variants_have_rows(tmp_path: Path) -> None:
+    log = tmp_path / "logs/build/b8_r560/decoder_q50.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("starting\nError: out of memory\nHint: a smaller batch\n")
+    with pytest.raises(GateError, match="2 of 2"):
+        judge(tmp_path, ["b8_q50_r560", "b8_q50_r840"])
+    rows = json.loads((tmp_path / "bench/table.json").read_text())["rows"]
+    assert [row["status"] for row in rows] == ["failed", "missing"]
+    assert "out of memory (logs/build/b8_r560/decoder_q50.log)" in rows[0]["reason"]
+
+
+def test_a_verdict_about_other_engines_counts_nothing(tmp_path: Path) -> None:
+    digests = built(tmp_path)
+    verdict(tmp_path, "passed", digests | {"decoder": "f" * 64})
+    bench(tmp_path, digests | {"decoder": "f" * 64})
+    row = write_tables(tmp_path, [NAME])["rows"][0]
+    assert row["status"] == "missing"
+    assert "vision_ms" not in row
+
+
+def test_an_unstable_run_says_so_and_a_partial_table_too(tmp_path: Path) -> None:
+    digests = built(tmp_path)
+    bench(tmp_path, digests, stable=False)
+    verdict(tmp_path, "passed", digests)
+    write_tables(tmp_path, [NAME], partial=True)
+    text = (tmp_path / "bench/table.md").read_text()
+    assert "(unstable)" in text
+    assert "partial" in text
+
+
+def test_what_is_written_holds_no_path(tmp_path: Path) -> None:
+    digests = built(tmp_path)
+    bench(tmp_path, digests)
+    assert str(tmp_path) not in (tmp_path / f"bench/{NAME}.json").read_text()

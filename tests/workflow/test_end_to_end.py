@@ -1,0 +1,155 @@
+"""Picture and words in, boxes, scores and masks out: the built engines say what transformers says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sam3_runtime import Prompt, load
+from sam3_runtime.postprocess import Detections
+from sam3_runtime.sources import load_image
+from sam3_runtime.verify import mask_iou
+from tests.workflow.conftest import PROJECT, WorkFolder
+
+RESOLUTION = 224
+PICTURES = ("astronaut", "coffee", "chelsea")
+
+
+@pytest.fixture(scope="module")
+def reference(demo_checkpoint: Path) -> Any:
+    """transformers' model and processor at the variant's resolution."""
+    from transformers import Sam3Config, Sam3Model, Sam3Processor
+
+    config = Sam3Config.from_pretrained(demo_checkpoint)
+    config.vision_config.backbone_config.image_size = RESOLUTION
+    model = Sam3Model.from_pretrained(demo_checkpoint, config=config).eval()
+    processor = Sam3Processor.from_pretrained(demo_checkpoint)
+    processor.image_processor.size = {"height": RESOLUTION, "width": RESOLUTION}
+    return model, processor
+
+
+def ask_transformers(reference: Any, image: np.ndarray[Any, Any], prompt: Prompt) -> Any:
+    import torch
+
+    model, processor = reference
+    boxes = {}
+    if prompt.boxes:
+        boxes = {"input_boxes": [[list(box) for box in prompt.boxes]], "input_boxes_labels": [list(prompt.labels)]}
+    inputs = processor(images=image, text=prompt.text, return_tensors="pt", **boxes)
+    with torch.no_grad():
+        return model(**inputs)
+
+
+def gap(scores: np.ndarray[Any, Any]) -> float:
+    """A threshold in the widest gap below the 5th to 20th score: random weights reach no fixed one."""
+    ordered = np.sort(scores)[::-1]
+    steps = ordered[4:20] - ordered[5:21]
+    place = 4 + int(np.argmax(steps))
+    assert steps.max() > 1e-5, "the reference's scores leave no gap to put a threshold into"
+    return float(ordered[place] + ordered[place + 1]) / 2
+
+
+PROMPTS = [
+    Prompt("cup"),
+    Prompt("red cat"),
+    Prompt(None, boxes=((40.0, 30.0, 200.0, 180.0),), labels=(1,)),
+    Prompt("person", boxes=((40.0, 30.0, 200.0, 180.0), (10.0, 10.0, 90.0, 80.0)), labels=(1, 0)),
+]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["words", "two words", "a box", "words and boxes"])
+def test_detections_are_those_of_transformers(
+    built_once: WorkFolder, reference: Any, name: str, prompt: Prompt
+) -> None:
+    image = load_image(f"package:skimage/data/{name}.png")
+    outputs = ask_transformers(reference, image, prompt)
+    scores = (outputs.pred_logits.sigmoid() * outputs.presence_logits.sigmoid())[0].numpy()
+    threshold = gap(scores)
+    processor = reference[1].image_processor
+    wanted = processor.post_process_instance_segmentation(outputs, threshold=threshold, target_sizes=[image.shape[:2]])[
+        0
+    ]
+    assert 5 <= len(wanted["scores"]) <= 20
+    with load(built_once.path / "engines/b2_q50_r224") as pipeline:
+        assert pipeline.status == "passed"
+        found = pipeline.detect([image], [prompt], threshold=threshold)[0][0]
+    compare(found, wanted)
+
+
+def compare(found: Detections, wanted: Any) -> None:
+    """Same detections (matched by score order, which the query index breaks ties in), boxes and masks."""
+    order = np.argsort(-wanted["scores"].numpy(), kind="stable")
+    assert len(found) == len(order)
+    np.testing.assert_allclose(found.scores, wanted["scores"].numpy()[order], atol=1e-4)
+    assert np.abs(found.boxes - wanted["boxes"].numpy()[order]).max() <= 0.5
+    assert mask_iou(found.masks, wanted["masks"].numpy()[order].astype(bool)).min() >= 0.995
+
+
+def test_many_pictures_and_prompts_are_those_of_one_at_a_time(built_once: WorkFolder) -> None:
+    images = [load_image(f"package:skimage/data/{name}.png") for name in PICTURES]
+    prompts = ["cup", "red cat", "person", "cat"]
+    with load(built_once.path / "engines/b2_q50_r224") as pipeline:
+        together = pipeline.detect(images, prompts, top=5)
+        for image, row in zip(images, together, strict=True):
+            for prompt, found in zip(prompts, row, strict=True):
+                alone = pipeline.detect([image], [prompt], top=5)[0][0]
+                np.testing.assert_array_equal(found.query_index, alone.query_index)
+                np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.05)
+                assert mask_iou(found.masks, alone.masks).min() >= 0.995
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_a_packed_variant_without_pytorch(built_once: WorkFolder, tmp_path: Path) -> None:
+    """What a deployed machine does: install the wheel, unpack, verify, detect."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(PROJECT)], check=True
+    )
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env/bin/python"
+    wheel = next(tmp_path.glob("sam3_runtime-*.whl"))
+    subprocess.run([str(python), "-m", "pip", "install", "-q", str(wheel)], check=True)
+    absent = "import importlib.util as u; print([n for n in ('torch', 'snakemake', 'onnx') if u.find_spec(n)])"
+    found = subprocess.run([str(python), "-c", absent], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+    def command(*arguments: str) -> str:
+        run = subprocess.run(
+            [str(tmp_path / "env/bin/sam3-runtime"), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    command("pack", str(built_once.path / "engines/b2_q50_r224"), "out.tar")
+    command("unpack", "out.tar", ".")
+    assert "passed" in command("verify", "b2_q50_r224")
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "coffee.png"), load_image("package:skimage/data/coffee.png")[..., ::-1])
+    command(
+        "infer",
+        "--engines",
+        "b2_q50_r224",
+        "--images",
+        "coffee.png",
+        "--prompt",
+        "cup",
+        "--top",
+        "3",
+        "--output",
+        "out",
+    )
+    line = json.loads((tmp_path / "out/images.jsonl").read_text())
+    assert len(line["detections"]) == 3
+    assert (tmp_path / "out/images/coffee.png").exists()
