@@ -34,7 +34,7 @@ rule all:
     params:
         names=PLAN.names,
     script:
-        "workflow_scripts/judge.py"
+        f"{workflow.basedir}/workflow_scripts/judge.py"
 
 
 include: "rules/targets.smk"
