@@ -8,6 +8,7 @@ Snakemake left running. Knows nothing of what the jobs do. POSIX, like the workf
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from sam3_runtime.files import process_is_alive, remove_abandoned_parts, write_a
 
 _REGISTER = Path(".snakemake/sam3-jobs")
 _MAIN = Path(".snakemake/sam3-main")
+_NO_SPACE = os.strerror(errno.ENOSPC)  # libraries wrap it in exceptions of their own, and keep the words
+_ROOM = "Hint: free some room (sam3-runtime prune shows what nothing uses) and give the same command again"
 
 
 @contextmanager
@@ -45,8 +48,11 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[None]:
         failed = False
     except Sam3Error as error:
         print(f"Error: {error}")
-    except Exception:
-        traceback.print_exc(file=sys.stdout)
+    except Exception as error:
+        if _NO_SPACE in str(error):
+            print(f"Error: the disk is full: {error}\n{_ROOM}")
+        else:
+            traceback.print_exc(file=sys.stdout)
     finally:
         sys.stdout.flush()
         entry.unlink(missing_ok=True)

@@ -5,6 +5,9 @@ The `extended` level is good on every CPU; `all` also chooses memory layouts for
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +41,8 @@ def build(graph: Path, engine: Path, settings: Mapping[str, Any]) -> Built:
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, without a common base
+        if "serialization failed" in str(error):
+            _refuse_full_disk(engine)
         raise BuildError(f"ONNX Runtime refuses {graph.name}: {error}", "check the graph, or export it again") from None
     inputs = tuple(_tensor(value) for value in session.get_inputs())
     outputs = tuple(_tensor(value) for value in session.get_outputs())
@@ -49,6 +54,16 @@ def build(graph: Path, engine: Path, settings: Mapping[str, Any]) -> Built:
         command=f"onnxruntime {ort.__version__}: {settings['optimization']} optimisation of {graph.name}",
         weights=engine.stat().st_size,
     )
+
+
+def _refuse_full_disk(engine: Path) -> None:
+    """ONNX Runtime does not say that the disk is full; what it wrote until then fills it."""
+    free = shutil.disk_usage(engine.parent).free
+    if free < 1 << 20:
+        raise BuildError(
+            f"the disk is full: {os.strerror(errno.ENOSPC)} in {engine.parent}, {free} bytes are free",
+            "free some room (sam3-runtime prune shows what nothing uses) and give the same command again",
+        )
 
 
 def _tensor(value: Any) -> TensorRecord:

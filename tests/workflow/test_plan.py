@@ -96,7 +96,7 @@ def test_another_onnxruntime_builds_every_engine_again_and_says_why(built: WorkF
 def test_a_dry_run_gives_each_job_a_reason(fresh: WorkFolder) -> None:
     said = fresh.snakemake("--dry-run").stdout
     jobs = said.count("    jobid: ")
-    assert jobs == 18
+    assert jobs == sum(fresh.planned().values())
     assert said.count("    reason: ") == jobs
 
 
