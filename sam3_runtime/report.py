@@ -167,22 +167,40 @@ def _conditions(table: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+_ACCURACY = ("precision", "detections", "cosine", "agreement", "mask_iou", "engines_mib", "build_s")
 _LEGEND = (
-    "Stage times are medians in ms for one camera. `Ncam_ms` is one round of N images, one from each camera, from "
-    "preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the "
-    "process's largest resident set, `engines_mib` the sum of the engine files, `cosine` the lowest of all outputs."
+    "`cosine` is the lowest of all outputs against float32 PyTorch, `agreement` the share of detections that both "
+    "keep, `mask_iou` the mean over those. Stage times are medians in ms for one camera. `Ncam_ms` is one round of N "
+    "images, one from each camera, from preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds per "
+    "second. `memory_mib` is the process's largest resident set, `engines_mib` the sum of the engine files."
 )
 
 
 def markdown(table: dict[str, Any]) -> str:
-    columns = _columns(table)
+    """Two narrow tables, accuracy and speed, and the reasons of what did not pass."""
+    rows = table["rows"]
+    columns = [column for column in _columns(table) if column not in ("variant", "status", "reason")]
+    parts = [f"# Engine variants\n\n{_conditions(table)}"]
+    parts.append(_grid(rows, ["variant", "status", *(column for column in columns if column in _ACCURACY)]))
+    speed = [column for column in columns if column not in _ACCURACY]
+    if speed:
+        parts.append(_grid(rows, ["variant", *speed]))
+    parts += [f"- {row['variant']} is **{row['status']}**: {_cell(row['reason'])}" for row in rows if _is_bad(row)]
+    return "\n\n".join([*parts, _LEGEND]) + "\n"
+
+
+def _grid(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table whose columns line up as text too."""
+    cells = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
     lines = [
-        f"# Engine variants\n\n{_conditions(table)}\n",
-        f"| {' | '.join(columns)} |",
-        "|" + " --- |" * len(columns),
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
-    lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in table["rows"]]
-    return "\n".join([*lines, "", _LEGEND, ""])
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _is_bad(row: Row) -> bool:
+    return bool(row["status"] != "passed")
 
 
 def _csv(table: dict[str, Any]) -> str:
@@ -218,8 +236,8 @@ def _html(table: dict[str, Any]) -> str:
 def judge(folder: Path, names: Sequence[str]) -> None:
     """Write the table, print it, and raise :class:`GateError` unless every listed variant passed."""
     table = write_tables(folder, names)
-    print(markdown(table))
-    bad = [row for row in table["rows"] if row["status"] != "passed"]
+    print(f"\n{markdown(table)}")
+    bad = [row for row in table["rows"] if _is_bad(row)]
     if bad:
         listed = "\n".join(f"  {row['variant']}: {row['status']}: {row['reason']}" for row in bad)
         raise GateError(

@@ -57,6 +57,7 @@ def test_a_variant_that_passed(tmp_path: Path) -> None:
     assert (row["status"], row["vision_ms"], row["8cam_fps"], row["memory_mib"]) == ("passed", 10.0, "100.00", 500)
     assert row["engines_mib"] == 4.0
     assert f"| {NAME} | passed |" in (tmp_path / "bench/table.md").read_text()
+    assert "because" not in (tmp_path / "bench/table.md").read_text()
     rows = list(csv.DictReader((tmp_path / "bench/table.csv").read_text().splitlines()))
     assert rows[0]["cosine"] == "0.99995"
     assert NAME in (tmp_path / "bench/report.html").read_text()

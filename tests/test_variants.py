@@ -92,6 +92,11 @@ def test_a_wrong_value_gets_value_place_and_fix(text: str) -> None:
         parse(text)
 
 
+def test_one_limit_changed_leaves_the_others_of_its_precision() -> None:
+    gate = parse("gate: {int8: {agreement: 0.5}}\nvariants: [{}]").settings.gate
+    assert (gate.int8.agreement, gate.int8.box_iou, gate.float.box_iou) == (0.5, 0.85, 0.95)
+
+
 def test_the_checkpoints_own_dimensions_decide() -> None:
     small = ModelDims(patch=16, queries=100, image_size=512)
     assert list(parse("variants: [{}]", dims=small).variants) == ["b8_q50_r512"]
