@@ -57,9 +57,7 @@ def build(log: Path, *command: str) -> None:
             finished = re.search(r"Finished jobid: \d+ \(Rule: (\w+)\)", line)
             job = finished[1] if finished else job
             steps = re.match(r"(\d+ of \d+) steps", line)
-            table = (table or line.startswith("# Engine variants")) and not (
-                finished or line.startswith("RuleException")
-            )
+            table = (table or line.startswith("# Engine variants")) and not line.startswith(("[", "RuleException"))
             if steps:
                 print(f"{steps[1]:>10}  {job}", flush=True)
             elif table or line.startswith("calibration of"):
@@ -105,9 +103,8 @@ def main() -> None:
     detect(shown / "engines" / VARIANT, results)
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
     print(f"Table:    {shown}/bench/table.md (also .csv, .json and report.html)")
-    for path in sorted((folder / "results").glob("*")):
-        if path.suffix in (".jpg", ".png", ".mp4", ".jsonl"):
-            print(f"Results:  {shown}/results/{path.name}")
+    for path in sorted((folder / "results").rglob("*.*")):
+        print(f"Results:  {shown}/{path.relative_to(folder)}")
     print("The checkpoint's weights are random: its detections mean nothing; times, memory and accuracy are real.")
 
 

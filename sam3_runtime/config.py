@@ -22,9 +22,7 @@ from typing_extensions import Self
 
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import RecordError
-from sam3_runtime.files import digest_of, sha256_of, write_atomically
-
-__all__ = ["digest_of", "sha256_of", "write_atomically"]
+from sam3_runtime.files import digest_of, write_atomically
 
 Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "fake"]
 Precision = Literal["fp32", "fp16"]
@@ -52,6 +50,29 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> None:
         write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+class SealedRecord(Record):
+    """A record with a digest of itself, written with it and checked when it is read: an edit is noticed."""
+
+    digest: str = ""
+
+    def sealed(self) -> Self:
+        content = json.loads(self.model_dump_json(exclude={"digest"}))
+        return self.model_copy(update={"digest": digest_of(content)})
+
+    def write(self, path: Path) -> None:
+        write_atomically(path, (self.sealed().model_dump_json(indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        record = super().read(path)
+        if record.digest != record.sealed().digest:
+            raise RecordError(
+                f"{path} was edited: its content does not match its own digest",
+                f"change variants.yaml instead; delete the file and run snakemake {path}",
+            )
+        return record
 
 
 class CheckpointLock(Record):
@@ -104,7 +125,7 @@ class Sizes(Record):
     scratch: int | None = None
 
 
-class EngineRecord(Record):
+class EngineRecord(SealedRecord):
     """What one engine is. Written by the job that built it; the runtime reads it before it opens the engine."""
 
     part: str
@@ -140,8 +161,8 @@ class Preprocessing(Record):
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
 
-class VariantConfig(Record):
-    """The variant's own facts; what its engines are stands in their records. ``digest`` is of all the rest."""
+class VariantConfig(SealedRecord):
+    """The variant's own facts; what its engines are stands in their records."""
 
     variant: str
     batch: int
@@ -157,23 +178,6 @@ class VariantConfig(Record):
     preprocessing: Preprocessing = Preprocessing()
     tokenizer_sha256: str
     notice: str = "The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's."
-    digest: str = ""
-
-    def sealed(self) -> VariantConfig:
-        return self.model_copy(update={"digest": self._digest()})
-
-    def _digest(self) -> str:
-        return digest_of(json.loads(self.model_dump_json(exclude={"digest"})))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        config = super().read(path)
-        if config.digest != config._digest():
-            raise RecordError(
-                f"{path} was edited: its content does not match its own digest",
-                f"change variants.yaml instead; delete the file and run snakemake {path}",
-            )
-        return config
 
 
 class Latency(Record):
@@ -231,7 +235,7 @@ class Check(Record):
         return self.value >= self.limit if self.sense == "at least" else self.value <= self.limit
 
 
-class Verdict(Record):
+class Verdict(SealedRecord):
     """``passed``, ``rejected`` (ran, but not accurately enough) or ``failed`` (did not run).
 
     ``engines`` maps each part to the SHA-256 that was judged: the runtime ignores a verdict about other engines.

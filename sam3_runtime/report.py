@@ -171,8 +171,8 @@ _ACCURACY = ("precision", "detections", "cosine", "agreement", "mask_iou", "engi
 _LEGEND = (
     "`cosine` is the lowest of all outputs against float32 PyTorch, `agreement` the share of detections that both "
     "keep, `mask_iou` the mean over those. Stage times are medians in ms for one camera. `Ncam_ms` is one round of N "
-    "images, one from each camera, from preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds per "
-    "second. `memory_mib` is the process's largest resident set, `engines_mib` the sum of the engine files."
+    "images, one from each camera, from preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is "
+    "rounds per second. `memory_mib` is the process's largest resident set, `engines_mib` the sum of the engine files."
 )
 
 

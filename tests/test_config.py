@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.config import Check, EngineRecord, VariantConfig
+from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import RecordError
@@ -36,7 +36,24 @@ def config(**changes: Any) -> VariantConfig:
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = engine_record("decoder")
     record.write(tmp_path / "decoder.engine.json")
-    assert EngineRecord.read(tmp_path / "decoder.engine.json") == record
+    assert EngineRecord.read(tmp_path / "decoder.engine.json") == record.sealed()
+
+
+def test_an_edited_record_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "decoder.engine.json"
+    engine_record("decoder").write(path)
+    path.write_text(path.read_text().replace('"build_seconds": 1.5', '"build_seconds": 0.5'))
+    with pytest.raises(RecordError, match="was edited"):
+        EngineRecord.read(path)
+
+
+def test_an_edited_verdict_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "verify.json"
+    fields = {"engines": {}, "reference_sha256": "", "gate": {}, "device": "cpu"}
+    Verdict(variant="b8_q50_r672", status="rejected", reason="", **fields).write(path)  # type: ignore[arg-type]
+    path.write_text(path.read_text().replace("rejected", "passed"))
+    with pytest.raises(RecordError, match="was edited"):
+        Verdict.read(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"part": "decoder"}', '{"part": 1, "more": 2}'])
