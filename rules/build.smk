@@ -3,7 +3,7 @@
 INPUTS   onnx/**.onnx
 OUTPUTS  engines/store/b{batch}/text-encoder.engine
          engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine, geometry-encoder.engine,
-         decoder_q{queries}.engine, each with its .engine.json (links into the engine cache, see docs/architecture.md)
+         decoder_q{queries}.engine, each with its .engine.json (links into the engine cache, see ARCHITECTURE.md)
 """
 
 BUILD_CODE = code(
