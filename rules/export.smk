@@ -12,7 +12,9 @@ EXPORT_CODE = [
     "export/checkpoint.py",
     "export/cleanup.py",
     "export/graph.py",
+    "export/islands.py",
     "export/layers.py",
+    "export/typed.py",
 ]
 
 

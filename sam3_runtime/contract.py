@@ -78,11 +78,14 @@ def _side(value: int | list[int]) -> int:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named input or output. ``dtype`` is ``float`` where the graph's own precision decides."""
+    """A named input or output. ``dtype`` is ``float`` where the graph's own precision decides.
+
+    Coordinates are ``float32`` in every precision: float16 has steps of half a pixel at 1008, and they cost nothing.
+    """
 
     name: str
     shape: Shape
-    dtype: Literal["float", "int64", "bool"] = "float"
+    dtype: Literal["float", "float32", "int64", "bool"] = "float"
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ PARTS: dict[PartName, Part] = {
         Part(
             "geometry-encoder",
             inputs=(
-                Tensor("input_boxes", ("P", "n", 4)),
+                Tensor("input_boxes", ("P", "n", 4), "float32"),
                 Tensor("input_boxes_labels", ("P", "n"), "int64"),
                 Tensor("fpn_feat_2", ("N", *_FPN_2)),
                 Tensor("fpn_pos_2", (1, *_FPN_2)),
@@ -162,7 +165,7 @@ PARTS: dict[PartName, Part] = {
             ),
             outputs=(
                 Tensor("pred_masks", ("P", "Q", "4g", "4g")),
-                Tensor("pred_boxes", ("P", "Q", 4)),
+                Tensor("pred_boxes", ("P", "Q", 4), "float32"),
                 Tensor("pred_logits", ("P", "Q")),
                 Tensor("presence_logits", ("P", 1)),
                 Tensor("query_index", ("P", "Q"), "int64"),

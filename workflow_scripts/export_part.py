@@ -15,5 +15,5 @@ with job(snakemake):
         Path(snakemake.output.graph),
         resolution=int(resolution) if resolution else None,
         queries=int(queries) if queries else None,
-        attention=snakemake.params.export["attention"],
+        **snakemake.params.export,
     )

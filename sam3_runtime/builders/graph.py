@@ -14,11 +14,12 @@ from sam3_runtime.errors import BuildError
 from sam3_runtime.files import sha256_of
 
 QuantizeName = Literal["int8", "fp8"]
+PrecisionName = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported graph's identity: its name (``decoder_q50``), digest with external data, and metadata."""
+    """An exported graph's identity: its name (``decoder_q50``), digest with external data, opset, and metadata."""
 
     name: str
     sha256: str
@@ -28,6 +29,8 @@ class Graph:
     queries: int | None
     quantize: QuantizeName | None
     calibration_key: str | None
+    opset: int
+    precision: PrecisionName
 
 
 def read_graph(path: Path) -> Graph:
@@ -44,6 +47,8 @@ def read_graph(path: Path) -> Graph:
             queries=_number(metadata, "queries"),
             quantize=metadata.get("quantize"),  # type: ignore[arg-type]
             calibration_key=metadata.get("calibration_key"),
+            opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+            precision=metadata.get("precision", "fp32"),  # type: ignore[arg-type]
         )
     except (DecodeError, KeyError, ValueError, OSError) as error:
         raise BuildError(

@@ -141,7 +141,7 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
 
 def _scope(node: ir.Node) -> str:
     scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    named = [scope for scope in scopes[:-1] if scope and not scope.startswith("_")]
+    named = [scope for scope in scopes[:-1] if scope and not scope.rpartition(".")[2].startswith("_")]
     return named[-1] if named else ""
 
 

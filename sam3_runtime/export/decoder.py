@@ -4,7 +4,8 @@ Rows are P prompts for one image (N = 1) or for P images (N = P). Features are n
 are N until the first attention to the prompt makes them P. The presence token travels as row 0 of the queries to the
 end; its box is a dummy, and its position and box bias are zero. What the first decoder layer computes from weights
 alone is a constant. The masks' 1×1 convolution is applied to the queries instead of to the pixels, which is the same
-product and a thousandth of the work. Weights come from the sub-modules of ``Sam3Model``.
+product and a thousandth of the work. Weights come from the sub-modules of ``Sam3Model``. Arithmetic on boxes is in
+modules of its own, as a float16 graph keeps it in float32 (``islands.py``).
 """
 
 from __future__ import annotations
@@ -34,15 +35,28 @@ BOX_EPS = 1e-3
 """Of transformers' ``inverse_sigmoid``."""
 
 
-def to_corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+class BoxCorners(nn.Module):
     """(x1, y1) and (x2, y2) of boxes [..., 4] cxcywh."""
-    centre, half = boxes[..., :2], boxes[..., 2:] * 0.5
-    return centre - half, centre + half
+
+    def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        centre, half = boxes[..., :2], boxes[..., 2:] * 0.5
+        return centre - half, centre + half
 
 
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    """Of values 0..1, away from whose ends it stays by ``BOX_EPS``."""
-    return torch.log(x.clamp(min=BOX_EPS) / (1.0 - x).clamp(min=BOX_EPS))
+class BoxDistance(nn.Module):
+    """Signed logarithm of how far the image's rows or columns ``cell`` [g, 1] are from the ``sides`` of boxes."""
+
+    def forward(self, cell: Tensor, sides: Tensor) -> Tensor:
+        distance = (cell - sides) * 8.0
+        return torch.sign(distance) * (torch.log(torch.abs(distance) + 1.0) * (1.0 / math.log(8.0)))
+
+
+class BoxRefinement(nn.Module):
+    """Boxes 0..1 moved by ``change``, which counts in logits; it stays away from both ends by ``BOX_EPS``."""
+
+    def forward(self, boxes: Tensor, change: Tensor) -> Tensor:
+        logits = torch.log(boxes.clamp(min=BOX_EPS) / (1.0 - boxes).clamp(min=BOX_EPS))
+        return torch.sigmoid(change + logits)
 
 
 class EncoderLayer(nn.Module):
@@ -112,6 +126,7 @@ class QueryDecoder(nn.Module):
         layers = [DecoderLayer(layer, self.heads, form) for layer in source.layers]
         self.layers = nn.ModuleList(layers)
         self.sine = SinePosition(source.position_encoding)
+        self._corners, self._distance, self._refine = BoxCorners(), BoxDistance(), BoxRefinement()
         self.position_head = self._position_head(source.ref_point_head)
         self.bias_x: nn.Module = source.box_rpb_embed_x
         self.bias_y: nn.Module = source.box_rpb_embed_y
@@ -148,10 +163,9 @@ class QueryDecoder(nn.Module):
 
     def _axis_biases(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """What a query adds to its scores of an image row and of an image column: each [P, heads, 1 + K, g]."""
-        low, high = to_corners(boxes)
+        low, high = self._corners(boxes)
         sides = torch.stack([low, high], dim=-1).unsqueeze(-2)  # [P, 1 + K, xy, 1, low and high]
-        distance = (self.cell - sides) * 8.0
-        logarithm = torch.sign(distance) * (torch.log(torch.abs(distance) + 1.0) * (1.0 / math.log(8.0)))
+        logarithm = self._distance(self.cell, sides)
         bias_x = self.bias_x(logarithm[:, :, 0]).permute(0, 3, 1, 2) * self.is_query
         bias_y = self.bias_y(logarithm[:, :, 1]).permute(0, 3, 1, 2) * self.is_query
         return bias_y, bias_x
@@ -169,7 +183,7 @@ class QueryDecoder(nn.Module):
                 axis_biases = self._axis_biases(boxes)
                 x = layer.attend_to_queries(x, place)
             x = layer(x, place, prompt, bias, key, image, self._spread(*axis_biases))
-            boxes = torch.sigmoid(self.box_head(self.norm(x)) + inverse_sigmoid(boxes))
+            boxes = self._refine(boxes, self.box_head(self.norm(x)))
         return x, boxes
 
 
@@ -238,6 +252,7 @@ class Decoder(nn.Module):
         heads = encoder.config.num_attention_heads
         self.encoder = nn.ModuleList(EncoderLayer(layer, heads, form) for layer in encoder.layers)
         self.decoder = QueryDecoder(detr, grid, form)
+        self._corners = BoxCorners()
         self.presence_norm: nn.LayerNorm = detr.presence_layer_norm
         self.presence_head: nn.Module = detr.presence_head
         self.presence_limit: float = detr.clamp_presence_logit_max_val
@@ -264,7 +279,7 @@ class Decoder(nn.Module):
         all_queries = self.decoder.norm(x[:, 1:])
         logits = self.scoring(all_queries, prompt_features, prompt_mask)
         best, index = torch.topk(logits, self.queries, dim=1)
-        corners = torch.cat(to_corners(gather_rows(boxes[:, 1:], index)), dim=-1)
+        corners = torch.cat(self._corners(gather_rows(boxes[:, 1:], index)), dim=-1)
         skips = (fpn_feat_1, fpn_feat_0)
         masks = self.masks(gather_rows(all_queries, index), image, skips, prompt_features, bias, rows)
         return masks, corners, best, presence, index

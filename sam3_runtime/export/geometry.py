@@ -71,6 +71,18 @@ class BoxSampling(nn.Module):
         return hat.sum(dim=3) / count
 
 
+class BoxSides(nn.Module):
+    """(x1, y1) and (x2, y2) in patches of boxes [P, n, 4] cxcywh 0..1."""
+
+    def __init__(self, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        centre, half = boxes[..., :2] * self.grid, boxes[..., 2:] * (0.5 * self.grid)
+        return centre - half, centre + half
+
+
 class GeometryLayer(nn.Module):
     def __init__(self, source: Any, heads: int, form: AttentionForm) -> None:
         super().__init__()
@@ -102,6 +114,7 @@ class GeometryEncoder(nn.Module):
         config = model.config
         self.grid, self.channels, self.bins = resolution // patch, config.hidden_size, config.roi_size
         self.sine = SinePosition(model.position_encoding)
+        self._sides = BoxSides(self.grid)
         self.sampling = BoxSampling(self.grid, self.bins)
         self.box_project: nn.Linear = model.boxes_direct_project
         self.pool_project = self._pool_project(model.boxes_pool_project)
@@ -135,8 +148,7 @@ class GeometryEncoder(nn.Module):
 
     def _pool(self, boxes: Tensor, features: Tensor) -> Tensor:
         """RoIAlign of N normalised maps [N, g², C] for boxes [P, n, 4]: [P, n, 49 C]."""
-        centre, half = boxes[..., :2] * self.grid, boxes[..., 2:] * (0.5 * self.grid)
-        low, high = centre - half, centre + half
+        low, high = self._sides(boxes)
         rows = boxes.shape[0]
         down = reshape(self.sampling(low[..., 1], high[..., 1]), 0, -1, self.grid)
         pooled = matmul(down, reshape(features, 0, self.grid, self.grid * self.channels), rows)

@@ -1,8 +1,9 @@
 """From a checkpoint to an ONNX file: constructs a part, traces it, tidies the graph, checks it, writes it.
 
-Tracing runs no arithmetic, so that a full-size encoder needs little more memory than its weights. What a part
-computes is in ``vision.py``, ``text.py``, ``geometry.py`` and ``decoder.py``; how a traced graph becomes a clean one
-is in ``cleanup.py``. The same checkpoint and the same versions give the same bytes.
+Tracing runs no arithmetic, so that a full-size encoder needs little more memory than its weights; it is always in
+float32. What a part computes is in ``vision.py``, ``text.py``, ``geometry.py`` and ``decoder.py``; how a traced graph
+becomes a clean one is in ``cleanup.py``, and how that becomes a float16 one in ``typed.py`` and ``islands.py``. The
+same checkpoint and the same versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 import torch
@@ -29,15 +30,19 @@ from sam3_runtime.export.checkpoint import load_config, load_module
 from sam3_runtime.export.cleanup import check_file, point_to_data, set_interface, tidy
 from sam3_runtime.export.decoder import Decoder
 from sam3_runtime.export.geometry import GeometryEncoder
+from sam3_runtime.export.islands import ISLANDS, mark_islands
 from sam3_runtime.export.layers import AttentionForm
 from sam3_runtime.export.text import TextEncoder
+from sam3_runtime.export.typed import to_float16
 from sam3_runtime.export.vision import VisionEncoder
 from sam3_runtime.files import temporary_name
+
+Precision = Literal["fp32", "fp16"]
 
 # Sizes that the dynamic dimensions have while tracing: all different and none of them 1, so that the tracer can
 # neither confuse two of them nor take one for constant.
 _TRACED = {"B": 2, "P": 3, "N": 2, "n": 5, "L": 7}
-_DTYPES = {"float": torch.float32, "int64": torch.int64, "bool": torch.bool}
+_DTYPES = {"float": torch.float32, "float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
 
 
 def export_part(
@@ -48,19 +53,25 @@ def export_part(
     resolution: int | None = None,
     queries: int | None = None,
     attention: AttentionForm = "fusable",
+    precision: Precision = "fp32",
+    islands: Collection[str] = tuple(ISLANDS),
 ) -> None:
-    """Write ``part`` of the checkpoint as ONNX (opset 17, float32) to ``output``, and ``<output>.data`` where the
-    contract says so.
+    """Write ``part`` of the checkpoint as ONNX (opset 17) to ``output``, and ``<output>.data`` where the contract
+    says so.
 
-    ``resolution`` in pixels and ``queries`` are given where the part depends on them. Raises :class:`ExportError`
-    when the graph contains what this project does not ship, :class:`CheckpointError` when the weights cannot be had.
+    ``resolution`` in pixels and ``queries`` are given where the part depends on them. ``fp16`` stores and computes in
+    float16, except for ``islands``. Raises :class:`ExportError` when the graph contains what this project does not
+    ship, :class:`CheckpointError` when the weights cannot be had.
     """
     spec = PARTS[part]
     fixed = _checked_dims(spec, lock, resolution, queries)
     if attention not in ("fusable", "plain"):
         raise ExportError(f"attention is {attention!r}", "it is fusable or plain")
+    if precision not in ("fp32", "fp16"):
+        raise ExportError(f"precision is {precision!r}", "it is fp32 or fp16")
     module = build_module(part, lock, resolution=resolution, queries=queries, attention=attention)
     model = _trace(spec, module, fixed)
+    mark_islands(model, islands)
     tidy(model)
     set_interface(model, spec, fixed)
     model.metadata_props.clear()
@@ -75,6 +86,9 @@ def export_part(
         "transformers": transformers.__version__,
     }
     model.metadata_props.update(facts)
+    if precision == "fp16":
+        wide = to_float16(model, spec)
+        model.metadata_props.update({"precision": precision, "islands": json.dumps(wide)})
     _write(model, output, spec)
 
 

@@ -3,7 +3,8 @@
     python -m sam3_runtime.export.parity --checkpoint FOLDER --output docs/parity.md [--full]
 
 The numbers go into ``results/export.json`` beside the output, and the table is made from them. ``--full`` also
-exports the full-size architecture (``random``, 1008) and measures time and peak memory, each part in its own process.
+exports the full-size architecture (``random``) and measures time and peak memory, each part in its own process, and
+what float16 costs it. What float16 costs the small one is measured in any case (``losses.py``).
 The comparisons themselves are what ``tests/export`` asserts on. Nothing here judges the engines: that is ``verify.py``.
 """
 
@@ -16,10 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -28,18 +28,21 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from sam3_runtime.config import CheckpointLock
-from sam3_runtime.contract import BOX_PADDING_LABEL, PART_NAMES, PARTS, PartName
-from sam3_runtime.export.checkpoint import RANDOM, load_model, lock
-from sam3_runtime.export.graph import export_part
+from sam3_runtime.contract import PART_NAMES, PARTS, PartName
+from sam3_runtime.export.checkpoint import RANDOM, lock
+from sam3_runtime.export.graph import Precision, export_part
+from sam3_runtime.export.losses import measure_full, measure_losses
+from sam3_runtime.export.losses_report import describe_losses
+from sam3_runtime.export.scene import ROWS, Scene, decoder_feeds
 from sam3_runtime.files import write_atomically
 
-ROWS = 3
 QUERIES = 50
-FULL_RESOLUTION = 1008
+_MEASURED: list[tuple[PartName, Precision, int]] = [
+    *((part, precision, 1008) for precision in get_args(Precision) for part in PART_NAMES),
+    ("vision-encoder", "fp16", 672),
+]
 Feeds = Mapping[str, Tensor]
 Differences = dict[str, float]
 
@@ -64,82 +67,6 @@ def largest(a: NDArray[Any], b: Tensor | NDArray[Any]) -> float:
     if a.shape != other.shape:
         return float("inf")
     return float(np.abs(a.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A model at one resolution and what it says about ``ROWS`` seeded pictures and texts.
-
-    ``features`` are ``fpn_feat_0/1/2`` of all pictures; ``geometry`` are boxes and their labels, [ROWS, n, …].
-    """
-
-    model: Any
-    resolution: int
-    images: Tensor
-    features: tuple[Tensor, ...]
-    position: Tensor
-    text: Mapping[str, Tensor]
-    text_features: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, lock: CheckpointLock, resolution: int) -> Scene:
-        model = load_model(lock, resolution)
-        seeded = torch.Generator().manual_seed(resolution)
-        images = torch.randn(ROWS, 3, resolution, resolution, generator=seeded)
-        seen = model.vision_encoder(images)
-        tokens = lock.model_dims.text_tokens
-        ids = torch.randint(2, 400, (ROWS, tokens), generator=seeded)
-        mask = (torch.arange(tokens) < torch.tensor([[4], [tokens], [9]])).long()
-        text = {"input_ids": ids, "attention_mask": mask}
-        features = model.get_text_features(**text).pooler_output
-        levels, places = seen.fpn_hidden_states[:3], seen.fpn_position_encoding[2][:1]
-        return cls(model, resolution, images, levels, places, text, features)
-
-    def boxes(self, count: int) -> tuple[Tensor, Tensor]:
-        """Boxes and labels [ROWS, count, …]; later rows have padding, as far as there is room."""
-        seeded = torch.Generator().manual_seed(count)
-        boxes = torch.rand(ROWS, count, 4, generator=seeded)
-        boxes[:, 0] = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.02, 0.98, 0.01, 0.01], [0.9, 0.1, 0.5, 0.4]])
-        labels = torch.randint(0, 2, (ROWS, count), generator=seeded)
-        for row in range(1, ROWS):
-            labels[row, max(1, count - 2 * row) :] = BOX_PADDING_LABEL
-        return boxes, labels
-
-    @torch.no_grad()
-    def geometry(self, boxes: Tensor, labels: Tensor, images: slice) -> tuple[Tensor, Tensor]:
-        """transformers' geometry encoder: features and mask."""
-        rows = len(boxes)
-        encoded = self.model.geometry_encoder(
-            box_embeddings=boxes,
-            box_mask=labels != BOX_PADDING_LABEL,
-            box_labels=labels.clamp(min=0),
-            img_feats=[level[images].expand(rows, -1, -1, -1) for level in self.features],
-            img_pos_embeds=[self.position.expand(rows, -1, -1, -1)],
-        )
-        return encoded.last_hidden_state, encoded.attention_mask
-
-    def prompt(self, rows: int, boxes: int, images: slice) -> tuple[Tensor, Tensor]:
-        """Text tokens and, where ``boxes`` is not 0, geometry tokens of the first ``rows`` prompts."""
-        features, mask = self.text_features[:rows], self.text["attention_mask"][:rows].bool()
-        if boxes:
-            corners, labels = self.boxes(boxes)
-            more, valid = self.geometry(corners[:rows], labels[:rows], images)
-            features, mask = torch.cat([features, more], dim=1), torch.cat([mask, valid], dim=1)
-        return features, mask
-
-    @torch.no_grad()
-    def detect(self, prompt: Tensor, mask: Tensor, images: slice) -> Any:
-        """transformers' ``Sam3Model`` from features and prompt tokens on."""
-        rows = len(prompt)
-        levels = [level[images].expand(rows, -1, -1, -1) for level in self.features]
-        # The model drops the fourth level; it reads the position of the third alone.
-        seen = Sam3VisionEncoderOutput(
-            fpn_hidden_states=(*levels, levels[-1]),
-            fpn_position_encoding=(None, None, self.position.expand(rows, -1, -1, -1), None),
-        )
-        text = BaseModelOutputWithPooling(pooler_output=prompt)
-        return self.model(vision_embeds=seen, text_embeds=text, attention_mask=mask)
 
 
 # Comparisons ------------------------------------------------------------------------------------------------------
@@ -169,11 +96,6 @@ def compare_geometry(scene: Scene, graph: Graph, rows: int, boxes: int, shared: 
         "geometry_features": largest(got["geometry_features"][valid], features[mask]),
         "geometry_mask": largest(valid.sum(axis=1), mask.sum(dim=1)),
     }
-
-
-def decoder_feeds(scene: Scene, prompt: Tensor, mask: Tensor, images: slice) -> dict[str, Tensor]:
-    levels = {f"fpn_feat_{level}": features[images] for level, features in enumerate(scene.features)}
-    return levels | {"fpn_pos_2": scene.position, "prompt_features": prompt, "prompt_mask": mask}
 
 
 def compare_decoder(scene: Scene, graph: Graph, rows: int, boxes: int, shared: bool) -> Differences:
@@ -226,24 +148,25 @@ def _compare(part: PartName, scene: Scene, graph: Graph, rows: int) -> Differenc
 # Full size, and the document --------------------------------------------------------------------------------------
 
 
-def measure(part: PartName) -> dict[str, Any]:
+def measure(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
     """Export one full-size part with random weights in this process: seconds, peak memory and file size."""
     needs = PARTS[part].depends_on
-    resolution = FULL_RESOLUTION if "resolution" in needs else None
+    resolution = size if "resolution" in needs else None
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{part}.onnx"
         start = time.perf_counter()
         queries = QUERIES if "queries" in needs else None
-        export_part(part, lock(RANDOM), path, resolution=resolution, queries=queries)
+        export_part(part, lock(RANDOM), path, resolution=resolution, queries=queries, precision=precision)
         seconds = time.perf_counter() - start
-        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        bytes_ = sum(file.stat().st_size for file in Path(folder).iterdir())
         nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"part": part, "seconds": round(seconds, 1), "peak_mib": peak >> 10, "file_mib": size >> 20, "nodes": nodes}
+    numbers = {"seconds": round(seconds, 1), "peak_mib": peak >> 10, "file_mib": bytes_ >> 20, "nodes": nodes}
+    return {"part": part, "precision": precision, "resolution": resolution, **numbers}
 
 
-def _measure_apart(part: PartName) -> dict[str, Any]:
-    command = [sys.executable, "-m", "sam3_runtime.export.parity", "--measure", part]
+def _measure_apart(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "sam3_runtime.export.parity", "--measure", part, precision, str(size)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -268,12 +191,12 @@ def document(results: Mapping[str, Any]) -> str:
         found = ", ".join(f"`{name}` {value:.1e}" for name, value in row["differences"].items())
         lines.append(f"| {row['part']} | {row['resolution'] or ''} | {row['rows']} | {row['nodes']} | {found} |")
     if results.get("full"):
-        title = f"## Exporting the full size (`random`, {FULL_RESOLUTION} pixels, {QUERIES} queries, CPU)"
-        head = ["| part | seconds | peak memory, MiB | file, MiB | nodes |", "|---|---|---|---|---|"]
-        lines += ["", title, "", *head]
+        head = ["| part | precision | resolution | seconds | peak memory, MiB | file, MiB | nodes |", f"|{'---|' * 7}"]
+        lines += ["", f"## Exporting the full size (`random`, {QUERIES} queries, CPU)", "", *head]
         for row in results["full"]:
-            numbers = " | ".join(str(row[key]) for key in ("seconds", "peak_mib", "file_mib", "nodes"))
-            lines.append(f"| {row['part']} | {numbers} |")
+            keys = ("part", "precision", "resolution", "seconds", "peak_mib", "file_mib", "nodes")
+            lines.append("| " + " | ".join(str("" if row[key] is None else row[key]) for key in keys) + " |")
+    lines += describe_losses(results["float16"])
     return "\n".join(lines) + "\n"
 
 
@@ -283,10 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("docs/parity.md"))
     parser.add_argument("--resolutions", type=int, nargs="+", default=[336, 280, 224, 182])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--measure", choices=PART_NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.measure:
-        print(json.dumps(measure(chosen.measure)))
+        part, precision, size = chosen.measure
+        print(json.dumps(measure(part, precision, int(size))))
         return 0
     if not chosen.checkpoint:
         parser.error("--checkpoint is missing")
@@ -297,7 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {"versions": {name: module.__version__ for name, module in modules.items()}}
     with TemporaryDirectory() as folder:
         results["parity"] = list(compare_all(found, chosen.resolutions, Path(folder)))
-    results["full"] = [_measure_apart(part) for part in PART_NAMES] if chosen.full else before.get("full", [])
+        results["float16"] = before.get("float16", {}) | measure_losses(found, Path(folder))
+        if chosen.full:
+            results["float16"] |= measure_full(lock(RANDOM), Path(folder))
+    results["full"] = [_measure_apart(*what) for what in _MEASURED] if chosen.full else before.get("full", [])
     write_atomically(results_file, (json.dumps(results, indent=1) + "\n").encode())
     write_atomically(chosen.output, document(results).encode())
     return 0

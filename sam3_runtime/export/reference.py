@@ -234,10 +234,10 @@ def _choose_thresholds(answers: Sequence[_Answer], threshold: float | None, chec
         if threshold is not None:
             answer.threshold = threshold
         else:
-            answer.threshold = SCORE_THRESHOLD if best > SCORE_THRESHOLD else _gap(answer.scores)
+            answer.threshold = SCORE_THRESHOLD if best > SCORE_THRESHOLD else widest_gap(answer.scores)
 
 
-def _gap(scores: NDArray[np.float32]) -> float:
+def widest_gap(scores: NDArray[np.float32]) -> float:
     """The middle of the largest gap between neighbours of the ranked scores, below ranks 5 to 20."""
     ranked = np.sort(scores.astype(np.float64))[::-1]
     rank = max((rank for rank in GAP_RANKS if rank < len(ranked)), key=lambda rank: ranked[rank - 1] - ranked[rank])

@@ -16,7 +16,8 @@ from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PARTS, PartName
 from sam3_runtime.export import checkpoint
 from sam3_runtime.export.graph import export_part
-from sam3_runtime.export.parity import Graph, Scene
+from sam3_runtime.export.parity import Graph
+from sam3_runtime.export.scene import Scene
 
 GraphPath = Callable[..., Path]
 SMALL = 182
@@ -32,13 +33,19 @@ def demo_lock(demo_checkpoint: Path) -> CheckpointLock:
 def graph_path(demo_lock: CheckpointLock, tmp_path_factory: pytest.TempPathFactory) -> GraphPath:
     folder = tmp_path_factory.mktemp("graphs")
 
-    def path_of(part: PartName, resolution: int = SMALL, queries: int = 50, attention: str = "fusable") -> Path:
+    def path_of(
+        part: PartName,
+        resolution: int = SMALL,
+        queries: int = 50,
+        attention: str = "fusable",
+        precision: str = "fp32",
+    ) -> Path:
         needs = PARTS[part].depends_on
         at = resolution if "resolution" in needs else None
         kept = queries if "queries" in needs else None
-        path = folder / f"{at}_{kept}_{attention}" / f"{part}.onnx"
+        path = folder / f"{at}_{kept}_{attention}_{precision}" / f"{part}.onnx"
         if not path.exists():
-            export_part(part, demo_lock, path, resolution=at, queries=kept, attention=attention)
+            export_part(part, demo_lock, path, resolution=at, queries=kept, attention=attention, precision=precision)
         return path
 
     return path_of
@@ -77,6 +84,9 @@ export_part("text-encoder", lock, folder / "text-encoder.onnx")
 export_part("vision-encoder", lock, folder / "vision-encoder.onnx", resolution=size)
 export_part("geometry-encoder", lock, folder / "geometry-encoder.onnx", resolution=size)
 export_part("decoder", lock, folder / "decoder.onnx", resolution=size, queries=50)
+typed = folder / "fp16"
+export_part("vision-encoder", lock, typed / "vision-encoder.onnx", resolution=size, precision="fp16")
+export_part("geometry-encoder", lock, typed / "geometry-encoder.onnx", resolution=size, precision="fp16")
 """
 
 

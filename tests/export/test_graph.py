@@ -18,7 +18,12 @@ from sam3_runtime.export.cleanup import FORBIDDEN
 from sam3_runtime.export.graph import export_part
 
 SMALL = 182
-TYPES = {"float": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64, "bool": onnx.TensorProto.BOOL}
+TYPES = {
+    "float": onnx.TensorProto.FLOAT,
+    "float32": onnx.TensorProto.FLOAT,
+    "int64": onnx.TensorProto.INT64,
+    "bool": onnx.TensorProto.BOOL,
+}
 
 
 def load(path: Path) -> Any:
@@ -129,6 +134,7 @@ def test_video_layout_gives_the_same_graph(graph_path: Any, video_checkpoint: Pa
         ("text-encoder", {"resolution": 182}, "does not depend on resolution"),
         ("decoder", {"resolution": 182, "queries": 201}, "the checkpoint has 200"),
         ("text-encoder", {"attention": "flash"}, "attention is 'flash'"),
+        ("text-encoder", {"precision": "bf16"}, "precision is 'bf16'"),
     ],
 )
 def test_mistakes_are_explained(

@@ -13,9 +13,9 @@ from sam3_runtime.export.parity import (
     compare_geometry,
     compare_text,
     compare_vision,
-    decoder_feeds,
     largest,
 )
+from sam3_runtime.export.scene import decoder_feeds
 
 SMALL = 182
 CLOSE = 1e-4
