@@ -32,7 +32,8 @@ def needed(plan: Plan) -> set[str]:
         paths |= {f"{graphs}/vision-encoder{suffix}" for suffix in (".onnx", ".onnx.data", f"{variant.suffix}.onnx")}
         paths |= {f"{graphs}/geometry-encoder.onnx", f"{graphs}/decoder_q{variant.queries}.onnx"}
         paths |= {f"reference/r{variant.resolution}.safetensors", f"bench/{variant.name}.json"}
-        paths |= {f"calibration/r{variant.resolution}{variant.suffix}.json"}
+        if variant.suffix:
+            paths.add(f"calibration/r{variant.resolution}.json")
         engines = [f"{store}/vision-encoder{variant.suffix}", f"{store}/geometry-encoder"]
         engines += [f"{store}/decoder_q{variant.queries}", f"engines/store/b{variant.batch}/text-encoder"]
         paths |= {f"{engine}{suffix}" for engine in engines for suffix in (".engine", ".engine.json")}

@@ -11,4 +11,5 @@ with job(snakemake):
         Path(snakemake.input.scales),
         Path(snakemake.output.graph),
         exclude=snakemake.params.exclude,
+        quantize=snakemake.wildcards.quantize,
     )

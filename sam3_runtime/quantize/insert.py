@@ -1,9 +1,10 @@
 """Writes measured ranges into a graph as QuantizeLinear and DequantizeLinear nodes. PyTorch is not needed here.
 
 Each MatMul, Gemm or Conv whose weight belongs to a calibrated module gets a pair on its input (one scale for the
-tensor) and a pair on its weight (one scale for each output channel); zero points are 0, biases stay float. The
-weights stay float too, in the ``.onnx.data`` file of the float graph: that is what ONNX Runtime and every TensorRT from
-8.6 on read, and what they turn into 8 bits when an engine is built. Knows nothing of how ranges are found.
+tensor) and a pair on its weight (INT8: one scale for each output channel; FP8: one); zero points are 0, biases stay
+float. The weights stay float too, in the ``.onnx.data`` file of the float graph: that is what ONNX Runtime and every
+TensorRT from 8.6 on read, and what they turn into 8 bits when an engine is built. Scales have the graph's own type.
+Knows nothing of how ranges are found.
 """
 
 from __future__ import annotations
@@ -31,22 +32,40 @@ _WEIGHT_SUFFIX = ".weight"
 
 @dataclass(frozen=True)
 class Format:
-    """An 8-bit element type: its name in a variant, its ONNX type, and the value that a tensor's range is mapped to."""
+    """An 8-bit element type: its name in a variant, its ONNX type, the value that a tensor's range is mapped to, and
+    whether each output channel of a weight gets a scale of its own."""
 
     name: QuantizeName
     onnx_type: int
     largest: float
+    by_channel: bool
 
 
-INT8 = Format("int8", TensorProto.INT8, 127.0)
+INT8 = Format("int8", TensorProto.INT8, 127.0, by_channel=True)
 """Symmetric: -128 is left unused, as TensorRT does."""
+FP8 = Format("fp8", TensorProto.FLOAT8E4M3FN, 448.0, by_channel=False)
+"""E4M3. A float has the same relative precision at every scale, so that a channel gains nothing by one of its own."""
+FORMATS: dict[QuantizeName, Format] = {form.name: form for form in (INT8, FP8)}
+
+_OPSET, _IR_VERSION = 19, 9
+"""The first with FP8, and with QuantizeLinear in float16; and the file format that came with it."""
+_CHANGED_IN_FORM = (
+    "Cast Constant ConstantOfShape DequantizeLinear Equal Identity Pad QuantizeLinear Reshape Resize Shape"
+)
+_SAME_SINCE_17 = frozenset(_CHANGED_IN_FORM.split())
+"""Operators that 18 or 19 changed by new types, inputs or attributes alone: without those they mean what they meant."""
+
+_FLOATS: dict[int, np.dtype[Any]] = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.FLOAT16: np.dtype(np.float16)}
 
 
-def quantize_graph(graph: Path, scales: Path, output: Path, *, exclude: Sequence[str]) -> None:
+def quantize_graph(
+    graph: Path, scales: Path, output: Path, *, exclude: Sequence[str], quantize: QuantizeName = "int8"
+) -> None:
     """Write ``output``, the 8-bit form of ``graph``, with the ranges in ``scales``; ``exclude`` stays float.
 
-    ``output`` lies beside ``graph``, whose weights it reads. The same inputs give the same bytes. Raises
-    :class:`CalibrationError` when the ranges were measured on another graph, or a pattern matches nothing.
+    An FP8 graph, or one of a float16 graph, has opset 19; INT8 in a float32 graph has 17. ``output`` lies beside
+    ``graph``, whose weights it reads. The same inputs give the same bytes. Raises :class:`CalibrationError` when the
+    ranges were measured on another graph, or a pattern matches nothing.
     """
     if output.parent.resolve() != graph.parent.resolve():
         raise CalibrationError(f"{output} must lie beside {graph}, as it shares its weights", "write it there")
@@ -54,11 +73,14 @@ def quantize_graph(graph: Path, scales: Path, output: Path, *, exclude: Sequence
     _refuse_foreign(calibration, scales, graph)
     excluded = match_modules(exclude, [*calibration.amax, *calibration.without])
     model = onnx.load(graph, load_external_data=False)
-    insertion = Insertion(model, graph.parent, calibration.amax, excluded, INT8)
+    form = FORMATS[quantize]
+    insertion = Insertion(model, graph.parent, calibration.amax, excluded, form)
     insertion.apply()
     if not insertion.quantized:
         raise CalibrationError("nothing is left to quantise", "shorten calibration.exclude")
-    for key, value in (("quantize", INT8.name), ("calibration_key", calibration.key)):
+    if form is FP8 or insertion.precision == np.float16:
+        _raise_opset(model)
+    for key, value in (("quantize", form.name), ("calibration_key", calibration.key)):
         model.metadata_props.add(key=key, value=value)
     with written_whole(output) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
@@ -76,6 +98,18 @@ def _refuse_foreign(calibration: Calibration, scales: Path, graph: Path) -> None
         raise CalibrationError(f"{scales} was edited: its content does not match its own key", again)
 
 
+def _raise_opset(model: Any) -> None:
+    """Call the graph opset 19, having made sure that all of its operators mean there what they mean in 17."""
+    for node in model.graph.node:
+        since = onnx.defs.get_schema(node.op_type, _OPSET, node.domain).since_version
+        if since > model.opset_import[0].version and node.op_type not in _SAME_SINCE_17:
+            raise CalibrationError(
+                f"{node.name}: {node.op_type} means something else in opset {_OPSET}", "report this as a defect"
+            )
+    model.opset_import[0].version = _OPSET
+    model.ir_version = _IR_VERSION
+
+
 @dataclass(frozen=True)
 class _Weight:
     """A weight of a node: which module's, and the axis of its output channels."""
@@ -89,7 +123,7 @@ class Insertion:
     """Q/DQ pairs for the layers of ``model`` that ``amax`` knows and ``excluded`` does not name.
 
     ``folder`` holds the external data. :meth:`apply` changes the model; ``quantized`` and ``left`` then say which
-    nodes got scales and why the others did not.
+    nodes got scales and why the others did not, and ``precision`` is the type of the weights and so of the scales.
     """
 
     def __init__(
@@ -104,6 +138,7 @@ class Insertion:
         self._added: list[Any] = []
         self._inputs: dict[tuple[str, float], str] = {}  # result of the pair of each tensor and range
         self._weights: dict[str, str] = {}  # result of the pair of each weight
+        self.precision: np.dtype[Any] = np.dtype(np.float32)
         self.quantized: list[str] = []
         self.left: dict[str, str] = {}
 
@@ -121,6 +156,7 @@ class Insertion:
                 self.left[node.name] = weight
             else:
                 self.quantized.append(node.name)
+                self.precision = _FLOATS[weight.tensor.data_type]
                 yield from self._quantize_input(node, weight)
                 yield from self._quantize_weight(node, weight)
         elif node.op_type == "ConvTranspose":
@@ -137,11 +173,11 @@ class Insertion:
             return "excluded"
         if module not in self._amax:
             return "no scale was measured"
-        if tensor.data_type != TensorProto.FLOAT:
+        if tensor.data_type not in _FLOATS:
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             raise CalibrationError(
-                f"the weight of {module} is {kind}: int8 takes float32 graphs in this version",
-                "set `precision: {vision-encoder: fp32}` in variants.yaml",
+                f"the weight of {module} is {kind}: float32 and float16 weights can be quantised",
+                "set `precision: {vision-encoder: fp16}` in variants.yaml",
             )
         if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")):
             return _Weight(tensor, module, axis=0)
@@ -153,29 +189,42 @@ class Insertion:
             # Two modules that read one tensor may still have measured two ranges: the second gets a pair of its own.
             label = f"{name}@{weight.module}" if any(seen == name for seen, _ in self._inputs) else name
             self._inputs[name, amax] = f"{label}/DequantizeLinear:0"
-            yield from self._pair(name, label, np.asarray(amax / self._form.largest, np.float32), axis=None)
+            yield from self._pair(name, label, self._scales(np.asarray(amax)), axis=None)
         node.input[0] = self._inputs[name, amax]
 
     def _quantize_weight(self, node: Any, weight: _Weight) -> Iterator[Any]:
         name = weight.tensor.name
         if name not in self._weights:
             self._weights[name] = f"{name}/DequantizeLinear:0"
-            yield from self._pair(name, name, self._channel_scales(weight), weight.axis)
+            axis = weight.axis if self._form.by_channel else None
+            yield from self._pair(name, name, self._weight_scales(weight), axis)
         node.input[1] = self._weights[name]
 
-    def _channel_scales(self, weight: _Weight) -> NDArray[np.float32]:
-        """Largest absolute weight of each output channel over the format's; 1 for a channel of zeros."""
+    def _weight_scales(self, weight: _Weight) -> NDArray[Any]:
+        """The scale of each output channel, or of the whole weight where the format wants one."""
         tensor = TensorProto.FromString(weight.tensor.SerializeToString())
         if tensor.data_location == TensorProto.EXTERNAL:
             load_external_data_for_tensor(tensor, str(self._folder))
         values = numpy_helper.to_array(tensor)
-        others = tuple(axis for axis in range(values.ndim) if axis != weight.axis)
-        largest = np.abs(values).max(axis=others)
+        others = tuple(axis for axis in range(values.ndim) if axis != weight.axis) if self._form.by_channel else None
+        largest = np.asarray(np.abs(values).max(axis=others), np.float32)
         if not np.isfinite(largest).all():
             raise CalibrationError(f"the weight of {weight.module} is not finite", "check the checkpoint's weights")
-        return np.where(largest > 0, largest / self._form.largest, 1.0).astype(np.float32)
+        return self._scales(largest)
 
-    def _pair(self, name: str, label: str, scale: NDArray[np.float32], axis: int | None) -> list[Any]:
+    def _scales(self, amax: NDArray[Any]) -> NDArray[Any]:
+        """Ranges over the format's largest value, in the graph's type; 1 where the range is 0.
+
+        In float16 they are rounded up: a range then still fits, and no scale becomes 0. What float16's smallest scale
+        (6e-8) cannot resolve, float16 weights cannot either.
+        """
+        exact = np.where(amax > 0, amax / self._form.largest, 1.0)
+        scales = np.asarray(exact, self.precision)
+        if self.precision == np.float16:
+            scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)
+        return np.asarray(scales, self.precision)
+
+    def _pair(self, name: str, label: str, scale: NDArray[Any], axis: int | None) -> list[Any]:
         """QuantizeLinear and DequantizeLinear of tensor ``name``; their scale and zero point become initialisers."""
         zeros = helper.make_tensor(f"{label}/zero_point", self._form.onnx_type, scale.shape, [0] * scale.size)
         self._added += [numpy_helper.from_array(scale, f"{label}/scale"), zeros]
