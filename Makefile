@@ -1,4 +1,4 @@
-# make demo | test | lint | parity | schema; each sets up .venv first, if it is not there.
+# make demo | test | lint | parity | rtx-table | schema; each sets up .venv first, if it is not there.
 PYTHON ?= python3
 BACKEND ?= onnxruntime
 BIN := .venv/bin
@@ -6,7 +6,7 @@ DEMO := demo/work/$(BACKEND)
 SNAKEMAKE := $(BIN)/python -m snakemake
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint parity schema clean-demo
+.PHONY: install demo test lint parity rtx-table schema clean-demo
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -35,6 +35,11 @@ lint: $(INSTALLED)
 parity: $(INSTALLED)
 	$(BIN)/python demo/checkpoint.py demo/work/checkpoint
 	$(BIN)/python -m sam3_runtime.export.parity --checkpoint demo/work/checkpoint --output docs/parity.md $(FULL)
+
+# docs/results/rtx.md: full-size exports and TensorRT-RTX builds, one after the other; an hour on two cores, no GPU.
+RTX_FOLDER ?= demo/work/rtx-table
+rtx-table: $(INSTALLED)
+	$(BIN)/python -m sam3_runtime.builders.measure --folder $(RTX_FOLDER)
 
 schema: $(INSTALLED)
 	$(BIN)/sam3-runtime schema > variants.schema.json

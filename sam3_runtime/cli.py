@@ -64,12 +64,35 @@ def _print_variant(found: dict[str, Any]) -> None:
     console.print(table)
     toolchain = next(iter(found["engines"].values()))["toolchain"]
     console.print(f"built with {toolchain['backend']} {toolchain['version']} on {toolchain['gpu'] or 'the CPU'}")
+    if found["memory"]:
+        _print_memory(found["memory"])
+
+
+def _print_memory(memory: dict[str, Any]) -> None:
+    """Predicted device memory, with and without the text encoder."""
+    from sam3_runtime.memory import smallest_card
+
+    table = Table("predicted MiB on the GPU", "weights", "scratch", "buffers", "together", "fits in")
+    for label, key in (("all four engines", "with_text"), ("text encoder released", "without_text")):
+        sizes = memory[key]
+        numbers = (f"{sizes[f'{name}_mib']:.1f}" for name in ("weights", "scratch", "buffers", "total"))
+        table.add_row(label, *numbers, smallest_card(sizes["fits_gb"]))
+    console.print(table)
+    console.print(f"a CUDA context of {memory['assumed_cuda_context_mib']} MiB is assumed beside it; not measured")
 
 
 def _print_overview(found: dict[str, Any]) -> None:
-    table = Table("variant", "status", "MiB", "reason")
+    from sam3_runtime.memory import smallest_card
+
+    predicted = any(variant["memory"] for variant in found["variants"])
+    table = Table("variant", "status", "MiB", *(("predicted VRAM", "fits in") if predicted else ()), "reason")
     for variant in found["variants"]:
-        table.add_row(variant["variant"], variant["status"], f"{variant['total_mib']:.1f}", variant["reason"])
+        sizes = (variant["memory"] or {}).get("with_text")
+        memory = (f"{sizes['total_mib']:.0f}", smallest_card(sizes["fits_gb"])) if sizes else ("", "")
+        table.add_row(
+            variant["variant"], variant["status"], f"{variant['total_mib']:.1f}", *(memory if predicted else ()),
+            variant["reason"],
+        )  # fmt: skip
     console.print(table)
     console.print(
         f"{found['distinct_engines']} engines, {found['stored_mib']} MiB; "
@@ -123,6 +146,29 @@ def verify(
     console.print(f"{verdict.variant}: [bold]{verdict.status}[/bold]: {verdict.reason}")
     if verdict.status != "passed":
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    directory: Variant,
+    output: Annotated[Path, typer.Option(help="The JSON file to write; it names no path, host or user.")] = Path(
+        "bench.json"
+    ),
+    source: Annotated[
+        list[str] | None, typer.Option(help="A picture, folder, glob or video; the reference's pictures by default.")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to find, in words; may be repeated.")] = None,
+    cameras: Annotated[list[int] | None, typer.Option(help="Images per round; may be repeated.", min=1)] = None,
+) -> None:
+    """Verify a variant on this machine, measure it, and write both into one JSON file that can be shared."""
+    from sam3_runtime.share import measure
+
+    shared = measure(directory, source or [], prompt or [], cameras or [])
+    shared.write(output)
+    for camera in shared.bench.cameras:
+        mark = "" if camera.stable else " (unstable)"
+        console.print(f"{camera.cameras} cameras: {camera.end_to_end.median:.1f} ms a round{mark}")
+    console.print(f"{shared.bench.variant}: {shared.status}; wrote {output}")
 
 
 @app.command()
@@ -180,7 +226,7 @@ def unlock(directory: WorkFolder = Path()) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of variants.yaml, as committed in variants.schema.json."""
-    from sam3_runtime.variants import json_schema
+    from sam3_runtime.settings import json_schema
 
     print(json_schema(), end="")
 

@@ -118,11 +118,12 @@ class TensorRecord(Record):
 
 
 class Sizes(Record):
-    """Bytes. ``weights`` and ``scratch`` are null where the backend does not tell."""
+    """Bytes. What the backend does not tell is null."""
 
     file: int
-    weights: int | None = None
-    scratch: int | None = None
+    weights: int | None = Field(None, description="on the device for as long as the engine is loaded")
+    scratch: int | None = Field(None, description="of the layer that needs most")
+    activation: int | None = Field(None, description="the block that one run works in, scratch included")
 
 
 class EngineRecord(SealedRecord):
@@ -147,6 +148,7 @@ class EngineRecord(SealedRecord):
     profile: dict[str, tuple[int, int, int]] = Field(description="min, opt, max of each dynamic dimension")
     sizes: Sizes
     build_seconds: float
+    build_peak_mib: float | None = Field(None, description="largest resident set of the process that built it")
     command: str
     toolchain: Toolchain
     settings: dict[str, Any]
@@ -236,13 +238,14 @@ class Check(Record):
 
 
 class Verdict(SealedRecord):
-    """``passed``, ``rejected`` (ran, but not accurately enough) or ``failed`` (did not run).
+    """``passed``, ``rejected`` (ran, but not accurately enough), ``failed`` (did not run), or ``unverified`` (built
+    for another machine: this one cannot run it).
 
     ``engines`` maps each part to the SHA-256 that was judged: the runtime ignores a verdict about other engines.
     """
 
     variant: str
-    status: Literal["passed", "rejected", "failed"]
+    status: Literal["passed", "rejected", "failed", "unverified"]
     reason: str
     checks: tuple[Check, ...] = ()
     errors: dict[str, float] = Field(default={}, description="largest absolute error of each output")

@@ -8,6 +8,7 @@ Sam3Error                    a message for people: what is wrong, where, what to
 ├── BuildError               an engine could not be built
 ├── RecordError              a record, config.json or verdict is missing, damaged or of another engine
 ├── EngineError              an engine cannot be loaded here, or was fed something that it does not take
+│   └── CannotRunHere        an engine that is sound, for another machine than this one
 ├── SourceError              an image or video cannot be read
 ├── OutputError              a result cannot be written
 └── WorkFolderError          a work folder is used for two checkpoints or backends, or is held by another run
@@ -21,6 +22,7 @@ class Sam3Error(Exception):
     """What is wrong (with the value), where, and, after ``Hint:``, what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
+        self.message = message
         self.hint = hint
         super().__init__(f"{message}\nHint: {hint}" if hint else message)
 
@@ -50,6 +52,10 @@ class RecordError(Sam3Error):
 
 
 class EngineError(Sam3Error):
+    pass
+
+
+class CannotRunHere(EngineError):
     pass
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ _ROOM = "Hint: free some room (sam3-runtime prune shows what nothing uses) and g
 
 
 @contextmanager
-def job(snakemake: Any, *, tee: bool = False) -> Iterator[None]:
+def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]:
     """Run the work of the job that ``snakemake`` describes, with its output in the job's log.
 
-    Ends the process with 1 on failure: after the message alone for a :class:`Sam3Error`, after a traceback for a
-    defect. With ``tee``, what people are to see is printed on Snakemake's own standard error too.
+    Gives a function that says a line on Snakemake's own standard error as well, for those who wait. Ends the process
+    with 1 on failure: after the message alone for a :class:`Sam3Error`, after a traceback for a defect. With ``tee``,
+    what people are to see is printed there too.
     """
     folders = {Path(output).parent for output in snakemake.output}
     for folder in folders:
@@ -43,8 +44,13 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[None]:
     _redirect(snakemake.log[0] if snakemake.log else None)
     entry = _register(_REGISTER / str(os.getpid()))
     failed = True
+
+    def announce(text: str) -> None:
+        print(text, flush=True)
+        os.write(terminal, f"{text}\n".encode())
+
     try:
-        yield
+        yield announce
         failed = False
     except Sam3Error as error:
         print(f"Error: {error}")

@@ -11,9 +11,8 @@ from typing import Any
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement, read_records
 from sam3_runtime.errors import RecordError
+from sam3_runtime.memory import MIB, predict
 from sam3_runtime.toolchain import device_name
-
-MIB = 1 << 20
 
 
 def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, str]:
@@ -24,6 +23,8 @@ def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, s
         return "unverified", str(error).splitlines()[0]
     if verdict.engines != {part: record.sha256 for part, record in records.items()}:
         return "unverified", "verify.json judged other engines than those here"
+    if verdict.status == "unverified":
+        return verdict.status, f"{verdict.reason}; on an RTX card: sam3-runtime verify {directory}"
     here = device_name(records["decoder"].toolchain)
     if verdict.device != here:
         return "unverified", f"judged on {verdict.device}, not on {here}: run sam3-runtime verify {directory}"
@@ -43,6 +44,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "engines": {part: record.model_dump(mode="json") for part, record in records.items()},
         "total_mib": round(sum(record.sizes.file for record in records.values()) / MIB, 1),
+        "memory": predict(records),
     }
 
 
@@ -55,9 +57,11 @@ def overview(engines: Path) -> dict[str, Any]:
         try:
             found = describe(directory)
         except RecordError as error:
-            variants.append({"variant": directory.name, "status": "damaged", "reason": str(error), "total_mib": 0.0})
+            variants.append(
+                {"variant": directory.name, "status": "damaged", "reason": str(error), "total_mib": 0.0, "memory": None}
+            )
             continue
-        variants.append({key: found[key] for key in ("variant", "status", "reason", "total_mib")})
+        variants.append({key: found[key] for key in ("variant", "status", "reason", "total_mib", "memory")})
         sizes = {engine["sha256"]: engine["sizes"]["file"] for engine in found["engines"].values()}
         apart += sum(sizes.values())
         shared |= sizes

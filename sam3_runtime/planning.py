@@ -14,7 +14,7 @@ from typing import Any
 from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
 from sam3_runtime.errors import VariantsError
-from sam3_runtime.toolchain import device_name, locked_dims, resolve
+from sam3_runtime.toolchain import BUILDER_MODULES, device_name, locked_dims, resolve, why_not_run
 from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
 
 PACKAGE_SCHEME = "package:"
@@ -58,9 +58,16 @@ class Plan:
     def build(self, part: PartName) -> dict[str, Any]:
         return {
             "toolchain": self.toolchain.key(),
-            "settings": {"optimization": self.variants.settings.build.optimization},
+            "settings": self._build_settings(),
             "precision": self.precision(part),
         }
+
+    def _build_settings(self) -> dict[str, Any]:
+        """The settings that engines of this backend depend on."""
+        section = self.variants.settings.build
+        if self.toolchain.backend == "tensorrt-rtx":
+            return {"gpus": section.gpus}
+        return {"optimization": section.optimization}
 
     def configure(self, name: str) -> dict[str, Any]:
         chosen = self.variants.get(name)
@@ -107,6 +114,14 @@ class Plan:
     def device(self) -> str:
         """What engines run on here: another device makes verdicts and benchmarks due again."""
         return device_name(self.toolchain)
+
+    def why_not_run(self) -> str | None:
+        """Why what is built here cannot be run here; nothing where it can."""
+        return why_not_run(self.toolchain.backend)
+
+    def builder_modules(self) -> list[str]:
+        """The modules that decide what an engine of this backend is."""
+        return [f"builders/{module}.py" for module in BUILDER_MODULES[self.toolchain.backend]]
 
     def path(self, text: str) -> str:
         """A path of ``variants.yaml``, which is relative to that file, as the work folder sees it."""

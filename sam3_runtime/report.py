@@ -19,9 +19,9 @@ from sam3_runtime.config import BenchResult, CheckpointLock, EngineRecord, Toolc
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import RecordError, Sam3Error
 from sam3_runtime.files import write_atomically
+from sam3_runtime.gpus import names_of
+from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB, predict, smallest_card
 from sam3_runtime.variants import Variant
-
-MIB = 1 << 20
 
 Row = dict[str, Any]
 
@@ -43,7 +43,23 @@ def row(folder: Path, name: str) -> Row:
     found["build_s"] = round(sum(record.build_seconds for record in known), 1)
     found["precision"] = "+".join(sorted({record.quantize or record.precision for record in known}))
     digests = {record.part: record.sha256 for record in known}
+    found |= _memory_columns({record.part: record for record in known})
     return found | _verdict_columns(folder, name, digests) | _bench_columns(folder / "bench" / f"{name}.json", digests)
+
+
+def _memory_columns(records: dict[str, EngineRecord]) -> Row:
+    """What the variant will take on a GPU, where its backend tells what that is made of."""
+    predicted = predict(records)
+    if predicted is None:
+        return {}
+    whole, kept = predicted["with_text"], predicted["without_text"]
+    return {
+        **{key: whole[key] for key in ("weights_mib", "scratch_mib", "buffers_mib")},
+        "vram_mib": whole["total_mib"],
+        "vram_no_text_mib": kept["total_mib"],
+        "card": smallest_card(whole["fits_gb"]),
+        "card_no_text": smallest_card(kept["fits_gb"]),
+    }
 
 
 def _read(kind: Any, path: Path) -> Any:
@@ -70,7 +86,8 @@ def _logs(logs: Path, variant: Variant) -> Iterator[Path]:
     yield logs / "copy_tokenizer.log"
     yield logs / "export/text-encoder.log"
     yield from (logs / f"export/r{variant.resolution}/{graph}.log" for graph in ("vision-encoder", *graphs))
-    yield from (logs / f"{stage}/r{variant.resolution}{variant.suffix}.log" for stage in ("calibration", "quantize"))
+    yield logs / f"calibration/r{variant.resolution}.log"
+    yield logs / f"quantize/r{variant.resolution}{variant.suffix}.log"
     yield logs / f"build/b{variant.batch}/text-encoder.log"
     yield from (logs / f"build/b{variant.batch}_r{variant.resolution}/{graph}.log" for graph in graphs)
     yield from (logs / f"reference/r{variant.resolution}.log", logs / f"configure/{variant.name}.log")
@@ -83,6 +100,8 @@ def _verdict_columns(folder: Path, name: str, digests: dict[str, str]) -> Row:
         return _missing(folder, name, f"no verdict: engines/{name}/verify.json")
     if verdict.engines != digests:
         return _missing(folder, name, "its verdict is about other engines: verify again")
+    if verdict.status == "unverified":
+        return {"status": verdict.status, "reason": verdict.reason}
     worst = {check.name: check.value for check in verdict.checks}
     return {
         "status": verdict.status,
@@ -125,9 +144,17 @@ def make_table(folder: Path, names: Sequence[str], partial: bool = False) -> dic
         "partial": partial,
         "device": sorted({result.device for result in results}),
         "toolchain": toolchain.model_dump() if toolchain else None,
+        "gpus": _compiled_for(folder, names),
         "checkpoint": {"name": lock.checkpoint, "digest": lock.digest} if lock else None,
         "rows": [row(folder, name) for name in names],
     }
+
+
+def _compiled_for(folder: Path, names: Sequence[str]) -> list[str]:
+    """The GPU generations that the engines were compiled for, where their backend compiles for generations."""
+    paths = [folder / "engines" / name / "decoder.engine.json" for name in names]
+    records: list[EngineRecord] = [record for path in paths if (record := _read(EngineRecord, path))]
+    return sorted({str(gpu) for record in records for gpu in record.settings.get("gpus", [])}, key=float)
 
 
 def write_tables(folder: Path, names: Sequence[str], partial: bool = False) -> dict[str, Any]:
@@ -160,6 +187,8 @@ def _conditions(table: dict[str, Any]) -> str:
         f"checkpoint: {checkpoint.get('name')} ({str(checkpoint.get('digest'))[:12]})",
         f"date: {table['date']}",
     ]
+    if table["gpus"]:
+        parts.insert(2, f"compiled for: {names_of(table['gpus'])}")
     if toolchain.get("driver"):
         parts.insert(1, f"driver: {toolchain['driver']}")
     if table["partial"]:
@@ -167,6 +196,14 @@ def _conditions(table: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
+_MEMORY = ("weights_mib", "scratch_mib", "buffers_mib", "vram_mib", "vram_no_text_mib", "card", "card_no_text")
+_MEMORY_LEGEND = (
+    "Memory on the card is **predicted** from the engines' records, in MiB: `vram_mib` is weights, one block of "
+    "scratch that the four engines take in turn, and buffers at the largest batch; `vram_no_text_mib` once prompts are "
+    "encoded and the text encoder is released. `card` is the smallest of 6, 8, 12, 16 and 24 GB that it fits in, with "
+    f"{CUDA_CONTEXT_MIB} MiB assumed for the CUDA context."
+)
+_NOT_MEASURED = "**not run on any RTX card**: accuracy and speed are not measured; that needs one."
 _ACCURACY = ("precision", "detections", "cosine", "agreement", "mask_iou", "engines_mib", "build_s")
 _LEGEND = (
     "`cosine` is the lowest of all outputs against float32 PyTorch, `agreement` the share of detections that both "
@@ -177,16 +214,26 @@ _LEGEND = (
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """Two narrow tables, accuracy and speed, and the reasons of what did not pass."""
+    """Narrow tables, accuracy, memory and speed, and the reasons of what did not pass."""
     rows = table["rows"]
     columns = [column for column in _columns(table) if column not in ("variant", "status", "reason")]
     parts = [f"# Engine variants\n\n{_conditions(table)}"]
     parts.append(_grid(rows, ["variant", "status", *(column for column in columns if column in _ACCURACY)]))
-    speed = [column for column in columns if column not in _ACCURACY]
+    memory = [column for column in columns if column in _MEMORY]
+    if memory:
+        parts += [_grid(rows, ["variant", *memory]), _MEMORY_LEGEND]
+    speed = [column for column in columns if column not in (*_ACCURACY, *_MEMORY)]
     if speed:
         parts.append(_grid(rows, ["variant", *speed]))
+    elif any(row["status"] == "unverified" for row in rows):
+        parts.append(_NOT_MEASURED)
     parts += [f"- {row['variant']} is **{row['status']}**: {_cell(row['reason'])}" for row in rows if _is_bad(row)]
+    parts += [f"- built, not judged: {reason}" for reason in dict.fromkeys(_reasons(rows, "unverified"))]
     return "\n\n".join([*parts, _LEGEND]) + "\n"
+
+
+def _reasons(rows: Sequence[Row], status: str) -> list[str]:
+    return [_cell(row["reason"]) for row in rows if row["status"] == status]
 
 
 def _grid(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -200,7 +247,8 @@ def _grid(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 
 def _is_bad(row: Row) -> bool:
-    return bool(row["status"] != "passed")
+    """Whether a variant fails the run. What was built for another machine is not bad: it is not judged."""
+    return row["status"] not in ("passed", "unverified")
 
 
 def _csv(table: dict[str, Any]) -> str:
@@ -234,7 +282,7 @@ def _html(table: dict[str, Any]) -> str:
 
 
 def judge(folder: Path, names: Sequence[str]) -> None:
-    """Write the table, print it, and raise :class:`GateError` unless every listed variant passed."""
+    """Write the table, print it, and raise :class:`GateError` where a listed variant is missing, failed or rejected."""
     table = write_tables(folder, names)
     print(f"\n{markdown(table)}")
     bad = [row for row in table["rows"] if _is_bad(row)]
@@ -244,4 +292,11 @@ def judge(folder: Path, names: Sequence[str]) -> None:
             f"{len(bad)} of {len(names)} variants did not pass:\n{listed}",
             "verify.json has every comparison; the limits are `gate:` in variants.yaml",
         )
-    print(f"All {len(names)} variants passed. The table is in bench/table.md.")
+    unjudged = [row["variant"] for row in table["rows"] if row["status"] == "unverified"]
+    if unjudged:
+        print(
+            f"{len(unjudged)} of {len(names)} variants are built and not judged: that needs the machine that runs them."
+        )
+    else:
+        print(f"All {len(names)} variants passed.")
+    print("The table is in bench/table.md.")

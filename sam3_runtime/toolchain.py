@@ -13,17 +13,30 @@ from pathlib import Path
 from sam3_runtime.config import Backend, CheckpointLock, Toolchain
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import WorkFolderError
-from sam3_runtime.variants import VariantsFile
+from sam3_runtime.gpus import find_gpu
+from sam3_runtime.settings import VariantsFile
 
-BUILDERS: tuple[Backend, ...] = ("onnxruntime",)
-"""The backends that this version builds engines for, best first: what ``backend: auto`` chooses from."""
+BUILDERS: tuple[Backend, ...] = ("onnxruntime", "tensorrt-rtx")
+"""The backends that this version builds engines for; ``backend: auto`` is the first, the others are asked for."""
+BUILDER_MODULES = {
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt-rtx": ("tensorrt_common", "tensorrt_messages", "tensorrt_rtx"),
+}
+"""The modules of ``builders/`` that decide what an engine of a backend is."""
 
-_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")}
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx"),
+}
 NOT_INSTALLED = "not installed"
+NO_GPU = "no NVIDIA GPU"
 
 
 def probe(backend: Backend) -> Toolchain:
-    """What is installed here for ``backend``; its version is ``NOT_INSTALLED`` where nothing is."""
+    """What is installed here for ``backend``; its version is ``NOT_INSTALLED`` where nothing is.
+
+    TensorRT-RTX compiles for generations, whatever card is in the machine: its toolchain names no GPU.
+    """
     for distribution in _DISTRIBUTIONS[backend]:
         try:
             return Toolchain(backend=backend, version=metadata.version(distribution))
@@ -74,8 +87,21 @@ def locked_dims(settings: VariantsFile, folder: Path) -> ModelDims | None:
 
 
 def device_name(toolchain: Toolchain) -> str:
-    """What the engines of this toolchain run on: its GPU, else this machine's processor."""
+    """What the engines of this toolchain run on here: its GPU, or this machine's, else the processor."""
+    if toolchain.backend == "tensorrt-rtx":
+        gpu = find_gpu()
+        return gpu.name if gpu else NO_GPU
     return toolchain.gpu or cpu_name()
+
+
+def why_not_run(backend: Backend) -> str | None:
+    """Why engines of ``backend`` can be built but not run here; nothing where they can."""
+    if backend != "tensorrt-rtx":
+        return None
+    able = "this machine can build TensorRT-RTX engines but not run them"
+    if find_gpu() is None:
+        return f"{able}: no NVIDIA driver was found"
+    return "this version of sam3-runtime builds TensorRT-RTX engines and does not run them yet"
 
 
 def cpu_name() -> str:

@@ -2,7 +2,7 @@
 
 Judges engines through the runtime's own pipeline, with the reference file alone: neither PyTorch nor the checkpoint is
 needed, so a machine that only runs can verify too. A verdict is a result, not an exception: ``passed``, ``rejected``
-(ran, but beyond a limit) or ``failed`` (did not run).
+(ran, but beyond a limit), ``failed`` (did not run) or ``unverified`` (built for another machine than this one).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import read_records
-from sam3_runtime.errors import RecordError, Sam3Error
+from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.files import sha256_of
 from sam3_runtime.pack import reference_path
 from sam3_runtime.pipeline import Pipeline, Tokens, load
@@ -25,8 +25,8 @@ from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.preprocess import preprocess
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
+from sam3_runtime.settings import GateSection
 from sam3_runtime.toolchain import device_name
-from sam3_runtime.variants import GateSection
 
 Array = NDArray[Any]
 
@@ -223,7 +223,8 @@ def _verdict_of(found: _Findings, checks: tuple[Check, ...]) -> tuple[Literal["p
 
 
 def verify(directory: Path, reference: Path, gate: Mapping[str, float], device: str) -> Verdict:
-    """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``.
+    """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``; sound ones that
+    were built for another machine, ``unverified``.
 
     ``gate`` has the fields of :class:`sam3_runtime.variants.Limits`; ``device`` is what the engines run on. Raises
     :class:`RecordError` where there is nothing to judge: no records, no configuration, no reference.
@@ -235,6 +236,8 @@ def verify(directory: Path, reference: Path, gate: Mapping[str, float], device: 
         with load(directory) as pipeline:
             found, checks = compare(pipeline, wanted, gate)
         status, reason = _verdict_of(found, checks)
+    except CannotRunHere as error:
+        return _verdict(config, records, reference, gate, device, status="unverified", reason=error.message)
     except Sam3Error as error:
         return _verdict(config, records, reference, gate, device, status="failed", reason=str(error))
     judged: dict[str, Any] = {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
@@ -261,10 +264,15 @@ def _verdict(
 
 
 def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
-    """Judge a variant on this machine, by the limits of its own verdict, and write the new one beside its engines."""
+    """Judge a variant on this machine, by the limits of its own verdict, and write the new one beside its engines.
+
+    A machine that cannot run them has nothing to say against a verdict that is there: that one stays.
+    """
     config = VariantConfig.read(directory / "config.json")
+    known = None
     try:
-        gate = Verdict.read(directory / "verify.json").gate
+        known = Verdict.read(directory / "verify.json")
+        gate = known.gate
     except RecordError:
         sections = GateSection()
         gate = (sections.float if config.quantize is None else getattr(sections, config.quantize)).model_dump()
@@ -275,5 +283,6 @@ def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
         gate,
         device_name(records["decoder"].toolchain),
     )
-    verdict.write(directory / "verify.json")
+    if known is None or verdict.status != "unverified":
+        verdict.write(directory / "verify.json")
     return verdict

@@ -8,7 +8,7 @@ from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain
 from sam3_runtime.contract import PARTS, ModelDims, fixed_dims, profile, resolve
 
 DIMS = ModelDims(window=8, channels=64, image_size=336)
-TYPES = {"float": "float32", "int64": "int64", "bool": "bool"}
+TYPES = {"float": "float32", "float32": "float32", "int64": "int64", "bool": "bool"}
 
 
 def engine_record(part: str, batch: int = 8, resolution: int = 672, queries: int = 50, **changes: Any) -> EngineRecord:

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from sam3_runtime.toolchain import BUILDER_MODULES
+
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "sam3_runtime"
 JOB_TIME = ("export", "quantize", "builders", "jobs", "prune")
 # Shared plumbing: an edit there changes messages, places or records' schema, and no graph, engine or measurement.
 PLUMBING = {
     "errors", "files", "jobs", "config", "contract", "configure", "overview", "variants", "planning", "toolchain",
+    "settings", "placed_yaml",
     "builders/cache", "builders/graph", "export/locking", "backends/__init__", "backends/base", "backends/onnxruntime",
-    "export/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__", "backends/fake",
+    "export/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__", "backends/fake", "gpus", "memory",
+    "backends/tensorrt_rtx",
 }  # fmt: skip
 
 
@@ -89,6 +93,7 @@ RULES = {
     "compute_reference": "export/reference",
     "measure_scales": "quantize/collect",
     "quantize_vision_encoder": "quantize/insert",
+    "build_vision_encoder": "builders/tensorrt_rtx",
     "build_decoder": "builders/onnxruntime",
     "verify_variant": "verify",
     "bench_variant": "benchmark",
@@ -117,7 +122,12 @@ def test_a_rules_code_covers_what_its_job_runs(rule: str) -> None:
         needed |= needed_by("export/graph", {"export/graph"}) - OTHER_PARTS
     if rule == "measure_scales":
         needed = {name for name in needed if not name.startswith("export/")}  # they made its input, the graph
-    listed |= {"builders/onnxruntime"} if "BUILD_CODE" in body else set()
+    if module.startswith("builders/"):
+        assert "*PLAN.builder_modules()" in text
+        own = {f"builders/{name}" for name in BUILDER_MODULES[module.split("/")[1].replace("_", "-")]}
+        every = {f"builders/{name}" for names in BUILDER_MODULES.values() for name in names}
+        needed -= every - own  # builders/__init__.py imports all of them and runs one
+        listed |= own
     assert needed - listed - PLUMBING == set()
     assert {name for name in listed if not (PACKAGE / f"{name}.py").is_file() and "{" not in name} == set()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from sam3_runtime.builders import build_engine
 from sam3_runtime.jobs import job
 
-with job(snakemake):
+with job(snakemake) as announce:
     build_engine(
         Path(snakemake.input.graph),
         Path(snakemake.output.engine),
@@ -14,4 +14,5 @@ with job(snakemake):
         toolchain=snakemake.params.toolchain,
         settings=snakemake.params.settings,
         cache=Path(snakemake.config["engine_cache"]),
+        announce=announce,
     )

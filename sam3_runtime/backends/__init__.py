@@ -19,7 +19,7 @@ __all__ = ["Engine", "EngineOptions", "check_file", "engine_file", "open_engine"
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
     "tensorrt": "pip install 'sam3-runtime[tensorrt]'",
-    "tensorrt-rtx": "pip install 'sam3-runtime[tensorrt-rtx]'",
+    "tensorrt-rtx": "pip install 'sam3-runtime[rtx]'",
 }
 """How the library of each backend is installed."""
 
@@ -90,7 +90,8 @@ def open_engine(
     """Open ``<part>.engine`` of a variant's directory.
 
     ``variant`` is what messages about too large a batch go by. :class:`RecordError` for its record,
-    :class:`EngineError` for a file that its record is not about, or that does not load with what is installed here.
+    :class:`EngineError` for a file that its record is not about, or that does not load with what is installed here;
+    :class:`CannotRunHere` among them for a sound one that needs another machine.
     """
     record = read_record(directory, part)
     path = engine_file(directory, part)
@@ -101,6 +102,10 @@ def open_engine(
             from sam3_runtime.backends.onnxruntime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(path, record, options, variant, rebuild_hint(path))
+        if record.backend == "tensorrt-rtx":
+            from sam3_runtime.backends import tensorrt_rtx
+
+            return tensorrt_rtx.open_engine(path, record, rebuild_hint(path))
         if record.backend == "fake":
             from sam3_runtime.backends.fake import FakeEngine
 

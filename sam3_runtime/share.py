@@ -1,0 +1,68 @@
+"""What somebody who has the card sends back: one JSON with the verdict and the measurement of a variant.
+
+Verifies, then measures, through the functions that the workflow uses. Knows no backend. The file holds no path, host
+or user name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sam3_runtime import __version__
+from sam3_runtime.benchmark import benchmark
+from sam3_runtime.config import BenchResult, Check, Record, VariantConfig
+from sam3_runtime.configure import read_records
+from sam3_runtime.errors import CannotRunHere, EngineError
+from sam3_runtime.gpus import find_gpu
+from sam3_runtime.memory import predict
+from sam3_runtime.pack import reference_path
+from sam3_runtime.reference import read_reference
+from sam3_runtime.settings import BenchSection
+from sam3_runtime.toolchain import device_name, why_not_run
+from sam3_runtime.verify import verify_here
+
+
+class Shared(Record):
+    """``status`` and ``checks`` are the verdict's; ``predicted`` is what ``sam3-runtime info`` says about memory."""
+
+    sam3_runtime: str
+    status: str
+    reason: str
+    checks: tuple[Check, ...]
+    bench: BenchResult
+    driver: str | None
+    predicted: dict[str, Any] | None
+
+
+def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], cameras: Sequence[int]) -> Shared:
+    """Verify and measure the variant in ``directory`` on this machine, and write its verdict beside its engines.
+
+    What is left empty is as in `bench:`, and the pictures are those of the reference, which travel with the variant.
+    Raises :class:`EngineError` where the engines do not run.
+    """
+    config = VariantConfig.read(directory / "config.json")
+    records = read_records(directory)
+    reason = why_not_run(config.backend)
+    if reason:
+        raise CannotRunHere(reason, f"take it to the machine that runs it: sam3-runtime pack {directory} out.tar")
+    verdict = verify_here(directory)
+    if verdict.status not in ("passed", "rejected"):
+        raise EngineError(f"{config.variant} does not run here: {verdict.reason}")
+    asked = {"source": list(source), "prompts": list(prompts), "cameras": list(cameras)}
+    settings = BenchSection().model_dump() | {key: value for key, value in asked.items() if value}
+    settings["device"] = device_name(records["decoder"].toolchain)
+    pictures = None
+    if not source:
+        pictures = list(read_reference(reference_path(directory, config.resolution)).pictures.values())
+    gpu = find_gpu()
+    return Shared(
+        sam3_runtime=__version__,
+        status=verdict.status,
+        reason=verdict.reason,
+        checks=verdict.checks,
+        bench=benchmark(directory, settings, pictures),
+        driver=gpu.driver if gpu else None,
+        predicted=predict(records),
+    )

@@ -1,0 +1,92 @@
+"""Graphs for NVIDIA's builder: the four parts of the small checkpoint, their 8-bit forms, and a few with known sins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx.checker") and pytest.importorskip("onnx")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+RESOLUTION, QUERIES = 112, 20
+
+
+@pytest.fixture(scope="session")
+def typed_graphs(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The four parts of the small checkpoint in float16, by the name of their graph."""
+    pytest.importorskip("torch")
+    from sam3_runtime.config import CheckpointLock
+    from sam3_runtime.contract import PARTS
+    from sam3_runtime.export.graph import export_part
+    from sam3_runtime.export.locking import lock_once
+
+    folder = tmp_path_factory.mktemp("typed")
+    lock_once(folder / "checkpoint.lock", str(demo_checkpoint), "main", str(demo_checkpoint))
+    lock = CheckpointLock.read(folder / "checkpoint.lock").at(str(demo_checkpoint))
+    made = {}
+    for part in PARTS.values():
+        name = f"decoder_q{QUERIES}" if part.name == "decoder" else part.name
+        axes: dict[str, Any] = {"resolution": RESOLUTION, "queries": QUERIES}
+        chosen = {axis: value for axis, value in axes.items() if axis in part.depends_on}
+        made[name] = folder / f"{name}.onnx"
+        export_part(part.name, lock, made[name], precision="fp16", **chosen)
+    return made
+
+
+@pytest.fixture(scope="session")
+def eight_bit_graph(typed_graphs: dict[str, Path]) -> Callable[[str], Path]:
+    """The vision encoder's ``int8`` or ``fp8`` form. Its ranges are made up: a builder does not mind."""
+    from sam3_runtime.builders.graph import read_graph
+    from sam3_runtime.quantize.insert import quantize_graph
+    from tests.quantize.conftest import calibration_of
+
+    graph = typed_graphs["vision-encoder"]
+
+    def make(quantize: str) -> Path:
+        model = onnx.load(graph, load_external_data=False)
+        entering = {
+            name for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv") for name in node.input
+        }
+        weights = {name for name in entering if name.endswith(".weight")}
+        scales, output = graph.with_name("scales.json"), graph.with_name(f"vision-encoder_{quantize}.onnx")
+        ranges = {name.removesuffix(".weight"): 8.0 for name in sorted(weights)}
+        calibration_of(read_graph(graph).sha256, ranges).write(scales)
+        quantize_graph(graph, scales, output, exclude=[], quantize=quantize)  # type: ignore[arg-type]
+        return output
+
+    return make
+
+
+@pytest.fixture
+def write_graph(tmp_path: Path) -> Callable[..., Path]:
+    """Write a graph of a few nodes as this project's ``vision-encoder``: ``images`` [B, 3, 16, 16] in, ``y`` out."""
+
+    def write(
+        nodes: list[Any],
+        *,
+        opset: int = 17,
+        dtype: int = TensorProto.FLOAT16,
+        name: str = "vision-encoder",
+        **constants: Any,
+    ) -> Path:
+        value = helper.make_tensor_value_info
+        tensors = [numpy_helper.from_array(np.asarray(array), key) for key, array in constants.items()]
+        graph = helper.make_graph(
+            nodes, "sin", [value("images", dtype, ["B", 3, 16, 16])], [value("y", dtype, None)], tensors
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        dims = {"patch": 8, "window": 2, "queries": 200, "channels": 8, "text_tokens": 32, "image_size": 16}
+        facts = {"checkpoint_digest": "c" * 64, "dims": json.dumps(dims), "resolution": "16"}
+        for key, text in facts.items():
+            model.metadata_props.add(key=key, value=text)
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(model, path)
+        return path
+
+    return write
