@@ -192,7 +192,7 @@ def document(results: Mapping[str, Any]) -> str:
         lines.append(f"| {row['part']} | {row['resolution'] or ''} | {row['rows']} | {row['nodes']} | {found} |")
     if results.get("full"):
         head = ["| part | precision | resolution | seconds | peak memory, MiB | file, MiB | nodes |", f"|{'---|' * 7}"]
-        lines += ["", f"## Exporting the full size (`random`, {QUERIES} queries, CPU)", "", *head]
+        lines += ["", f"## Exporting the full size (`random`, {QUERIES} queries, 2 busy CPU cores)", "", *head]
         for row in results["full"]:
             keys = ("part", "precision", "resolution", "seconds", "peak_mib", "file_mib", "nodes")
             lines.append("| " + " | ".join(str("" if row[key] is None else row[key]) for key in keys) + " |")

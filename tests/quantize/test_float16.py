@@ -166,3 +166,22 @@ def test_onnx_runtime_runs_it(encoder: Any, pictures: Any, form: QuantizeName) -
     rounded = RoundedGraph(encoder(f"_{form}"))({"images": pictures})
     for name in names:
         assert loss(got[name], rounded[name])["cosine_loss"] < 0.01, name
+
+
+@pytest.mark.parametrize("form", FORMAT_NAMES)
+def test_tensorrt_rtx_takes_it(encoder: Any, form: QuantizeName) -> None:
+    """Its parser and its compiler, for Ada and Blackwell, strongly typed: no GPU is needed."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed here")
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    assert parser.parse_from_file(str(encoder(f"_{form}"))), [
+        str(parser.get_error(i)) for i in range(parser.num_errors)
+    ]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("images", *[(size, 3, RESOLUTION, RESOLUTION) for size in (1, 2, 2)])
+    config.add_optimization_profile(profile)
+    config.num_compute_capabilities = 2
+    for place, name in enumerate(("SM89", "SM120")):
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), place)
+    assert builder.build_serialized_network(network, config) is not None
