@@ -170,8 +170,9 @@ class GeometryEncoder(nn.Module):
         image = reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
         embedded = self._embed(input_boxes, input_boxes_labels, self.vision_norm(image))
-        x = torch.cat([embedded, self.cls.expand(rows, -1, -1)], dim=1)
-        labels = torch.cat([input_boxes_labels, self.cls_label.expand(rows, -1)], dim=1)
+        # Its rows come from the tensor that it joins: TensorRT 8.6 cannot tell that other inputs have as many.
+        x = torch.cat([embedded, embedded[:, :1] * 0 + self.cls], dim=1)
+        labels = torch.cat([input_boxes_labels, input_boxes_labels[:, :1] * 0 + self.cls_label], dim=1)
         mask = labels != BOX_PADDING_LABEL
         bias = additive_mask(mask, x.dtype)
         x = self.prompt_norm(self.final_project(x))

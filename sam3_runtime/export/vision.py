@@ -21,6 +21,10 @@ from torch import Tensor, nn
 
 from sam3_runtime.export.layers import AttentionForm, fused, reshape
 
+IMAGES_ADDRESSED = 8
+"""The batch at which no tensor of the graph has more elements than TensorRT before 10 can address, fused or not."""
+_ADDRESSABLE = 2**31 - 1
+
 
 class Windows:
     """The order of tokens: ``grid`` × ``grid`` patches, padded to windows of ``window`` × ``window``."""
@@ -57,18 +61,22 @@ class Windows:
 class RotaryAttention(nn.Module):
     """Self-attention within groups of ``length`` tokens, with a half-split rotation of Q and K.
 
-    ``valid`` names the tokens that may be keys, where not all may.
+    ``valid`` names the tokens that may be keys, where not all may. ``tokens`` is how many an image has: where the
+    scores of all heads would be too many to address, heads attend in several parts.
     """
 
     cos: Tensor
     sin: Tensor
     valid: Tensor | None
 
-    def __init__(self, source: Any, cos: Tensor, sin: Tensor, valid: Tensor | None, form: AttentionForm) -> None:
+    def __init__(
+        self, source: Any, cos: Tensor, sin: Tensor, valid: Tensor | None, form: AttentionForm, tokens: int
+    ) -> None:
         super().__init__()
         self.heads: int = source.num_attention_heads
         self.head_dim: int = source.head_dim
         self.length = cos.shape[0]
+        self.parts = parts_of(self.heads, tokens * (self.length if valid is None else len(valid)))
         self.scale: float | None = source.scaling if form == "plain" else None
         query_factor = 1.0 if form == "plain" else source.scaling
         self.qkv = fused([source.q_proj, source.k_proj, source.v_proj], [query_factor, 1.0, 1.0])
@@ -99,12 +107,25 @@ class RotaryAttention(nn.Module):
         if self.valid is not None:
             # Fewer keys rather than a mask: nothing stands between the two products, and pads cost no arithmetic.
             k, v = k.index_select(2, self.valid), v.index_select(2, self.valid)
+        if self.parts == 1:
+            mixed = self._attend(q, k, v)
+        else:
+            each = [every.chunk(self.parts, dim=1) for every in (q, k, v)]
+            mixed = torch.cat([self._attend(*some) for some in zip(*each, strict=True)], dim=1)
+        out: Tensor = self.proj(reshape(mixed.permute(0, 2, 1, 3), -1, tokens, channels))
+        return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = q @ k.transpose(2, 3)
         if self.scale is not None:
             scores = scores * self.scale
-        mixed = (F.softmax(scores, dim=-1) @ v).permute(0, 2, 1, 3)
-        out: Tensor = self.proj(reshape(mixed, -1, tokens, channels))
-        return out
+        return F.softmax(scores, dim=-1) @ v
+
+
+def parts_of(heads: int, scores: int) -> int:
+    """Into how many parts to cut ``heads``, each with that many scores for an image."""
+    fitting = (parts for parts in range(1, heads + 1) if heads % parts == 0)
+    return next((n for n in fitting if IMAGES_ADDRESSED * heads // n * scores <= _ADDRESSABLE), heads)
 
 
 class VisionLayer(nn.Module):
@@ -168,7 +189,7 @@ class VisionEncoder(nn.Module):
             keep = None
         # In float64, so that the tables are the same bytes on every processor.
         cos, sin = angles.double().cos().float(), angles.double().sin().float()
-        return VisionLayer(source, RotaryAttention(source.attention, cos, sin, valid, form), keep)
+        return VisionLayer(source, RotaryAttention(source.attention, cos, sin, valid, form, windows.tokens), keep)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = self.norm(self.windows.enter(self.patch_embed(images)) + self.position)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from sam3_runtime.export import vision
+from sam3_runtime.export.graph import export_part
 from sam3_runtime.export.parity import (
+    Graph,
     compare_decoder,
     compare_geometry,
     compare_text,
@@ -20,6 +25,10 @@ from sam3_runtime.export.scene import decoder_feeds
 SMALL = 182
 CLOSE = 1e-4
 FORMS = ("fusable", "plain")
+
+
+def softmaxes(path: Path) -> int:
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node].count("Softmax")
 
 
 def assert_close(differences: dict[str, float], limit: float = CLOSE) -> None:
@@ -36,6 +45,27 @@ def test_vision_encoder(graph: Any, scene: Any, resolution: int, rows: int) -> N
 @pytest.mark.parametrize("rows", [1, 3])
 def test_plain_vision_encoder(graph: Any, scene: Any, rows: int) -> None:
     assert_close(compare_vision(scene(SMALL), graph("vision-encoder", attention="plain"), rows))
+
+
+def test_heads_that_attend_in_parts(
+    demo_lock: Any, graph_path: Any, scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1008 the scores of all heads are more than TensorRT 8.6 can address: the same is forced here."""
+    whole = softmaxes(graph_path("vision-encoder"))
+    monkeypatch.setattr(vision, "_ADDRESSABLE", 2 * 8 * 169 * 169)  # two heads of a global layer of 13 x 13
+    path = tmp_path / "vision-encoder.onnx"
+    export_part("vision-encoder", demo_lock, path, resolution=SMALL, attention="fusable", precision="fp32")
+    assert softmaxes(path) > whole
+    assert_close(compare_vision(scene(SMALL), Graph(path), 3))
+
+
+@pytest.mark.parametrize(("resolution", "expected"), [(336, 1), (672, 1), (840, 2), (1008, 2), (1344, 8)])
+def test_scores_of_eight_images_can_be_addressed(resolution: int, expected: int) -> None:
+    grid = resolution // 14
+    tokens = (-(-grid // 24) * 24) ** 2
+    parts = vision.parts_of(16, tokens * grid**2)
+    assert parts == expected
+    assert 8 * 16 // parts * tokens * grid**2 < 2**31
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
