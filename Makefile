@@ -1,4 +1,4 @@
-# make demo | test | lint | parity | rtx-table | schema; each sets up .venv first, if it is not there.
+# make demo | test | lint | parity | rtx-table | kernels | schema; each sets up .venv first, if it is not there.
 PYTHON ?= python3
 BACKEND ?= onnxruntime
 BIN := .venv/bin
@@ -6,7 +6,7 @@ DEMO := demo/work/$(BACKEND)
 SNAKEMAKE := $(BIN)/python -m snakemake
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint parity rtx-table schema clean-demo
+.PHONY: install demo test lint parity rtx-table kernels schema clean-demo
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -40,6 +40,12 @@ parity: $(INSTALLED)
 RTX_FOLDER ?= demo/work/rtx-table
 rtx-table: $(INSTALLED)
 	$(BIN)/python -m sam3_runtime.builders.measure --folder $(RTX_FOLDER)
+
+# The GPU kernels that travel as PTX. Its version is that of the first driver that knows Turing, so that all take it.
+KERNELS := sam3_runtime/backends/kernels/steps
+kernels:
+	nvcc -ptx -arch=compute_75 -O3 -o $(KERNELS).tmp $(KERNELS).cu
+	sed -e 's/^\.version .*/.version 6.3/' -e 's/[ \t]*$$//' $(KERNELS).tmp > $(KERNELS).ptx && rm $(KERNELS).tmp
 
 schema: $(INSTALLED)
 	$(BIN)/sam3-runtime schema > variants.schema.json

@@ -13,6 +13,8 @@ rule verify_variant:
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
         code=code(
             "verify.py",
+            "backends/host.py",
+            "backends/on_demand.py",
             "pipeline.py",
             "preprocess.py",
             "postprocess.py",

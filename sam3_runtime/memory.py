@@ -13,6 +13,7 @@ from typing import Any
 
 from sam3_runtime.config import EngineRecord, TensorRecord
 from sam3_runtime.contract import resolve
+from sam3_runtime.errors import EngineError
 
 MIB = 1 << 20
 CUDA_CONTEXT_MIB = 500
@@ -33,11 +34,30 @@ def predict(records: Mapping[str, EngineRecord]) -> dict[str, Any] | None:
     if any(record.sizes.weights is None or block_of(record) is None for record in records.values()):
         return None
     kept = {part: record for part, record in records.items() if part != _RELEASED}
+    block = max(block_of(record) or 0 for record in records.values())  # it stays as large as the largest wants it
     return {
-        "with_text": _sum_up(records.values()),
-        "without_text": _sum_up(kept.values()),
+        "with_text": _sum_up(records.values(), block),
+        "without_text": _sum_up(kept.values(), block),
         "assumed_cuda_context_mib": CUDA_CONTEXT_MIB,
     }
+
+
+def check_fits(directory: Path, records: Mapping[str, EngineRecord], free: int, gpu: str) -> None:
+    """:class:`EngineError` where the predicted memory of the variant in ``directory`` is more than is ``free`` (bytes)
+    on ``gpu``; nothing is said where it cannot be predicted."""
+    predicted = predict(records)
+    if predicted is None:
+        return
+    sizes = predicted["with_text"]
+    if sizes["total_mib"] * MIB <= free:
+        return
+    raise EngineError(
+        f"{directory} needs about {sizes['total_mib']:.0f} MiB of GPU memory ({sizes['weights_mib']:.0f} weights, "
+        f"{sizes['scratch_mib']:.0f} scratch, {sizes['buffers_mib']:.0f} buffers), and {free / MIB:.0f} MiB are free "
+        f"on {gpu}",
+        "close what else runs there (nvidia-smi), or take a variant of a smaller batch or resolution: "
+        f"sam3-runtime info {directory.parent} says what each takes",
+    )
 
 
 def block_of(record: EngineRecord) -> int | None:
@@ -64,10 +84,9 @@ def _bytes(tensor: TensorRecord, limits: Mapping[str, int]) -> int:
     return prod(int(size) for size in resolve(tensor.shape, limits)) * _ITEM[tensor.dtype]
 
 
-def _sum_up(chosen: Iterable[EngineRecord]) -> dict[str, Any]:
+def _sum_up(chosen: Iterable[EngineRecord], scratch: int) -> dict[str, Any]:
     records = list(chosen)
     weights = sum(record.sizes.weights or 0 for record in records)
-    scratch = max(block_of(record) or 0 for record in records)
     buffers = buffers_of(records)
     total = weights + scratch + buffers
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,19 @@ from typing import Literal
 import numpy as np
 from typing_extensions import Self
 
-from sam3_runtime.backends import open_engine, rebuild_hint
-from sam3_runtime.backends.base import Array, Engine, EngineOptions
+from sam3_runtime.backends import check_engine, open_device, open_engine, rebuild_hint
+from sam3_runtime.backends.base import AnyArray, Array, Device, Engine, EngineOptions
+from sam3_runtime.backends.host import HostDevice
+from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.configure import check_agreement, read_records
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import sha256_of
+from sam3_runtime.memory import check_fits
 from sam3_runtime.overview import status_of
-from sam3_runtime.postprocess import Detections, detections_of
-from sam3_runtime.preprocess import Image, check_image, preprocess
+from sam3_runtime.postprocess import Detections, begin_detections
+from sam3_runtime.preprocess import Image, check_image
 from sam3_runtime.prompts import Prompt, Tokenizer, as_prompt, box_rows
 from sam3_runtime.variants import Variant
 
@@ -38,7 +41,10 @@ _TEXTS_KEPT = 1024  # encoded prompts remembered, 32 KiB each
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
 StageHook = Callable[[Stage], AbstractContextManager[object]]
-"""Called with a stage's name, gives the context that the stage runs in: a stopwatch, for example."""
+"""Called with a stage's name, gives the context that the stage runs in: a stopwatch, for example. On a GPU a stage may
+end before its work does: who measures calls :meth:`Device.synchronize`."""
+Features = Mapping[str, AnyArray]
+"""What the vision encoder says of B images, where it said it: on a GPU its next run writes it again."""
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +75,11 @@ class Pipeline:
     """The engines of one variant, opened. Made by :func:`load`; use it as a context manager, or :meth:`close` it.
 
     ``config`` and ``records`` are the variant's own; ``status`` is the accuracy gate's verdict (``passed``,
-    ``rejected``, ``failed`` or ``unverified``) and ``reason`` what it says; ``engines`` holds the opened parts.
+    ``rejected``, ``failed`` or ``unverified``) and ``reason`` what it says; ``engines`` holds the opened parts and
+    ``device`` what they run on.
 
     Thread safety: :meth:`detect` may be called from several threads at once. ONNX Runtime then really runs side by
-    side; engines that cannot take turns call by call. :meth:`close` only when no call runs.
+    side; on a GPU calls take turns, a batch each. :meth:`close` only when no call runs.
     """
 
     def __init__(
@@ -82,9 +89,12 @@ class Pipeline:
         tokenizer: Tokenizer,
         status: str = "unverified",
         reason: str = "",
+        device: Device | None = None,
     ) -> None:
         self.config = config
         self.engines = engines
+        self.device = device or HostDevice()
+        self._turn = nullcontext() if all(engine.concurrent for engine in engines.values()) else Lock()
         self.tokenizer = tokenizer
         self.status = status
         self.reason = reason
@@ -134,65 +144,81 @@ class Pipeline:
         for image in images:
             check_image(image)
         for start in range(0, len(images), self.batch):
-            yield from self._detect_batch(images[start : start + self.batch], job)
+            batch = images[start : start + self.batch]
+            if isinstance(self._turn, nullcontext):
+                yield from self._detect_batch(batch, job)
+            else:
+                # Features lie in the engines' own memory: nobody else may run before this batch is through.
+                with self._turn:
+                    found = list(self._detect_batch(batch, job))
+                yield from found
 
     def _detect_batch(self, images: Sequence[Image], job: _Job) -> Iterator[list[Detections]]:
         """Detect on at most :attr:`batch` images."""
         with job.stage("preprocess"):
-            pixels = preprocess(images, self.config.resolution, self.config.preprocessing)
+            pixels = self.preprocess(images)
         with job.stage("vision"):
             features = self.encode_images(pixels)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         with job.stage("prompt"):
             tokens = self.encode_prompts(job.prompts, sizes, features)
-        limit = self.engines["decoder"].limit("P")
-        # Either way every row is an image and a prompt: the fewer calls, the better; on a tie the first reads less.
-        if len(images) * _calls(len(job.prompts), limit) <= len(job.prompts) * _calls(len(images), limit):
-            yield from self._image_by_image(features, tokens, sizes, job)
-        else:
-            yield from self._prompt_by_prompt(features, tokens, sizes, job)
+        yield from self._decode_all(_calls(features, tokens, self.engines["decoder"].limit("P")), sizes, job)
 
-    def _image_by_image(
-        self, features: dict[str, Array], tokens: list[list[Tokens]], sizes: list[tuple[int, int]], job: _Job
+    def _decode_all(
+        self, calls: Iterable[_Call], sizes: Sequence[tuple[int, int]], job: _Job
     ) -> Iterator[list[Detections]]:
-        """Decode all prompts of one image together: its features are there once (N = 1)."""
-        limit = self.engines["decoder"].limit("P")
-        for index, size in enumerate(sizes):
-            found: list[Detections] = []
-            for start in range(0, len(job.prompts), limit):
-                chosen = range(start, min(start + limit, len(job.prompts)))
-                with job.stage("decoder"):
-                    outputs = self.decode(_only(features, index, index + 1), [tokens[index][one] for one in chosen])
-                with job.stage("postprocess"):
-                    found += [_detections(outputs, row, size, one, job) for row, one in enumerate(chosen)]
-            yield found
+        """Make the decoder's calls, one in flight while the host finishes the last; an image is given when it is
+        complete."""
+        found: list[dict[int, Detections]] = [{} for _ in sizes]
+        begun: list[tuple[int, int, Callable[[], Detections]]] = []
+        given = 0
 
-    def _prompt_by_prompt(
-        self, features: dict[str, Array], tokens: list[list[Tokens]], sizes: list[tuple[int, int]], job: _Job
-    ) -> Iterator[list[Detections]]:
-        """Decode all images for one prompt together (N = P)."""
-        limit = self.engines["decoder"].limit("P")
-        found: list[list[Detections]] = [[] for _ in sizes]
-        for one in range(len(job.prompts)):
-            for start in range(0, len(sizes), limit):
-                chosen = range(start, min(start + limit, len(sizes)))
-                with job.stage("decoder"):
-                    rows = _only(features, start, chosen.stop)
-                    outputs = self.decode(rows, [tokens[index][one] for index in chosen])
-                with job.stage("postprocess"):
-                    for row, index in enumerate(chosen):
-                        found[index].append(_detections(outputs, row, sizes[index], one, job))
-        yield from found
+        def finish() -> None:
+            if not begun:
+                return
+            with job.stage("postprocess"):
+                for image, prompt, detections in begun:
+                    found[image][prompt] = detections()
+            begun.clear()
+
+        for call in calls:
+            with job.stage("decoder"):
+                masks, others = self._start_decoder(call.features, call.tokens)
+            finish()
+            while given < len(found) and len(found[given]) == len(job.prompts):
+                yield [found[given][prompt] for prompt in range(len(job.prompts))]
+                found[given], given = {}, given + 1
+            with job.stage("decoder"):
+                outputs = {"pred_masks": masks, **self.device.fetch(others)}
+            with job.stage("postprocess"):
+                for row, (image, prompt) in enumerate(call.places):
+                    begun.append((image, prompt, self._begin(outputs, row, sizes[image], prompt, job)))
+        finish()
+        for complete in found[given:]:
+            yield [complete[prompt] for prompt in range(len(job.prompts))]
+
+    def _begin(
+        self, outputs: Mapping[str, AnyArray], row: int, size: tuple[int, int], prompt: int, job: _Job
+    ) -> Callable[[], Detections]:
+        return begin_detections(
+            outputs, row, size, prompt=job.prompts[prompt].name, prompt_index=prompt, threshold=job.threshold,
+            top=job.top, begin=self.device.begin_masks,
+        )  # fmt: skip
 
     # --- the parts, one by one: verification and benchmark call them too ----------------------------------------------
 
-    def encode_images(self, pixels: Array) -> dict[str, Array]:
-        """Vision encoder: float32 [B, 3, R, R], B at most :attr:`batch` → ``fpn_feat_0/1/2`` and ``fpn_pos_2``."""
+    def preprocess(self, images: Sequence[Image]) -> AnyArray:
+        """Images, RGB uint8 [H, W, 3] of any size each, at most :attr:`batch` → what the vision encoder takes."""
+        dtype = self.engines["vision-encoder"].inputs[0].dtype
+        return self.device.preprocess(images, self.config.resolution, self.config.preprocessing, dtype)
+
+    def encode_images(self, pixels: AnyArray) -> Features:
+        """Vision encoder: [B, 3, R, R], B at most :attr:`batch` → ``fpn_feat_0/1/2`` and ``fpn_pos_2``."""
         engine = self.engines["vision-encoder"]
         return engine.infer(engine.cast({"images": pixels}))
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
-        """Text encoder: one :class:`Tokens` of 32 for each text. Texts are remembered."""
+        """Text encoder: one :class:`Tokens` of 32 for each text. Texts are remembered, and the engine is released."""
         with self._texts_lock:
             found = {text: self._texts[text] for text in texts if text in self._texts}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
@@ -201,22 +227,21 @@ class Pipeline:
         for start in range(0, len(missing), limit):
             chunk = missing[start : start + limit]
             tokens = self.tokenizer(chunk)
-            outputs = engine.infer(
-                engine.cast({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask})
-            )
+            feeds = engine.cast({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask})
+            outputs = self.device.fetch(engine.infer(feeds))
             rows = zip(outputs["text_features"], outputs["text_mask"], strict=True)
             found |= {
                 text: Tokens(features.copy(), mask.copy()) for text, (features, mask) in zip(chunk, rows, strict=True)
             }
+        if missing:
+            engine.release()
         with self._texts_lock:
             self._texts.update(found)
             while len(self._texts) > _TEXTS_KEPT:
                 self._texts.popitem(last=False)
         return [found[text] for text in texts]
 
-    def encode_boxes(
-        self, prompts: Sequence[Prompt], size: tuple[int, int], features: dict[str, Array]
-    ) -> list[Tokens]:
+    def encode_boxes(self, prompts: Sequence[Prompt], size: tuple[int, int], features: Features) -> list[Tokens]:
         """Geometry encoder: the boxes of each prompt (which has some) on one image of ``size`` (height, width).
 
         ``features`` are that image's own (N = 1). A prompt of n boxes has n + 1 valid tokens.
@@ -227,12 +252,12 @@ class Pipeline:
         for start in range(0, len(prompts), limit):
             rows = box_rows(prompts[start : start + limit], size)
             feeds = {**features, "input_boxes": rows.boxes, "input_boxes_labels": rows.labels}
-            outputs = engine.infer(engine.cast(feeds))
+            outputs = self.device.fetch(engine.infer(engine.cast(feeds)))
             tokens += map(Tokens, outputs["geometry_features"], outputs["geometry_mask"])
         return tokens
 
     def encode_prompts(
-        self, prompts: Sequence[Prompt], sizes: Sequence[tuple[int, int]], features: dict[str, Array]
+        self, prompts: Sequence[Prompt], sizes: Sequence[tuple[int, int]], features: Features
     ) -> list[list[Tokens]]:
         """The tokens of each prompt on each image, ``result[image][prompt]``: text first, then boxes where there are.
 
@@ -250,8 +275,16 @@ class Pipeline:
             result.append(tokens)
         return result
 
-    def decode(self, features: dict[str, Array], tokens: Sequence[Tokens]) -> dict[str, Array]:
-        """Decoder: P prompts on the features of one image, or of one image each. Shorter prompts are padded."""
+    def decode(self, features: Features, tokens: Sequence[Tokens]) -> dict[str, AnyArray]:
+        """Decoder: P prompts on the features of one image, or of one image each. Shorter prompts are padded.
+
+        All but ``pred_masks``, which stays where it is, comes to the host.
+        """
+        masks, others = self._start_decoder(features, tokens)
+        return {"pred_masks": masks, **self.device.fetch(others)}
+
+    def _start_decoder(self, features: Features, tokens: Sequence[Tokens]) -> tuple[AnyArray, Mapping[str, AnyArray]]:
+        """``pred_masks``, and the other outputs, wherever they are made: a GPU may still be at it."""
         engine = self.engines["decoder"]
         longest = max(len(one.mask) for one in tokens)
         channels = tokens[0].features.shape[1]
@@ -260,12 +293,15 @@ class Pipeline:
         for row, one in enumerate(tokens):
             prompt_features[row, : len(one.mask)] = one.features
             prompt_mask[row, : len(one.mask)] = one.mask
-        return engine.infer(engine.cast({**features, "prompt_features": prompt_features, "prompt_mask": prompt_mask}))
+        feeds = {**features, "prompt_features": prompt_features, "prompt_mask": prompt_mask}
+        outputs = dict(engine.infer(engine.cast(feeds)))
+        return outputs.pop("pred_masks"), outputs
 
     def close(self) -> None:
         """Free the engines. Closing twice does nothing."""
         for engine in self.engines.values():
             engine.close()
+        self.device.close()
 
     def __enter__(self) -> Self:
         return self
@@ -276,11 +312,38 @@ class Pipeline:
         self.close()
 
 
-def _calls(rows: int, limit: int) -> int:
-    return -(-rows // limit)
+@dataclass(frozen=True)
+class _Call:
+    """One run of the decoder: features of one image or of one for each row, and the image and prompt of each row."""
+
+    features: Features
+    tokens: list[Tokens]
+    places: list[tuple[int, int]]
 
 
-def _only(features: dict[str, Array], start: int, stop: int) -> dict[str, Array]:
+def _calls(features: Features, tokens: list[list[Tokens]], limit: int) -> Iterator[_Call]:
+    """All prompts of an image together (N = 1: its features are there once), or all images of a prompt (N = P).
+
+    Either way every row is an image and a prompt: the fewer calls, the better; on a tie the first reads less.
+    """
+    images, prompts = len(tokens), len(tokens[0])
+    by_image = [(image, chunk) for image in range(images) for chunk in _chunks(prompts, limit)]
+    by_prompt = [(prompt, chunk) for prompt in range(prompts) for chunk in _chunks(images, limit)]
+    if len(by_image) <= len(by_prompt):
+        for image, chunk in by_image:
+            places = [(image, prompt) for prompt in chunk]
+            yield _Call(_only(features, image, image + 1), [tokens[image][prompt] for prompt in chunk], places)
+    else:
+        for prompt, chunk in by_prompt:
+            places = [(image, prompt) for image in chunk]
+            yield _Call(_only(features, chunk.start, chunk.stop), [tokens[image][prompt] for image in chunk], places)
+
+
+def _chunks(count: int, limit: int) -> list[range]:
+    return [range(start, min(start + limit, count)) for start in range(0, count, limit)]
+
+
+def _only(features: Features, start: int, stop: int) -> Features:
     """The features of some images, as views. The position table has one row for all."""
     return {name: array if name == "fpn_pos_2" else array[start:stop] for name, array in features.items()}
 
@@ -288,11 +351,6 @@ def _only(features: dict[str, Array], start: int, stop: int) -> dict[str, Array]
 def _joined(text: Tokens, boxes: Tokens) -> Tokens:
     features = np.concatenate([text.features, boxes.features.astype(text.features.dtype, copy=False)])
     return Tokens(features, np.concatenate([text.mask, boxes.mask]))
-
-
-def _detections(outputs: dict[str, Array], row: int, size: tuple[int, int], prompt: int, job: _Job) -> Detections:
-    name = job.prompts[prompt].name
-    return detections_of(outputs, row, size, prompt=name, prompt_index=prompt, threshold=job.threshold, top=job.top)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -303,14 +361,19 @@ def load(
     *,
     threads: int | None = None,
     providers: Sequence[str] = (),
+    gpu: int = 0,
+    cuda_graphs: bool = True,
+    release_text: bool = True,
     verify_digest: bool = True,
 ) -> Pipeline:
     """Open the variant in ``directory``, such as ``engines/b8_q50_r672`` or an unpacked archive.
 
     Records are read and compared before any engine is opened. ``threads`` is for engines on a CPU (all cores when
-    None), ``providers`` for ONNX Runtime. ``verify_digest=False`` skips hashing the engines, for files that were
-    checked before; an engine is a program, so do that only where nobody else writes. A variant that the accuracy gate
-    did not pass is opened with a warning in the log.
+    None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number where there are several. On a GPU, launches of
+    shapes that were seen before are replayed as one with ``cuda_graphs``, and with ``release_text`` the text encoder
+    leaves its memory once the prompts are encoded (and comes back for new words). ``verify_digest=False`` skips hashing
+    the engines, for files that were checked before; an engine is a program, so do that only where nobody else writes.
+    A variant that the accuracy gate did not pass is opened with a warning in the log.
 
     Raises :class:`RecordError` for records that are missing, damaged or do not belong together, :class:`EngineError`
     for an engine that does not load here; each says how to rebuild.
@@ -325,17 +388,40 @@ def load(
     status, reason = status_of(directory, records)
     if status != "passed":
         log.warning("%s is %s: %s", config.variant, status.upper(), reason)
-    options = EngineOptions(threads, tuple(providers))
-    variant = Variant(config.batch, config.queries, config.resolution, config.quantize or "none")
+    options = EngineOptions(threads, tuple(providers), gpu, cuda_graphs)
+    for part in PART_NAMES:
+        check_engine(directory, part, verify_digest=verify_digest)
+    device = open_device(directory, config.backend, options)
     engines: dict[PartName, Engine] = {}
     try:
+        _check_memory(directory, records, device)
         for part in PART_NAMES:
-            engines[part] = open_engine(directory, part, options, variant=variant, verify_digest=verify_digest)
+            engines[part] = _open(directory, part, options, device, config, release_text)
     except BaseException:
         for engine in engines.values():
             engine.close()
+        device.close()
         raise
-    return Pipeline(config, engines, tokenizer, status, reason)
+    return Pipeline(config, engines, tokenizer, status, reason, device)
+
+
+def _open(
+    directory: Path, part: PartName, options: EngineOptions, device: Device, config: VariantConfig, release_text: bool
+) -> Engine:
+    variant = Variant(config.batch, config.queries, config.resolution, config.quantize or "none")
+
+    def open_it(verify_digest: bool = True) -> Engine:
+        return open_engine(directory, part, options, device=device, variant=variant, verify_digest=verify_digest)
+
+    opened = open_it(verify_digest=False)  # it was checked a moment ago
+    on_demand = part == "text-encoder" and release_text and device.memory() is not None
+    return OnDemandEngine(opened, open_it) if on_demand else opened
+
+
+def _check_memory(directory: Path, records: Mapping[str, EngineRecord], device: Device) -> None:
+    known = device.memory()
+    if known is not None:
+        check_fits(directory, records, known[0], device.name)
 
 
 def _read_tokenizer(directory: Path, config: VariantConfig) -> Tokenizer:

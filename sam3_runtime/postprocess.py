@@ -7,8 +7,9 @@ score first, so that only those that are kept are resized. Knows no engine and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -18,6 +19,22 @@ from numpy.typing import NDArray
 MASK_THRESHOLD = 0.5
 Size = tuple[int, int]
 """Height and width in pixels."""
+Finish = Callable[[], Any]
+"""Waits for what was begun, and gives it."""
+MaskResizer = Callable[[Any, int, NDArray[np.intp], Size], Finish]
+"""Begins the masks of some rows of one prompt, of logits [P, Q, h, w], at the picture's size."""
+
+
+@dataclass(frozen=True)
+class PackedMasks:
+    """Masks as a GPU hands them over: ``bits`` uint8 [K, H, ceil(W / 8)], the first pixel in the highest bit."""
+
+    bits: NDArray[np.uint8]
+    size: Size
+
+    def unpack(self) -> NDArray[np.bool_]:
+        """bool [K, H, W]."""
+        return np.unpackbits(self.bits, axis=2, count=self.size[1]).view(np.bool_)
 
 
 @dataclass(frozen=True)
@@ -25,19 +42,24 @@ class Detections:
     """What one prompt found on one picture: K instances, best first.
 
     ``boxes`` float32 [K, 4] xyxy pixels (not clipped to the picture); ``scores`` float32 [K] from 0 to 1; ``masks``
-    bool [K, H, W]; ``query_index`` int64 [K], which of the model's queries each is. ``prompt_index`` is the prompt's
-    place in the call, ``prompt`` its name.
+    bool [K, H, W], unpacked when first asked for; ``query_index`` int64 [K], which of the model's queries each is.
+    ``prompt_index`` is the prompt's place in the call, ``prompt`` its name.
     """
 
     prompt: str
     prompt_index: int
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    masks: NDArray[np.bool_]
+    stored_masks: NDArray[np.bool_] | PackedMasks
     query_index: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        stored = self.stored_masks
+        return stored.unpack() if isinstance(stored, PackedMasks) else stored
 
     def rle(self) -> list[dict[str, Any]]:
         """The masks in COCO's run-length encoding: ``{"size": [H, W], "counts": str}`` each."""
@@ -83,8 +105,13 @@ def resize_masks(logits: NDArray[np.floating[Any]], size: Size) -> NDArray[np.bo
     return masks
 
 
-def detections_of(
-    outputs: Mapping[str, NDArray[Any]],
+def begin_masks(logits: NDArray[Any], row: int, rows: NDArray[np.intp], size: Size) -> Finish:
+    """A :data:`MaskResizer` on the host, which does nothing beforehand."""
+    return lambda: resize_masks(logits[row, rows], size)
+
+
+def begin_detections(
+    outputs: Mapping[str, Any],
     row: int,
     size: Size,
     *,
@@ -92,22 +119,24 @@ def detections_of(
     prompt_index: int,
     threshold: float,
     top: int | None = None,
-) -> Detections:
-    """The detections in one row of the decoder's ``outputs``, on a picture of ``size``.
+    begin: MaskResizer = begin_masks,
+) -> Callable[[], Detections]:
+    """The detections in one row of the decoder's ``outputs``, on a picture of ``size``; call it to have them.
 
     Keeps what scores above ``threshold``, or, where ``top`` is given, that many best ones (for benchmarks on weights
-    that detect nothing).
+    that detect nothing). ``begin`` makes the kept masks where the logits lie; those of the others are never read.
     """
     scores = scores_of(outputs["pred_logits"][row], outputs["presence_logits"][row])
     rows = keep_rows(scores, threshold, top)
-    return Detections(
-        prompt=prompt,
-        prompt_index=prompt_index,
-        boxes=scale_boxes(outputs["pred_boxes"][row, rows], size),
-        scores=scores[rows],
-        masks=resize_masks(outputs["pred_masks"][row, rows], size),
-        query_index=np.asarray(outputs["query_index"][row, rows], np.int64),
-    )
+    boxes = scale_boxes(outputs["pred_boxes"][row, rows], size)
+    query_index = np.asarray(outputs["query_index"][row, rows], np.int64)
+    masks = begin(outputs["pred_masks"], row, rows, size)
+    return lambda: Detections(prompt, prompt_index, boxes, scores[rows], masks(), query_index)
+
+
+def detections_of(outputs: Mapping[str, Any], row: int, size: Size, **chosen: Any) -> Detections:
+    """:func:`begin_detections`, and waits for them."""
+    return begin_detections(outputs, row, size, **chosen)()
 
 
 # --- run-length encoding ----------------------------------------------------------------------------------------------

@@ -46,15 +46,19 @@ def preprocess(
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32:
         raise ValueError(f"out is {out.dtype} {out.shape}, and float32 {shape} is written")
-    # As the reference does it, /255 is folded into mean and deviation, in float32.
-    mean = np.asarray(preprocessing.mean, np.float32) * np.float32(255)
-    std = np.asarray(preprocessing.std, np.float32) * np.float32(255)
+    mean, std = scaled_statistics(preprocessing)
     for image, target in zip(images, out, strict=True):
         check_image(image)
         _resize(image, target)
         np.subtract(target, mean[:, None, None], out=target)
         np.divide(target, std[:, None, None], out=target)
     return out
+
+
+def scaled_statistics(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
+    """Mean and deviation of each channel, float32 [3], with /255 folded into them, as the reference does it."""
+    scale = np.float32(255)
+    return np.asarray(preprocessing.mean, np.float32) * scale, np.asarray(preprocessing.std, np.float32) * scale
 
 
 def check_image(image: Image) -> None:
@@ -110,23 +114,49 @@ class _Band:
     weights: FloatArray
 
 
+@dataclass(frozen=True)
+class Taps:
+    """The resize matrix [target, source] along one axis, as whole numbers: output ``i`` is the sum of ``weights[i, k]``
+    times input ``first[i] + k``, with rounding divided by 2 to the power ``bits``.
+
+    ``first`` int32 [target]; ``weights`` int32 [target, K], zero behind the last tap.
+    """
+
+    first: NDArray[np.int32]
+    weights: NDArray[np.int32]
+    bits: int
+
+
 @lru_cache(maxsize=64)
-def _bands(source: int, target: int) -> tuple[_Band, ...]:
-    """The resize matrix [target, source], cut into blocks along its diagonal."""
+def taps_of(source: int, target: int) -> Taps:
+    """The reference's weights for resizing ``source`` pixels to ``target``: triangles, rounded to 16 bits."""
     scale = source / target
     reach = max(scale, 1.0)  # pixels; enlarging is plain interpolation between two neighbours
     centers = (np.arange(target) + 0.5) * scale
     first = np.maximum((centers - reach + 0.5).astype(np.int64), 0)
     last = np.minimum((centers + reach + 0.5).astype(np.int64), source)
-    taps = [_hat(np.arange(low, high), center, reach) for low, high, center in zip(first, last, centers, strict=True)]
-    unit = 2.0 ** _fraction_bits(max(float(tap.max()) for tap in taps))
+    hats = [_hat(np.arange(low, high), center, reach) for low, high, center in zip(first, last, centers, strict=True)]
+    bits = _fraction_bits(max(float(hat.max()) for hat in hats))
+    weights = np.zeros((target, max(map(len, hats))), np.int32)
+    for row, hat in enumerate(hats):
+        weights[row, : len(hat)] = np.floor(hat * 2.0**bits + 0.5)
+    return Taps(first.astype(np.int32), weights, bits)
+
+
+@lru_cache(maxsize=64)
+def _bands(source: int, target: int) -> tuple[_Band, ...]:
+    """The resize matrix [target, source], cut into blocks along its diagonal."""
+    taps = taps_of(source, target)
     bands = []
     for start in range(0, target, _BLOCK):
         stop = min(start + _BLOCK, target)
-        left, right = int(first[start]), int(last[stop - 1])
+        left = int(taps.first[start])
+        right = int(min(max(taps.first[start:stop]) + taps.weights.shape[1], source))
         weights = np.zeros((stop - start, right - left), np.float32)
         for row in range(start, stop):
-            weights[row - start, first[row] - left : last[row] - left] = np.floor(taps[row] * unit + 0.5) / unit
+            low = int(taps.first[row]) - left
+            count = min(taps.weights.shape[1], right - left - low)  # what is cut off here is zero
+            weights[row - start, low : low + count] = taps.weights[row, :count] / 2.0**taps.bits
         bands.append(_Band(slice(left, right), slice(start, stop), weights))
     return tuple(bands)
 

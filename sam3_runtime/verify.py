@@ -22,7 +22,6 @@ from sam3_runtime.files import sha256_of
 from sam3_runtime.pack import reference_path
 from sam3_runtime.pipeline import Pipeline, Tokens, load
 from sam3_runtime.postprocess import resize_masks, scores_of
-from sam3_runtime.preprocess import preprocess
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
 from sam3_runtime.settings import GateSection
@@ -80,20 +79,23 @@ class _Findings:
 
 def _compare_images(pipeline: Pipeline, reference: Reference, found: _Findings) -> dict[str, dict[str, Array]]:
     """Vision encoder, one picture at a time and in full batches; returns each picture's features (N = 1)."""
-    config = pipeline.config
-    names = list(reference.pictures)
-    pixels = preprocess(list(reference.pictures.values()), config.resolution, config.preprocessing)
+    pictures = reference.pictures
+    names = list(pictures)
+
+    def encode(chosen: list[str]) -> dict[str, Array]:
+        pixels = pipeline.preprocess([pictures[name] for name in chosen])
+        return pipeline.device.fetch(pipeline.encode_images(pixels))
+
     features = {}
-    for place, name in enumerate(names):
-        outputs = {key: value.copy() for key, value in pipeline.encode_images(pixels[place : place + 1]).items()}
-        features[name] = outputs
-        _compare_features(outputs, 0, reference, name, found)
+    for name in names:
+        features[name] = encode([name])
+        _compare_features(features[name], 0, reference, name, found)
     if pipeline.batch > 1:
-        slots = [place % len(names) for place in range(pipeline.batch)]
-        outputs = pipeline.encode_images(np.ascontiguousarray(pixels[slots]))
-        for slot, place in enumerate(slots):
-            _compare_features(outputs, slot, reference, names[place], found)
-        alike = pipeline.encode_images(np.ascontiguousarray(pixels[[0] * pipeline.batch]))["fpn_feat_2"]
+        slots = [names[place % len(names)] for place in range(pipeline.batch)]
+        outputs = encode(slots)
+        for slot, name in enumerate(slots):
+            _compare_features(outputs, slot, reference, name, found)
+        alike = encode([names[0]] * pipeline.batch)["fpn_feat_2"]
         for slot in range(pipeline.batch):
             found.compare("same image in every slot", alike[slot], features[names[0]]["fpn_feat_2"][0])
     return features
@@ -164,7 +166,7 @@ def _compare_cases(
         size = (image.shape[0], image.shape[1])
         tokens = _tokens(pipeline, case, features[case.picture], size, found)
         limit = pipeline.engines["decoder"].limit("P")
-        outputs = pipeline.decode(features[case.picture], [tokens])
+        outputs = pipeline.device.fetch(pipeline.decode(features[case.picture], [tokens]))
         _compare_case(case, outputs, 0, size, found, reference)
         if limit > 1:
             # The same prompt in every row, each with its own copy of the image (N = P): the last must say the same.
@@ -172,7 +174,7 @@ def _compare_cases(
                 key: value if key == "fpn_pos_2" else np.repeat(value, limit, axis=0)
                 for key, value in features[case.picture].items()
             }
-            rows = pipeline.decode(repeated, [tokens] * limit)
+            rows = pipeline.device.fetch(pipeline.decode(repeated, [tokens] * limit))
             _compare_case(case, rows, limit - 1, size, found, reference)
 
 

@@ -14,12 +14,13 @@ from sam3_runtime.toolchain import BUILDER_MODULES
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "sam3_runtime"
-JOB_TIME = ("export", "quantize", "builders", "jobs", "prune")
+JOB_TIME = ("export", "quantize", "builders", "jobs", "prune", "gpu_lock")
 # Shared plumbing: an edit there changes messages, places or records' schema, and no graph, engine or measurement.
 PLUMBING = {
     "errors", "files", "jobs", "config", "contract", "configure", "overview", "variants", "planning", "toolchain",
-    "settings", "placed_yaml",
-    "builders/cache", "builders/graph", "export/locking", "backends/__init__", "backends/base", "backends/onnxruntime",
+    "settings", "placed_yaml", "measurements",
+    "builders/cache", "builders/graph", "builders/tensorrt_progress", "builders/timing_cache", "builders/inspector",
+    "export/locking", "backends/__init__", "backends/base", "backends/onnxruntime",
     "export/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__", "backends/fake", "gpus", "memory",
     "backends/tensorrt_rtx",
 }  # fmt: skip
@@ -93,10 +94,13 @@ RULES = {
     "compute_reference": "export/reference",
     "measure_scales": "quantize/collect",
     "quantize_vision_encoder": "quantize/insert",
+    "calibrate_vision_encoder": "quantize/calibrate",
     "build_vision_encoder": "builders/tensorrt_rtx",
+    "build_geometry_encoder": "builders/tensorrt",
     "build_decoder": "builders/onnxruntime",
     "verify_variant": "verify",
     "bench_variant": "benchmark",
+    "measure_baseline": "export/baselines",
 }
 
 
@@ -122,9 +126,13 @@ def test_a_rules_code_covers_what_its_job_runs(rule: str) -> None:
         needed |= needed_by("export/graph", {"export/graph"}) - OTHER_PARTS
     if rule == "measure_scales":
         needed = {name for name in needed if not name.startswith("export/")}  # they made its input, the graph
-    if module.startswith("builders/"):
+    builder = module
+    if rule == "calibrate_vision_encoder":
+        builder = "builders/tensorrt"
+        needed -= {"backends/cuda"}  # carries frames to the GPU, as they are
+    if builder.startswith("builders/"):
         assert "*PLAN.builder_modules()" in text
-        own = {f"builders/{name}" for name in BUILDER_MODULES[module.split("/")[1].replace("_", "-")]}
+        own = {f"builders/{name}" for name in BUILDER_MODULES[builder.split("/")[1].replace("_", "-")]}
         every = {f"builders/{name}" for names in BUILDER_MODULES.values() for name in names}
         needed -= every - own  # builders/__init__.py imports all of them and runs one
         listed |= own

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.gpus import Gpu, find_gpu, names_of, parse_gpu, without_fp8
+from sam3_runtime.gpus import Gpu, find_gpu, find_gpus, names_of, parse_gpu, without_fp8
 from sam3_runtime.toolchain import NO_GPU, device_name, probe, why_not_run
 
 
@@ -50,7 +50,7 @@ def test_the_card_is_what_the_driver_says(card: Path) -> None:
     answer(card, "NVIDIA GeForce RTX 4090, 8.9, 570.86.10, 24564")
     assert find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9", "570.86.10", 24564 << 20)
     assert device_name(probe("tensorrt-rtx")) == "NVIDIA GeForce RTX 4090"
-    assert "does not run them yet" in str(why_not_run("tensorrt-rtx"))
+    assert why_not_run("tensorrt-rtx") is None
 
 
 @pytest.mark.parametrize(("text", "code"), [("No devices were found", 0), ("a, 8.9, 1, 2", 9), ("", 0)])
@@ -65,3 +65,31 @@ def test_no_driver_is_no_card(card: Path) -> None:
     assert device_name(probe("tensorrt-rtx")) == NO_GPU
     assert "no NVIDIA driver was found" in str(why_not_run("tensorrt-rtx"))
     assert why_not_run("onnxruntime") is None
+
+
+CARDS = "NVIDIA H200, 9.0, 580.65, 143771, GPU-aa11\nNVIDIA L4, 8.9, 580.65, 23034, GPU-bb22"
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        (None, ["NVIDIA H200", "NVIDIA L4"]),
+        ("1,0", ["NVIDIA L4", "NVIDIA H200"]),
+        ("GPU-bb", ["NVIDIA L4"]),
+        ("1", ["NVIDIA L4"]),
+        ("", []),
+        ("-1", []),
+        ("MIG-123", ["NVIDIA H200", "NVIDIA L4"]),
+    ],
+)
+def test_cards_are_those_that_cuda_is_shown(
+    card: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, names: list[str]
+) -> None:
+    answer(card, CARDS)
+    if setting is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    assert [gpu.name for gpu in find_gpus()] == names
+    found = find_gpu()
+    assert (found and found.name) == next(iter(names), None)

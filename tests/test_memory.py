@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sam3_runtime.config import EngineRecord, Sizes
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB, buffers_of, predict, process_mib, smallest_card
+from sam3_runtime.errors import EngineError
+from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB, buffers_of, check_fits, predict, process_mib, smallest_card
 from tests.records import engine_record
 
 WEIGHTS = {"vision-encoder": 900, "text-encoder": 700, "geometry-encoder": 16, "decoder": 50}
@@ -27,7 +29,7 @@ def test_weights_add_up_and_scratch_is_one_block() -> None:
     assert found is not None
     whole, kept = found["with_text"], found["without_text"]
     assert (whole["weights_mib"], whole["scratch_mib"]) == (1666, 1200)
-    assert (kept["weights_mib"], kept["scratch_mib"]) == (966, 500)
+    assert (kept["weights_mib"], kept["scratch_mib"]) == (966, 1200)  # the block stays as large as it was
     assert whole["total_mib"] == pytest.approx(1666 + 1200 + whole["buffers_mib"], abs=0.1)
     assert found["assumed_cuda_context_mib"] == CUDA_CONTEXT_MIB
 
@@ -73,6 +75,22 @@ def test_which_cards_it_fits_in() -> None:
     assert found["with_text"]["fits_gb"] == [6, 8, 12, 16, 24]
     assert smallest_card([8, 12]) == "8 GB"
     assert smallest_card([]) == "more than 24 GB"
+
+
+def test_what_does_not_fit_what_is_free_says_what_takes_it() -> None:
+    made = records()
+    found = predict(made)
+    assert found is not None
+    needed = int(found["with_text"]["total_mib"] * MIB)
+    check_fits(Path("engines/b8_q50_r672"), made, needed + MIB, "NVIDIA L4")
+    message = (
+        r"engines/b8_q50_r672 needs about \d+ MiB of GPU memory \(1666 weights, 1200 scratch, \d+ buffers\), and 2000 "
+        r"MiB are free on NVIDIA L4\nHint: close what else runs there .*sam3-runtime info engines says"
+    )
+    with pytest.raises(EngineError, match=message):
+        check_fits(Path("engines/b8_q50_r672"), made, 2000 * MIB, "NVIDIA L4")
+    made["decoder"] = made["decoder"].model_copy(update={"sizes": Sizes(file=1)})
+    check_fits(Path("engines/b8_q50_r672"), made, 0, "NVIDIA L4")
 
 
 def test_a_card_must_have_room_for_the_context_too() -> None:

@@ -130,7 +130,7 @@ def test_stages_are_seen(pipeline: Pipeline) -> None:
         return note()
 
     pipeline.detect(photos(1), ["cat"], stages=hook)
-    assert seen == ["preprocess", "vision", "prompt", "decoder", "postprocess"]
+    assert list(dict.fromkeys(seen)) == ["preprocess", "vision", "prompt", "decoder", "postprocess"]
 
 
 def test_several_threads_at_once(pipeline: Pipeline) -> None:
@@ -213,11 +213,27 @@ def test_another_tokenizer_is_refused(directory: Path) -> None:
         load(directory)
 
 
-def test_a_damaged_engine_closes_those_opened_before(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = []
-    monkeypatch.setattr(FakeEngine, "close", lambda engine: closed.append(engine.record.part))
+def test_a_damaged_engine_is_told_before_any_is_opened(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(FakeEngine, "__init__", lambda engine, *_: opened.append(engine))
     (directory / "decoder.engine").write_text("short")
     with pytest.raises(EngineError, match="cut off"):
+        load(directory)
+    assert opened == []
+
+
+def test_an_engine_that_does_not_open_closes_those_before(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    made = FakeEngine.__init__
+
+    def refuse(engine: FakeEngine, record: EngineRecord, variant: Variant | None) -> None:
+        if record.part == "decoder":
+            raise EngineError("refused")
+        made(engine, record, variant)
+
+    monkeypatch.setattr(FakeEngine, "__init__", refuse)
+    monkeypatch.setattr(FakeEngine, "close", lambda engine: closed.append(engine.record.part))
+    with pytest.raises(EngineError, match="refused"):
         load(directory)
     assert closed == ["vision-encoder", "text-encoder", "geometry-encoder"]
 

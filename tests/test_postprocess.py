@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sam3_runtime.postprocess import (
+    PackedMasks,
+    begin_detections,
     detections_of,
     keep_rows,
     mask_to_rle,
@@ -77,6 +80,34 @@ def test_sigmoid_of_large_values_is_quiet() -> None:
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         assert sigmoid(np.asarray([-1e4, 0, 1e4], np.float32)).tolist() == [0, 0.5, 1]
     assert scores_of(np.zeros((1, 2), np.float32), np.zeros((1, 1), np.float32)).tolist() == [[0.25, 0.25]]
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 21])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_packed_masks_are_unpacked_at_any_width(width: int, count: int) -> None:
+    masks = np.random.default_rng(width).random((count, 5, width)) > 0.5
+    unpacked = PackedMasks(np.packbits(masks, axis=2), (5, width)).unpack()
+    assert (unpacked.dtype, unpacked.shape) == (np.bool_, masks.shape)
+    assert np.array_equal(unpacked, masks)
+
+
+def test_a_device_makes_the_kept_masks_alone_and_they_are_unpacked_when_asked_for() -> None:
+    made, asked = outputs(), []
+
+    def begin(logits: np.ndarray, row: int, rows: np.ndarray, size: tuple[int, int]) -> Callable[[], PackedMasks]:
+        asked.append(rows.tolist())
+        bits = np.packbits(resize_masks(logits[row, rows], size), axis=2)
+        return lambda: PackedMasks(bits, size)
+
+    chosen = {"prompt": "cup", "prompt_index": 0, "threshold": 0.3}
+    finish = begin_detections(made, 1, (33, 21), **chosen, begin=begin)
+    wanted = detections_of(made, 1, (33, 21), **chosen)
+    assert asked == [list(range(len(wanted)))]
+    made["pred_masks"][:] = 0  # the next run writes them again
+    found = finish()
+    assert isinstance(found.stored_masks, PackedMasks)
+    assert np.array_equal(found.masks, wanted.masks)
+    assert found.rle() == wanted.rle()
 
 
 def test_masks_survive_the_run_length_encoding() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from sam3_runtime.config import Preprocessing
 from sam3_runtime.errors import SourceError
-from sam3_runtime.preprocess import preprocess
+from sam3_runtime.preprocess import preprocess, taps_of
 
 SIZES = [
     (427, 640, 336),
@@ -90,3 +90,18 @@ def test_refuses_what_is_no_image(array: object) -> None:
 
 def test_no_images_make_an_empty_batch() -> None:
     assert preprocess([], 112, Preprocessing()).shape == (0, 3, 112, 112)
+
+
+@pytest.mark.parametrize(("source", "target"), [(1, 5), (5, 1), (640, 336), (336, 336), (7, 112), (3840, 1008)])
+def test_the_weights_of_every_output_are_whole_numbers_inside_the_source(source: int, target: int) -> None:
+    taps = taps_of(source, target)
+    assert taps.weights.dtype == taps.first.dtype == np.int32
+    assert taps.weights.min() >= 0
+    assert taps.weights.max() < 1 << 15
+    sums = taps.weights.sum(axis=1) / 2.0**taps.bits
+    assert np.abs(sums - 1).max() <= taps.weights.shape[1] / 2.0**taps.bits
+    assert taps.first.min() >= 0
+    for first, weights in zip(taps.first, taps.weights, strict=True):
+        assert not weights[max(source - int(first), 0) :].any()  # nothing is read behind the last pixel
+    # No sum of 8-bit values leaves 31 bits, in which they are added on a GPU.
+    assert 255 * int(taps.weights.sum(axis=1).max()) + (1 << taps.bits) < 1 << 31

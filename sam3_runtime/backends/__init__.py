@@ -6,15 +6,24 @@ an engine of theirs is opened; a missing library is an error that names the pip 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from sam3_runtime.backends.base import Engine, EngineOptions
-from sam3_runtime.config import EngineRecord
-from sam3_runtime.errors import EngineError, RecordError
+from sam3_runtime.backends.base import Device, Engine, EngineOptions
+from sam3_runtime.backends.host import HostDevice
+from sam3_runtime.config import Backend, EngineRecord
+from sam3_runtime.errors import CannotRunHere, EngineError, RecordError
 from sam3_runtime.files import sha256_of
+from sam3_runtime.toolchain import ON_GPU, why_not_run
 from sam3_runtime.variants import Variant
 
-__all__ = ["Engine", "EngineOptions", "check_file", "engine_file", "open_engine", "read_record", "rebuild_hint"]
+__all__ = [
+    "Device", "Engine", "EngineOptions", "check_engine", "check_file", "engine_file", "open_device", "open_engine",
+    "read_record", "rebuild_hint",
+]  # fmt: skip
 
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
@@ -22,6 +31,7 @@ INSTALL = {
     "tensorrt-rtx": "pip install 'sam3-runtime[rtx]'",
 }
 """How the library of each backend is installed."""
+_TAKE_IT = "take it to the machine that has the card: sam3-runtime pack {folder} out.tar; there: unpack, then verify"
 
 
 def engine_file(directory: Path, part: str) -> Path:
@@ -79,42 +89,81 @@ def _owner(path: Path, record: EngineRecord) -> str:
     return ""
 
 
+def check_engine(directory: Path, part: str, *, verify_digest: bool = True) -> EngineRecord:
+    """The record of ``part``, once everything was checked that can be without a device.
+
+    :class:`RecordError` for the record, :class:`EngineError` for a file that it is not about, or that does not fit
+    what is installed here.
+    """
+    record = read_record(directory, part)
+    path = engine_file(directory, part)
+    check_file(path, record, verify_digest)
+    if record.backend in ON_GPU:
+        with _installed(path, record):
+            _module_of(record.backend).check_engine(path, record, rebuild_hint(path))
+    return record
+
+
+def open_device(directory: Path, backend: Backend, options: EngineOptions) -> Device:
+    """What the engines in ``directory`` run on; :class:`CannotRunHere` where that needs a GPU and there is none."""
+    if backend not in ON_GPU:
+        return HostDevice()
+    reason = why_not_run(backend)
+    if reason:
+        raise CannotRunHere(reason, _TAKE_IT.format(folder=directory))
+    from sam3_runtime.backends.cuda import Cuda
+    from sam3_runtime.backends.cuda_device import CudaDevice
+
+    return CudaDevice(Cuda(options.gpu))
+
+
 def open_engine(
     directory: Path,
     part: str,
     options: EngineOptions | None = None,
     *,
+    device: Device | None = None,
     variant: Variant | None = None,
     verify_digest: bool = True,
 ) -> Engine:
-    """Open ``<part>.engine`` of a variant's directory.
+    """Open ``<part>.engine`` of a variant's directory, which is checked first (:func:`check_engine`).
 
-    ``variant`` is what messages about too large a batch go by. :class:`RecordError` for its record,
-    :class:`EngineError` for a file that its record is not about, or that does not load with what is installed here;
-    :class:`CannotRunHere` among them for a sound one that needs another machine.
+    ``device`` is where it runs (:func:`open_device`): engines of one variant share one; by default it gets its own.
+    ``variant`` is what messages about too large a batch go by. Raises :class:`EngineError` for an engine that does not
+    load here; :class:`CannotRunHere` among them for a sound one that needs another machine.
     """
-    record = read_record(directory, part)
+    record = check_engine(directory, part, verify_digest=verify_digest)
     path = engine_file(directory, part)
-    check_file(path, record, verify_digest)
     options = options or EngineOptions()
-    try:
+    device = device or open_device(directory, record.backend, options)
+    with _installed(path, record):
         if record.backend == "onnxruntime":
             from sam3_runtime.backends.onnxruntime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(path, record, options, variant, rebuild_hint(path))
-        if record.backend == "tensorrt-rtx":
-            from sam3_runtime.backends import tensorrt_rtx
-
-            return tensorrt_rtx.open_engine(path, record, rebuild_hint(path))
+        if record.backend in ON_GPU:
+            module = _module_of(record.backend)
+            opened: Engine = module.open_engine(path, record, options, device, variant, rebuild_hint(path))
+            return opened
         if record.backend == "fake":
             from sam3_runtime.backends.fake import FakeEngine
 
             return FakeEngine(record, variant)
+    raise EngineError(
+        f"{path} is for the backend {record.backend}, which this version does not run", "update sam3-runtime"
+    )
+
+
+def _module_of(backend: str) -> Any:
+    return import_module(f"sam3_runtime.backends.{backend.replace('-', '_')}")
+
+
+@contextmanager
+def _installed(path: Path, record: EngineRecord) -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         raise EngineError(
             f"{path} is for the backend {record.backend}, whose library is not installed here ({error})",
             INSTALL.get(record.backend),
         ) from error
-    raise EngineError(
-        f"{path} is for the backend {record.backend}, which this version does not run", "update sam3-runtime"
-    )

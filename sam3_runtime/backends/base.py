@@ -7,7 +7,7 @@ What may be fed is checked here once, for every backend, against the engine's ow
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from sam3_runtime.config import EngineRecord, TensorRecord
+from sam3_runtime.config import EngineRecord, Preprocessing, TensorRecord
 from sam3_runtime.errors import EngineError
+from sam3_runtime.postprocess import Finish, Size
+from sam3_runtime.preprocess import Image
 from sam3_runtime.variants import Variant
 
 Array = NDArray[Any]
@@ -26,13 +28,83 @@ BATCH_SYMBOLS = ("B", "P", "N")
 """Dimensions whose limit is the variant's batch."""
 
 
+class DeviceArray(ABC):
+    """An array that lies on a device. ``np.asarray`` brings a copy of it to the host.
+
+    It is a view of memory that its engine writes again on its next run: what is to be kept is copied.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> DeviceArray:
+        """Some rows of the first dimension, by address: nothing is copied."""
+
+    @abstractmethod
+    def astype(self, dtype: Any) -> DeviceArray:
+        """The same values in another floating-point type; the array itself where it has that type."""
+
+    @abstractmethod
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """A copy on the host, once the device has written it."""
+
+
+AnyArray = Array | DeviceArray
+"""What engines take and give: on the host or on the device, as their backend does."""
+
+
+class Device(ABC):
+    """Where the engines of one variant run, and the steps around them that are done there too."""
+
+    name: str
+
+    @abstractmethod
+    def preprocess(
+        self, images: Sequence[Image], resolution: int, preprocessing: Preprocessing, dtype: str
+    ) -> AnyArray:
+        """:func:`sam3_runtime.preprocess.preprocess`, in the vision encoder's element type: [B, 3, R, R]."""
+
+    @abstractmethod
+    def fetch(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
+        """Bring arrays to the host, together."""
+
+    @abstractmethod
+    def begin_masks(self, logits: AnyArray, row: int, rows: NDArray[np.intp], size: Size) -> Finish:
+        """Some masks of one prompt at the picture's size: ``logits`` [P, Q, h, w] → ``rows`` of ``row``.
+
+        Gives a function that waits for them: what the device makes of ``logits`` is in its queue, and they may be
+        written again.
+        """
+
+    def memory(self) -> tuple[int, int] | None:
+        """Free and total bytes of the device's own memory; None where it has none."""
+        return None
+
+    def synchronize(self) -> None:  # noqa: B027 (nothing runs behind the host's back on a CPU)
+        """Wait for everything that was given to the device."""
+
+    def close(self) -> None:  # noqa: B027 (likewise)
+        """Free what the device holds, after its engines. Closing twice does nothing."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """How engines are opened. ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's
-    execution providers in order of preference, its CPU provider when empty."""
+    execution providers in order of preference, its CPU provider when empty. ``gpu``: which of several, by number.
+    ``cuda_graphs``: whether TensorRT engines replay their launches as one once a shape was seen."""
 
     threads: int | None = None
     providers: tuple[str, ...] = ()
+    gpu: int = 0
+    cuda_graphs: bool = True
 
 
 class Engine(ABC):
@@ -55,8 +127,10 @@ class Engine(ABC):
     def outputs(self) -> tuple[TensorRecord, ...]:
         return self.record.outputs
 
-    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def infer(self, feeds: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         """Run the engine: an array for every input, an array from every output, shaped as :attr:`outputs` says.
+
+        Arrays of the engine's own device are taken and given by address.
 
         :class:`EngineError` when a feed's name, type or shape is not what the engine takes; the message for too
         large a batch names the variant that takes it.
@@ -68,8 +142,11 @@ class Engine(ABC):
             return self._run(feeds)
 
     @abstractmethod
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run with feeds that were checked. The arrays returned belong to the caller."""
+    def _run(self, feeds: Mapping[str, Any]) -> Mapping[str, AnyArray]:
+        """Run with feeds that were checked. Arrays on the host belong to the caller; see :class:`DeviceArray`."""
+
+    def release(self) -> None:  # noqa: B027 (most engines stay)
+        """Called when the engine will not be needed for a while; one that comes back on demand frees its memory."""
 
     def close(self) -> None:  # noqa: B027 (not every backend holds anything)
         """Free what the engine holds. Closing twice does nothing."""
@@ -78,9 +155,13 @@ class Engine(ABC):
         """The largest value of a dynamic dimension."""
         return self.record.profile[symbol][2]
 
-    def cast(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def cast(self, arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """The arrays that this engine takes, in its own element types: precision differs from part to part."""
-        return {spec.name: np.asarray(arrays[spec.name], spec.dtype) for spec in self.inputs if spec.name in arrays}
+        found = {spec: arrays[spec.name] for spec in self.inputs if spec.name in arrays}
+        return {
+            spec.name: array.astype(spec.dtype) if isinstance(array, DeviceArray) else np.asarray(array, spec.dtype)
+            for spec, array in found.items()
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +172,7 @@ class Engine(ABC):
         self.close()
 
 
-def check_feeds(record: EngineRecord, feeds: Mapping[str, Array], variant: Variant | None = None) -> dict[str, int]:
+def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Variant | None = None) -> dict[str, int]:
     """The value of each dynamic dimension in ``feeds``; :class:`EngineError` where they do not fit ``record``."""
     expected = {spec.name for spec in record.inputs}
     if feeds.keys() != expected:
@@ -111,10 +192,10 @@ def check_feeds(record: EngineRecord, feeds: Mapping[str, Array], variant: Varia
     return values
 
 
-def _check_tensor(part: str, spec: TensorRecord, array: Array, values: dict[str, int]) -> None:
+def _check_tensor(part: str, spec: TensorRecord, array: AnyArray, values: dict[str, int]) -> None:
     """Check type, rank and fixed dimensions of one feed; note its dynamic ones in ``values``."""
     where = f"the {part}'s input {spec.name}"
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, (np.ndarray, DeviceArray)):
         raise EngineError(f"{where} is a {type(array).__name__}", "feed NumPy arrays")
     if array.dtype != np.dtype(spec.dtype):
         raise EngineError(f"{where} is {array.dtype}", f"this engine takes {spec.dtype}")

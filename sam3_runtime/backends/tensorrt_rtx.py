@@ -1,37 +1,100 @@
-"""Says whether a TensorRT-RTX engine fits this machine, before anything of it is loaded.
+"""What TensorRT-RTX adds to :mod:`.tensorrt`: its own check of an engine's header, and kernels that are compiled when
+an engine first runs.
 
-The record is read first, then the engine's header, through TensorRT-RTX's own check. What fits no card of this machine
-is told apart from what fits no card at all, each with the command that helps. Running them is not in this version.
+The record is read first, then the engine's header. What fits no card of this machine is told apart from what fits no
+card at all, each with the command that helps.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.backends.base import Engine
+from sam3_runtime.backends.base import EngineOptions
+from sam3_runtime.backends.cuda import Cuda
+from sam3_runtime.backends.cuda_device import CudaDevice
+from sam3_runtime.backends.tensorrt import TensorRtEngine
+from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.config import EngineRecord
-from sam3_runtime.errors import CannotRunHere, EngineError
-from sam3_runtime.gpus import NAMES, Gpu, find_gpu, names_of
-from sam3_runtime.toolchain import probe, why_not_run
+from sam3_runtime.errors import EngineError
+from sam3_runtime.files import write_atomically
+from sam3_runtime.gpus import NAMES, Gpu, as_number, find_gpu, names_of
+from sam3_runtime.toolchain import probe
+from sam3_runtime.variants import Variant
 
-_HINT = "take it to an RTX card: sam3-runtime pack {folder} out.tar; there: unpack, then sam3-runtime verify"
+log = logging.getLogger(__name__)
 
 
-def open_engine(path: Path, record: EngineRecord, rebuild: str) -> Engine:
-    """Check the engine, and say why it does not run.
-
-    Raises :class:`EngineError` for an engine that runs nowhere with what is installed here, or not on this card;
-    :class:`CannotRunHere` for one that is sound.
-    """
+def check_engine(path: Path, record: EngineRecord, rebuild: str) -> None:
+    """:class:`EngineError` for an engine that runs nowhere with what is installed here, or not on this card."""
     import tensorrt_rtx as trt
 
     check_version(path, record, rebuild)
-    gpu = find_gpu()
-    check_header(path, record, diagnose(trt, path), gpu, rebuild)
-    reason = why_not_run("tensorrt-rtx")
-    hint = _HINT.format(folder=path.parent) if gpu is None else "a later version runs it: pip install -U sam3-runtime"
-    raise CannotRunHere(reason or "TensorRT-RTX engines are not run in this version", hint)
+    check_header(path, record, diagnose(trt, path), find_gpu(), rebuild)
+
+
+def open_engine(
+    path: Path, record: EngineRecord, options: EngineOptions, device: CudaDevice, variant: Variant | None, rebuild: str
+) -> TensorRtEngine:
+    """Open an engine that :func:`check_engine` let pass; its first run on a card compiles, and later ones find that
+    beside the engine. Raises :class:`EngineError`."""
+    import tensorrt_rtx as trt
+
+    return RtxEngine(trt, path, record, options, device, variant, rebuild)
+
+
+class RtxEngine(TensorRtEngine):
+    """A TensorRT-RTX engine with its runtime cache: the kernels that were compiled for this card, in a file beside the
+    engine. The library itself refuses one of another card, driver or version."""
+
+    def __init__(
+        self,
+        trt: Any,
+        path: Path,
+        record: EngineRecord,
+        options: EngineOptions,
+        device: CudaDevice,
+        variant: Variant | None,
+        rebuild: str,
+    ) -> None:
+        self._file = cache_file(path, record, device.cuda)
+        self._cache: Any = None
+        self._kept = b""
+
+        def make_context(engine: Any) -> Any:
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            self._cache = config.create_runtime_cache()
+            if self._file.is_file():
+                data = self._file.read_bytes()
+                if self._cache.deserialize(data):
+                    self._kept = data
+            config.set_runtime_cache(self._cache)
+            return engine.create_execution_context(config)
+
+        super().__init__(path, record, device.cuda, options, variant, rebuild, make_context)
+
+    def close(self) -> None:
+        if self._context is not None and self._cache is not None:
+            with self._cuda.current():
+                compiled = bytes(self._cache.serialize())
+            if compiled != self._kept:
+                self._keep(compiled)
+        self._cache = None
+        super().close()
+
+    def _keep(self, compiled: bytes) -> None:
+        try:
+            write_atomically(self._file, compiled)
+        except OSError as error:  # a read-only folder costs the next start its time, and nothing else
+            log.warning("compiled kernels were not kept: %s", error)
+
+
+def cache_file(path: Path, record: EngineRecord, cuda: Cuda) -> Path:
+    """Where the compiled kernels of an engine lie: beside it (where links lead), by engine and kind of GPU."""
+    real = path.resolve()
+    return real.with_name(f"{real.name}.{record.sha256[:12]}.sm{as_number(cuda.compute_capability)}.kernels")
 
 
 def check_version(path: Path, record: EngineRecord, rebuild: str) -> None:
@@ -49,26 +112,13 @@ def diagnose(trt: Any, path: Path) -> set[str]:
 
     Without a driver it can only tell that the header is not its own (``MALFORMED_ENGINE``).
     """
-    runtime = trt.Runtime(_quiet_logger(trt))
+    runtime = trt.Runtime(logger_of(trt))  # the diagnoses say once more, and better, what it is told
     with open(path, "rb") as file:
         header = file.read(runtime.engine_header_size)
     validity, bits = runtime.get_engine_validity(header)
     if validity == trt.EngineValidity.VALID:
         return set()
     return {name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(bit)}
-
-
-def _quiet_logger(trt: Any) -> Any:
-    """A logger that drops what it is told: the diagnostics say it once more, and better."""
-
-    class Quiet(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            pass
-
-    return Quiet()
 
 
 def check_header(path: Path, record: EngineRecord, found: set[str], gpu: Gpu | None, rebuild: str) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from sam3_runtime import toolchain
 from sam3_runtime.backends import open_engine
-from sam3_runtime.backends.fake import write_fake_variant
+from sam3_runtime.backends.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.backends.tensorrt_rtx import check_header, check_version
 from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.errors import CannotRunHere, EngineError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.gpus import Gpu, find_gpu
+from sam3_runtime.pipeline import load
 from sam3_runtime.toolchain import probe
+from sam3_runtime.variants import Variant
+from tests.backends.fake_gpu import FakeGpu
 from tests.records import engine_record
 
 RTX_3090 = Gpu("NVIDIA GeForce RTX 3090", "8.6", "570.86", 24 << 30)
@@ -117,3 +125,93 @@ def test_each_diagnosis_is_one_message_and_a_command(diagnosis: str, expected: s
 def test_without_a_card_nothing_is_said_about_one() -> None:
     check_header(HERE, record(), {"CUDA_ERROR", "UNSUPPORTED_CC"}, None, REBUILD)
     check_header(HERE, record(), set(), RTX_3090, REBUILD)
+
+
+# --- running, on a fake GPU -------------------------------------------------------------------------------------------
+
+VERSION = "1.7.1.116"
+
+
+@pytest.fixture
+def variant(tmp_path: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A variant of TensorRT-RTX engines, and a fake TensorRT-RTX that runs them."""
+    pytest.importorskip("tensorrt_rtx")
+    from tests.backends.fake_runtime import make_rtx_module, write_gpu_variant
+
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", make_rtx_module(VERSION, gpu))
+    monkeypatch.setattr(toolchain, "_version", lambda _: VERSION)
+    folder = tmp_path / "engines/b4_q20_r112"
+    write_gpu_variant(
+        folder,
+        Variant(4, 20, 112),
+        SMALL_DIMS,
+        backend="tensorrt-rtx",
+        version=VERSION,
+        floats="float32",
+        int64="int64",
+    )
+    return folder
+
+
+def kernels_of(variant: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in variant.glob("*.kernels")}
+
+
+def detect(variant: Path) -> list[Any]:
+    with load(variant) as pipeline:
+        return [one.boxes for one in pipeline.detect([np.full((20, 30, 3), 90, np.uint8)], ["cat"])[0]]
+
+
+def test_compiled_kernels_are_kept_beside_the_engine(variant: Path) -> None:
+    first = detect(variant)
+    kept = kernels_of(variant)
+    digest = sha256_of(variant / "decoder.engine")[:12]
+    assert kept[f"decoder.engine.{digest}.sm90.kernels"] == b"kernels of Fake H200 for decoder"
+    assert {name.split(".")[0] for name in kept} >= {"decoder", "vision-encoder", "text-encoder"}
+    seen = sys.modules["tensorrt_rtx"]._seen
+    assert sorted(seen.compiled) == ["decoder", "text-encoder", "vision-encoder"]
+    before = {path: path.stat().st_mtime_ns for path in variant.glob("*.kernels")}
+    assert np.array_equal(detect(variant), first)
+    assert len(seen.compiled) == 3
+    assert {path: path.stat().st_mtime_ns for path in variant.glob("*.kernels")} == before
+
+
+def test_kernels_of_another_card_are_made_anew(variant: Path) -> None:
+    detect(variant)
+    name = next(name for name in kernels_of(variant) if name.startswith("decoder"))
+    (variant / name).write_bytes(b"kernels of another card")
+    detect(variant)
+    assert kernels_of(variant)[name] == b"kernels of Fake H200 for decoder"
+
+
+def test_kernels_lie_where_a_link_leads(variant: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store/decoder_q20.engine"
+    store.parent.mkdir()
+    (variant / "decoder.engine").rename(store)
+    try:
+        (variant / "decoder.engine").symlink_to(store)
+    except OSError:
+        pytest.skip("no symbolic links here")
+    detect(variant)
+    assert [path.name.split(".")[0] for path in store.parent.glob("*.kernels")] == ["decoder_q20"]
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(
+    variant: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise PermissionError(f"read-only: {path} ({len(content)})")
+
+    monkeypatch.setattr("sam3_runtime.backends.tensorrt_rtx.write_atomically", refuse)
+    with caplog.at_level(logging.WARNING):
+        detect(variant)
+    assert "compiled kernels were not kept: read-only" in caplog.text
+    assert kernels_of(variant) == {}
+
+
+def test_every_context_works_in_the_shared_scratch(variant: Path, gpu: FakeGpu) -> None:
+    detect(variant)
+    seen = sys.modules["tensorrt_rtx"]._seen
+    assert len(set(seen.scratch.values())) == 1
+    assert json.loads((variant / "decoder.engine").read_text())["part"] == "decoder"
+    assert gpu.used == 0

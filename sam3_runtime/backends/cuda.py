@@ -1,0 +1,385 @@
+"""Device memory, the stream, transfers, kernels and CUDA graphs: the one module that talks to CUDA.
+
+pycuda does all but graphs, which it does not know: for those the driver's own library is called. Knows no engine and no
+tensor's meaning. Every call may come from any thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from sam3_runtime.backends.base import Array, DeviceArray
+from sam3_runtime.errors import EngineError
+
+ALIGNMENT = 256
+"""Bytes that addresses are multiples of, as TensorRT wants those of its tensors."""
+_MIB = 1 << 20
+_THREADS = 256
+
+
+class Block:
+    """A piece of device memory: ``pointer`` and ``size`` in bytes. Freed with :meth:`free`, from any thread."""
+
+    def __init__(self, cuda: Cuda, allocation: Any, size: int) -> None:
+        self._cuda = cuda
+        self._allocation = allocation
+        self.size = size
+
+    @property
+    def pointer(self) -> int:
+        return int(self._allocation)
+
+    def free(self) -> None:
+        if self._allocation is not None:
+            with self._cuda.current():
+                self._allocation.free()
+            self._allocation = None
+
+
+class CudaArray(DeviceArray):
+    """An array in device memory, C-contiguous, at ``pointer``. ``cuda`` is where it lies."""
+
+    def __init__(self, cuda: Cuda, pointer: int, shape: Sequence[int], dtype: Any) -> None:
+        self.cuda = cuda
+        self.pointer = pointer
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, rows: slice) -> CudaArray:
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            raise IndexError("rows of a device array are taken one after the other")
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        return CudaArray(self.cuda, self.pointer + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
+
+    def astype(self, dtype: Any) -> CudaArray:
+        return self if np.dtype(dtype) == self.dtype else self.cuda.converted(self, np.dtype(dtype))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a device array reaches the host as a copy")
+        found = self.cuda.fetch([self])[0]
+        return found if dtype is None else found.astype(dtype)
+
+
+class Cuda:
+    """One GPU, by its number, and one stream on it. ``allocations`` counts what was ever allocated on either side.
+
+    pycuda frees what it is told to, or what is forgotten, only where the context is current or in the thread that
+    opened it, and otherwise leaves it behind: hence :meth:`current` around all that frees.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self._driver = _import_driver()
+        self._context = _open_context(self._driver, index)
+        device = self._driver.Device(index)
+        self.name = str(device.name())
+        self.compute_capability = ".".join(map(str, device.compute_capability()))
+        self.allocations = 0
+        self._blocks: dict[str, Block] = {}
+        self._pinned: dict[str, _Pinned] = {}
+        self._free_pinned: list[_Pinned] = []
+        self._kernels: dict[str, Any] = {}
+        self._module: Any = None
+        with self.current():
+            self._stream = self._driver.Stream()
+        self.stream_handle = int(self._stream.handle)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make this GPU's context the calling thread's. Everything here does so itself; a library's calls need it."""
+        if self._context is None:
+            raise EngineError("the GPU is closed", "open the variant again")
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._driver.Context.pop()
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes of the GPU."""
+        with self.current():
+            free, total = self._driver.mem_get_info()
+        return int(free), int(total)
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def alloc(self, size: int) -> Block:
+        """``size`` bytes; :class:`EngineError` where the GPU has them not."""
+        with self.current():
+            try:
+                allocation = self._driver.mem_alloc(max(size, ALIGNMENT))
+            except self._driver.MemoryError:
+                free, total = self._driver.mem_get_info()
+                raise EngineError(
+                    f"out of GPU memory: {size >> 20} MiB more were asked for, and {free >> 20} of {total >> 20} MiB "
+                    f"are free on {self.name}",
+                    "close what else runs there, or take a variant of a smaller batch or resolution",
+                ) from None
+        self.allocations += 1
+        return Block(self, allocation, size)
+
+    def array(self, shape: Sequence[int], dtype: Any) -> tuple[Block, CudaArray]:
+        """A new array and the block that holds it."""
+        block = self.alloc(prod(shape) * np.dtype(dtype).itemsize)
+        return block, CudaArray(self, block.pointer, shape, dtype)
+
+    def block(self, name: str, size: int) -> Block:
+        """The block of that name, which grows when more is asked for, and is kept: what it held is then lost."""
+        known = self._blocks.get(name)
+        if known is None or known.size < size:
+            if known is not None:
+                self.synchronize()
+                known.free()
+            self._blocks[name] = self.alloc(size)
+        return self._blocks[name]
+
+    def pinned(self, shape: Sequence[int] | int, dtype: Any) -> Array:
+        """A page-locked array on the host: transfers from and to it run beside the host."""
+        with self.current():
+            made: Array = self._driver.pagelocked_empty(shape, dtype)
+        self.allocations += 1
+        return made
+
+    # --- transfers ----------------------------------------------------------------------------------------------------
+
+    def upload(self, target: Block | CudaArray | int, array: Array) -> None:
+        """Copy ``array`` to the device, in the stream's order. It must stay as it is until then: see :meth:`stage`."""
+        pointer = target if isinstance(target, int) else target.pointer
+        with self.current():
+            self._driver.memcpy_htod_async(pointer, np.ascontiguousarray(array), self._stream)
+
+    def stage(self, name: str, target: Block | CudaArray | int, array: Array) -> None:
+        """Copy ``array`` to the device by way of the page-locked buffer ``name``: the caller may change it at once."""
+        pinned = self._pinned_of(name, array.nbytes)
+        pinned.wait()
+        copy = pinned.array[: array.nbytes].view(array.dtype).reshape(array.shape)
+        np.copyto(copy, array)
+        self.upload(target, copy)
+        with self.current():
+            pinned.event.record(self._stream)
+            pinned.used = True
+
+    def fetch(self, arrays: Sequence[CudaArray]) -> list[Array]:
+        """Copies of ``arrays`` on the host, which belong to the caller. Waits for the stream."""
+        starts = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)])
+        pinned = self._pinned_of("fetch", int(starts[-1]))
+        places = [
+            pinned.array[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+            for start, array in zip(starts, arrays, strict=False)
+        ]
+        with self.current():
+            for place, array in zip(places, arrays, strict=True):
+                if array.nbytes:
+                    self._driver.memcpy_dtoh_async(place, array.pointer, self._stream)
+            self._stream.synchronize()
+        return [place.copy() for place in places]
+
+    def begin_fetch(self, array: CudaArray) -> Callable[[], Array]:
+        """As :meth:`fetch`, of one array and later: the function that is returned waits, once, and gives the copy.
+
+        What is put on the stream afterwards may write ``array`` again.
+        """
+        place = next((n for n, pinned in enumerate(self._free_pinned) if len(pinned.array) >= array.nbytes), None)
+        # Too small a buffer is let go where one is replaced, so that their number stays that of the largest need.
+        pinned = self._free_pinned.pop(place if place is not None else 0) if self._free_pinned else None
+        if pinned is None or place is None:
+            with self.current():
+                pinned = self._new_pinned(array.nbytes)
+        held: list[_Pinned] = [pinned]
+        there = pinned.array[: array.nbytes].view(array.dtype).reshape(array.shape)
+        with self.current():
+            self._driver.memcpy_dtoh_async(there, array.pointer, self._stream)
+            pinned.event.record(self._stream)
+
+        def finish() -> Array:
+            buffer = held.pop()
+            buffer.event.synchronize()
+            copied = there.copy()
+            self._free_pinned.append(buffer)
+            return copied
+
+        return finish
+
+    def copy(self, target: int, source: CudaArray) -> None:
+        """Copy on the device, in the stream's order."""
+        with self.current():
+            self._driver.memcpy_dtod_async(target, source.pointer, source.nbytes, self._stream)
+
+    def _pinned_of(self, name: str, size: int) -> _Pinned:
+        known = self._pinned.get(name)
+        if known is None or len(known.array) < size:
+            if known is not None:
+                known.wait()
+            with self.current():
+                known = self._pinned[name] = self._new_pinned(size)
+        return known
+
+    def _new_pinned(self, size: int) -> _Pinned:
+        with self.current():
+            event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
+        # Powers of two, so that sizes which differ from frame to frame soon find what fits them.
+        return _Pinned(self.pinned(1 << max(size - 1, ALIGNMENT).bit_length(), np.uint8), event)
+
+    def synchronize(self) -> None:
+        """Wait for everything that was put on the stream."""
+        with self.current():
+            self._stream.synchronize()
+
+    # --- kernels ------------------------------------------------------------------------------------------------------
+
+    def launch(self, name: str, size: tuple[int, ...], *arguments: Any) -> None:
+        """Run a kernel of ``kernels/steps.ptx`` over ``size`` (x in threads, y and z in blocks).
+
+        Arguments are arrays and blocks (by address), NumPy scalars, and Python ints (32 bits).
+        """
+        with self.current():
+            if self._module is None:
+                ptx = resources.files(__package__).joinpath("kernels/steps.ptx").read_bytes()
+                self._module = self._driver.module_from_buffer(ptx)
+            if name not in self._kernels:
+                self._kernels[name] = self._module.get_function(name)
+            values = [_argument(argument) for argument in arguments]
+            x, y, z = (*size, 1, 1)[:3]
+            self._kernels[name](*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
+
+    def converted(self, array: CudaArray, dtype: np.dtype[Any]) -> CudaArray:
+        """``array`` as float16 or float32, in a block of its own that the next conversion of the same writes again."""
+        kernels = {("float32", "float16"): "narrow_to_float16", ("float16", "float32"): "widen_to_float32"}
+        kernel = kernels.get((array.dtype.name, dtype.name))
+        if kernel is None:
+            raise EngineError(f"{array.dtype} is not turned into {dtype} on the GPU")
+        count = prod(array.shape)
+        block = self.block(f"converted {array.pointer} {dtype.name}", count * dtype.itemsize)
+        self.launch(kernel, (count,), array, np.uint64(count), block)
+        return CudaArray(self, block.pointer, array.shape, dtype)
+
+    # --- graphs -------------------------------------------------------------------------------------------------------
+
+    def capture(self, enqueue: Callable[[], None]) -> CudaGraph | None:
+        """What ``enqueue`` puts on the stream, as one launch; None where the driver or a library refuses."""
+        library = _driver_library()
+        if library is None:
+            return None
+        with self.current():
+            self._stream.synchronize()
+            stream = ctypes.c_void_p(self.stream_handle)
+            if library.cuStreamBeginCapture_v2(stream, _CAPTURE_THREAD_LOCAL):
+                return None
+            graph = ctypes.c_void_p()
+            refused = False
+            try:
+                enqueue()
+            except EngineError:
+                refused = True
+            if library.cuStreamEndCapture(stream, ctypes.byref(graph)) or not graph:
+                return None
+            if refused:
+                library.cuGraphDestroy(graph)
+                return None
+            executable = ctypes.c_void_p()
+            failed = library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+            library.cuGraphDestroy(graph)
+        return None if failed else CudaGraph(self, library, executable)
+
+    def close(self) -> None:
+        """Free everything. Arrays and graphs made here must not be used afterwards."""
+        if self._context is None:
+            return
+        self.synchronize()
+        for block in self._blocks.values():
+            block.free()
+        with self.current():
+            self._blocks.clear()
+            self._pinned.clear()
+            self._free_pinned.clear()
+            self._kernels.clear()
+            self._module = self._stream = None
+        self._context = None
+
+
+class CudaGraph:
+    """Launches that are replayed as one."""
+
+    def __init__(self, cuda: Cuda, library: Any, executable: Any) -> None:
+        self._cuda, self._library, self._executable = cuda, library, executable
+
+    def launch(self) -> None:
+        with self._cuda.current():
+            status = self._library.cuGraphLaunch(self._executable, ctypes.c_void_p(self._cuda.stream_handle))
+        if status:
+            raise EngineError(
+                f"a CUDA graph could not be launched (CUDA error {status})", "load with cuda_graphs=False"
+            )
+
+    def close(self) -> None:
+        if self._executable is not None:
+            with self._cuda.current():
+                self._library.cuGraphExecDestroy(self._executable)
+            self._executable = None
+
+
+class _Pinned:
+    """A page-locked buffer and the event after which its last transfer is over."""
+
+    def __init__(self, array: Array, event: Any) -> None:
+        self.array = array
+        self.event = event
+        self.used = False
+
+    def wait(self) -> None:
+        if self.used:
+            self.event.synchronize()
+            self.used = False
+
+
+_CAPTURE_THREAD_LOCAL = 1
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, (CudaArray, Block)):
+        return np.uint64(value.pointer)
+    return np.int32(value) if isinstance(value, int) else value
+
+
+def _driver_library() -> Any:
+    """The driver's library, or None where it has no graphs (older than CUDA 11.4)."""
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+    return library if hasattr(library, "cuGraphInstantiateWithFlags") else None
+
+
+def _import_driver() -> Any:
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise EngineError(
+            f"pycuda, which runs TensorRT engines, cannot be used here ({error})",
+            "on a machine with an NVIDIA driver: pip install 'sam3-runtime[cuda]', which the CUDA toolkit compiles",
+        ) from None
+    return pycuda.driver
+
+
+def _open_context(driver: Any, index: int) -> Any:
+    try:
+        driver.init()
+        count = driver.Device.count()
+    except driver.Error as error:
+        raise EngineError(f"the NVIDIA driver shows no GPU ({error})", "check nvidia-smi") from None
+    if not 0 <= index < count:
+        raise EngineError(f"there is no GPU {index}: this machine shows {count}", "number them from 0")
+    return driver.Device(index).retain_primary_context()
