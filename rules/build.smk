@@ -1,6 +1,6 @@
 """From graphs to engines, each built once, into a store that every variant links from.
 
-INPUTS   onnx/**.onnx
+INPUTS   onnx/**.onnx; calibration/r{resolution}_{algorithm}.cache and .json where TensorRT measures the scales
 OUTPUTS  engines/store/b{batch}/text-encoder.engine
          engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine, geometry-encoder.engine,
          decoder_q{queries}.engine, each with its .engine.json (links into the engine cache, see ARCHITECTURE.md)
@@ -29,8 +29,9 @@ rule build_text_encoder:
 
 rule build_vision_encoder:
     input:
-        graph="onnx/r{resolution}/vision-encoder{suffix}.onnx",
-        data="onnx/r{resolution}/vision-encoder.onnx.data",
+        graph=vision_graph,
+        data=vision_data,
+        calibration=calibration_cache,
         code=BUILD_CODE,
     output:
         engine="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import Self
@@ -53,12 +53,18 @@ class Record(BaseModel):
 
 
 class SealedRecord(Record):
-    """A record with a digest of itself, written with it and checked when it is read: an edit is noticed."""
+    """A record with a digest of itself, written with it and checked when it is read: an edit is noticed.
+
+    ``ADDED`` are fields that came later: null, they are not in the digest, so that older records stay whole.
+    """
+
+    ADDED: ClassVar[frozenset[str]] = frozenset()
 
     digest: str = ""
 
     def sealed(self) -> Self:
-        content = json.loads(self.model_dump_json(exclude={"digest"}))
+        unset = {name for name in self.ADDED if getattr(self, name) is None}
+        content = json.loads(self.model_dump_json(exclude={"digest"} | unset))
         return self.model_copy(update={"digest": digest_of(content)})
 
     def write(self, path: Path) -> None:
@@ -126,8 +132,22 @@ class Sizes(Record):
     activation: int | None = Field(None, description="the block that one run works in, scratch included")
 
 
+class Layers(Record):
+    """What an engine is made of, as TensorRT's own inspector tells. What it does not show is ``unknown``."""
+
+    count: int
+    types: dict[str, int] = Field(description="layers by the type that they write")
+    work: dict[str, int] = Field(description="matrix work by the type that it is done in, in weights that enter it")
+    attention: int = Field(description="fused attention kernels")
+    reformats: int = Field(description="layers that only change a tensor's type or layout")
+    opaque: int = Field(description="fused blocks whose inside is not shown")
+    narrowed: tuple[str, ...] = Field((), description="nodes of float32 islands that run in another type")
+
+
 class EngineRecord(SealedRecord):
     """What one engine is. Written by the job that built it; the runtime reads it before it opens the engine."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"layers"})
 
     part: str
     graph: str = Field(description="name of the graph, such as decoder_q50")
@@ -137,6 +157,7 @@ class EngineRecord(SealedRecord):
     backend: Backend
     precision: Precision = Field(description="asked for")
     precision_got: dict[str, int] = Field(default_factory=dict, description="operators by element type")
+    layers: Layers | None = None
     quantize: Literal["int8", "fp8"] | None = None
     calibration_key: str | None = None
     dims: dict[str, int]
@@ -180,47 +201,6 @@ class VariantConfig(SealedRecord):
     preprocessing: Preprocessing = Preprocessing()
     tokenizer_sha256: str
     notice: str = "The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's."
-
-
-class Latency(Record):
-    """Milliseconds over ``n`` timed rounds."""
-
-    median: float
-    mean: float
-    p95: float
-    p99: float
-    n: int
-
-
-class CameraBench(Record):
-    """A round is one image from each of ``cameras``: preprocessing to postprocessing, images decoded beforehand."""
-
-    cameras: int
-    end_to_end: Latency
-    stages: dict[str, Latency]
-    fps_per_camera: float
-    stable: bool = Field(description="whether the medians of the windows agree within a tenth")
-    masks_kept: float = Field(description="per round, mean")
-    samples_ms: tuple[float, ...]
-
-
-class BenchResult(Record):
-    """One variant's benchmark. Holds no path, host or user name: people are to share it."""
-
-    variant: str
-    backend: Backend
-    device: str
-    toolchain: Toolchain
-    checkpoint: str
-    checkpoint_digest: str
-    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
-    date: str
-    threads: int | None
-    prompts: int
-    load_seconds: float
-    memory_before_mib: float = Field(description="resident set before the engines were loaded")
-    memory_peak_mib: float = Field(description="largest resident set of the process")
-    cameras: tuple[CameraBench, ...]
 
 
 class Check(Record):

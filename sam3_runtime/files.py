@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,3 +86,8 @@ def link_relatively(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target.absolute(), link.parent.absolute()))
     os.replace(temporary, link)
+
+
+def without_folders(text: str) -> str:
+    """A message for people in which every absolute path is its last name alone: what is shared names no folder."""
+    return re.sub(r"(?<![\w./:])[~/][^\s:,;'\")]*/", "", text)

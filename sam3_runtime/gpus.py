@@ -6,6 +6,8 @@ library and opens no CUDA context. Pure: standard library.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import subprocess
 from collections.abc import Iterable
@@ -26,6 +28,8 @@ NAMES = {"turing": "7.5", "ampere": "8.6", "ada": "8.9", "blackwell": "12.0"}
 """What a generation's GeForce and RTX cards have; the others are asked for by number."""
 DEFAULT_GPUS = ("8.9", "12.0")
 FIRST_WITH_FP8 = "8.9"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+"""The environment variable by which CUDA is shown some of the cards, in an order of its own."""
 _MIB = 1 << 20
 
 
@@ -65,30 +69,72 @@ def without_fp8(capabilities: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first card that the driver shows. ``memory`` in bytes."""
+    """A card that the driver shows. ``memory`` in bytes; ``uuid`` names it whatever order cards are counted in."""
 
     name: str
     compute_capability: str
     driver: str
     memory: int
+    uuid: str = ""
 
 
 @lru_cache(maxsize=1)
 def find_gpu() -> Gpu | None:
-    """The card of this machine; nothing where there is no NVIDIA driver or it shows no card.
+    """The first card of this machine; nothing where there is no NVIDIA driver or it shows no card.
 
-    Asked once for each process. ``nvidia-smi`` comes with the driver, on Linux and Windows alike.
+    Asked once for each process.
+    """
+    return next(iter(find_gpus()), None)
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The cards of this machine in the order of ``nvidia-smi``, those alone that CUDA_VISIBLE_DEVICES names where it
+    is set, in its order.
+
+    ``nvidia-smi`` comes with the driver, on Linux and Windows alike.
     """
     tool = which("nvidia-smi")
     if tool is None:
-        return None
-    query = [tool, "--query-gpu=name,compute_cap,driver_version,memory.total", "--format=csv,noheader,nounits"]
+        return ()
+    query = [tool, "--query-gpu=name,compute_cap,driver_version,memory.total,uuid", "--format=csv,noheader,nounits"]
     try:
         run = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None  # a driver that does not answer runs no engine
-    fields = [field.strip() for field in run.stdout.partition("\n")[0].split(",")]
-    if run.returncode != 0 or len(fields) != 4:
+        return ()  # a driver that does not answer runs no engine
+    rows = [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines()]
+    if run.returncode != 0:
+        return ()
+    found = [
+        Gpu(row[0], row[1], row[2], int(row[3]) * _MIB if row[3].isdigit() else 0, *row[4:])
+        for row in rows
+        if len(row) in (4, 5)
+    ]
+    return _visible(found, os.environ.get(VISIBLE_DEVICES))
+
+
+def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
+    """Those that ``setting`` (numbers or beginnings of UUIDs) names; all of them where it names none that is known, as
+    with slices of a card (MIG)."""
+    if setting is None:
+        return tuple(found)
+    if setting.strip() in ("", "-1"):
+        return ()
+    chosen: list[Gpu] = []
+    for entry in filter(None, (one.strip() for one in setting.split(","))):
+        named = (
+            found[int(entry) : int(entry) + 1] if entry.isdigit() else [g for g in found if g.uuid.startswith(entry)]
+        )
+        chosen += named[:1]
+    return tuple(chosen or found)
+
+
+def cuda_version() -> str | None:
+    """The newest CUDA that the driver knows (``12.4``); nothing where there is no driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        number = ctypes.c_int()
+        if driver.cuDriverGetVersion(ctypes.byref(number)) != 0 or not number.value:
+            return None
+    except (OSError, AttributeError):
         return None
-    memory = int(fields[3]) * _MIB if fields[3].isdigit() else 0
-    return Gpu(fields[0], fields[1], fields[2], memory)
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"

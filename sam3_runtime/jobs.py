@@ -9,6 +9,7 @@ Snakemake left running. Knows nothing of what the jobs do. POSIX, like the workf
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
         remove_abandoned_parts(folder)
     terminal = os.dup(2)
     _redirect(snakemake.log[0] if snakemake.log else None)
+    faulthandler.enable(2)  # where native code of a library ends the process, the log says what called it
     entry = _register(_REGISTER / str(os.getpid()))
     failed = True
 

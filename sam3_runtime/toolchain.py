@@ -7,42 +7,113 @@ plans, the environment that exports), the record stands. Pure: the Snakefile imp
 from __future__ import annotations
 
 import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from shutil import which
 
 from sam3_runtime.config import Backend, CheckpointLock, Toolchain
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import WorkFolderError
-from sam3_runtime.gpus import find_gpu
+from sam3_runtime.gpus import cuda_version, find_gpu, find_gpus
 from sam3_runtime.settings import VariantsFile
 
-BUILDERS: tuple[Backend, ...] = ("onnxruntime", "tensorrt-rtx")
-"""The backends that this version builds engines for; ``backend: auto`` is the first, the others are asked for."""
+BUILDERS: tuple[Backend, ...] = ("onnxruntime", "tensorrt-rtx", "tensorrt")
+"""The backends that this version builds engines for. ``backend: auto`` is ``tensorrt`` where it can build, else the
+first."""
 BUILDER_MODULES = {
     "onnxruntime": ("onnxruntime",),
     "tensorrt-rtx": ("tensorrt_common", "tensorrt_messages", "tensorrt_rtx"),
+    "tensorrt": (
+        *("tensorrt_common", "tensorrt_messages", "tensorrt", "tensorrt_islands", "tensorrt_python"),
+        *("tensorrt_calibrators", "tensorrt_recipe", "trtexec"),
+    ),
 }
 """The modules of ``builders/`` that decide what an engine of a backend is."""
 
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
     "tensorrt-rtx": ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx"),
+    "tensorrt": (
+        *("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+        *("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt-bindings"),
+    ),
 }
+ON_GPU: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
+"""The backends whose engines run on an NVIDIA GPU."""
 NOT_INSTALLED = "not installed"
 NO_GPU = "no NVIDIA GPU"
 
 
-def probe(backend: Backend) -> Toolchain:
+def probe(backend: Backend, gpus: Sequence[int] = (0,)) -> Toolchain:
     """What is installed here for ``backend``; its version is ``NOT_INSTALLED`` where nothing is.
 
+    TensorRT builds for the cards ``gpus`` of this machine, which must be of one model (:class:`WorkFolderError`);
     TensorRT-RTX compiles for generations, whatever card is in the machine: its toolchain names no GPU.
     """
+    found = Toolchain(backend=backend, version=_version(backend))
+    return found.model_copy(update=_cards(gpus)) if backend == "tensorrt" else found
+
+
+def _version(backend: Backend) -> str:
     for distribution in _DISTRIBUTIONS[backend]:
         try:
-            return Toolchain(backend=backend, version=metadata.version(distribution))
+            return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return Toolchain(backend=backend, version=NOT_INSTALLED)
+    return (trtexec_version() if backend == "tensorrt" else None) or NOT_INSTALLED
+
+
+@lru_cache(maxsize=1)
+def trtexec_version() -> str | None:
+    """The TensorRT that the ``trtexec`` on PATH belongs to; nothing where there is none.
+
+    It opens with ``[TensorRT v8601]`` (8.6.1) or, from 10 on, ``[TensorRT v101300]`` (10.13.0).
+    """
+    tool = which("trtexec")
+    if tool is None:
+        return None
+    try:
+        run = subprocess.run([tool, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    said = re.search(r"\[TensorRT v(\d+)\]", run.stdout)
+    if said is None:
+        return None
+    number, step = int(said[1]), 1000 if len(said[1]) < 5 else 10000
+    return f"{number // step}.{number % step // 100}.{number % 100}"
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    """``8.6.1.post1`` → (8, 6, 1), to compare; () for what is no version, such as :data:`NOT_INSTALLED`."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
+
+
+def _cards(indices: Sequence[int]) -> dict[str, str | None]:
+    """The fields of a :class:`Toolchain` that are about the cards of those numbers; none where there is no card."""
+    gpus = find_gpus()
+    if not gpus:
+        return {}
+    missing = [index for index in indices if index >= len(gpus)]
+    if missing:
+        raise WorkFolderError(
+            f"build.gpu names GPU {missing[0]}, and this machine shows {len(gpus)}: {', '.join(g.name for g in gpus)}",
+            f"use numbers from 0 to {len(gpus) - 1}",
+        )
+    chosen = [gpus[index] for index in indices]
+    models = sorted({f"{gpu.name} ({gpu.compute_capability})" for gpu in chosen})
+    if len(models) > 1:
+        raise WorkFolderError(
+            f"build.gpu names GPUs of different models: {', '.join(models)}",
+            "an engine runs on the model that built it: name those of one model, the others in another work folder",
+        )
+    first = chosen[0]
+    facts = {"gpu": first.name, "compute_capability": first.compute_capability, "driver": first.driver}
+    return facts | {"cuda": cuda_version()}
 
 
 def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
@@ -50,7 +121,8 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
 
     Raises :class:`WorkFolderError` when the folder was built with another backend.
     """
-    backend: Backend = BUILDERS[0] if settings.backend == "auto" else settings.backend
+    gpus = settings.build.gpu_indices
+    backend = _best(gpus) if settings.backend == "auto" else settings.backend
     record = folder / "toolchain.json"
     recorded = Toolchain.read(record) if record.is_file() else None
     if recorded and recorded.backend != backend:
@@ -59,12 +131,18 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
             f"and `backend: {settings.backend}` now means {backend}",
             f"write `backend: {recorded.backend}`, or build in another folder: snakemake --directory FOLDER",
         )
-    if backend not in BUILDERS:
-        raise WorkFolderError(
-            f"the backend {backend} cannot be built by this version", f"use one of: auto, {', '.join(BUILDERS)}"
-        )
-    found = probe(backend)
-    return recorded if recorded and found.version == NOT_INSTALLED else found
+    found = probe(backend, gpus)
+    return recorded if recorded and not can_build(found) else found
+
+
+def _best(gpus: Sequence[int]) -> Backend:
+    """What ``backend: auto`` means on this machine."""
+    return "tensorrt" if find_gpu() is not None and can_build(probe("tensorrt", gpus)) else BUILDERS[0]
+
+
+def can_build(toolchain: Toolchain) -> bool:
+    """Whether what was probed here builds engines: TensorRT needs the card that they are for."""
+    return toolchain.version != NOT_INSTALLED and (toolchain.backend != "tensorrt" or toolchain.gpu is not None)
 
 
 def locked_dims(settings: VariantsFile, folder: Path) -> ModelDims | None:
@@ -95,13 +173,11 @@ def device_name(toolchain: Toolchain) -> str:
 
 
 def why_not_run(backend: Backend) -> str | None:
-    """Why engines of ``backend`` can be built but not run here; nothing where they can."""
-    if backend != "tensorrt-rtx":
+    """Why engines of ``backend`` cannot be run on this machine; nothing where they can."""
+    if backend not in ON_GPU or find_gpu() is not None:
         return None
-    able = "this machine can build TensorRT-RTX engines but not run them"
-    if find_gpu() is None:
-        return f"{able}: no NVIDIA driver was found"
-    return "this version of sam3-runtime builds TensorRT-RTX engines and does not run them yet"
+    able = "can build TensorRT-RTX engines but not run them" if backend == "tensorrt-rtx" else "runs no TensorRT engine"
+    return f"this machine {able}: no NVIDIA driver was found"
 
 
 def cpu_name() -> str:

@@ -187,11 +187,26 @@ def _check_backend(settings: VariantsFile, variants: Mapping[str, Variant], file
             "fp8 needs `backend: tensorrt` or `backend: tensorrt-rtx` and a GPU from Ada on; int8 works here",
         )
     _check_generations(settings, fp8, file, places)
-    if settings.calibration.method == "calibrator" and settings.backend != "tensorrt":
+    if settings.calibration.method == "calibrator":
+        _check_calibrator(settings, fp8, file, places)
+
+
+def _check_calibrator(settings: VariantsFile, fp8: list[str], file: str, places: Places) -> None:
+    """Refuse what TensorRT's own calibrators cannot do. Which release has them is for the plan to know."""
+    where = f"{file}:{nearest_place(places, ('calibration', 'method'))}: calibration.method: calibrator"
+    if settings.backend != "tensorrt":
         raise VariantsError(
-            f"{file}:{nearest_place(places, ('calibration', 'method'))}: calibration.method: calibrator needs "
-            f"`backend: tensorrt` (10 or older), and this folder's backend is {settings.backend}",
+            f"{where} needs `backend: tensorrt` (10 or older), and this folder's backend is {settings.backend}",
             "use `method: qdq`, which every backend runs",
+        )
+    if fp8:
+        raise VariantsError(
+            f"{where} measures int8 alone, and {fp8[0]} asks for fp8", "use `method: qdq`, which measures for both"
+        )
+    if settings.calibration.exclude:
+        raise VariantsError(
+            f"{where} takes every layer, and calibration.exclude names {settings.calibration.exclude[0]!r}",
+            "take `exclude` out, or use `method: qdq`",
         )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.errors import VariantsError
 from sam3_runtime.planning import Plan, make_plan
 
 TEXT = "backend: {backend}\nbuild: {{rtx: {{gpus: {gpus}}}, optimization: {level}}}\nvariants: [{{resolution: 672}}]\n"
@@ -61,3 +63,117 @@ def test_auto_never_chooses_tensorrt_rtx(tmp_path: Path) -> None:
 def test_the_modules_of_a_builder_are_there(tmp_path: Path, backend: str, project: Path) -> None:
     for module in plan(tmp_path, backend).builder_modules():
         assert (project / "sam3_runtime" / module).is_file()
+
+
+# 8 bits and TensorRT's releases -----------------------------------------------------------------------------------
+
+
+def plan_for_tensorrt(folder: Path, version: str, text: str = "") -> Plan:
+    """On a machine that only plans: what builds is recorded."""
+    gpu = {"gpu": "NVIDIA H200", "compute_capability": "9.0"}
+    Toolchain(backend="tensorrt", version=version, **gpu).write(folder / "toolchain.json")
+    file = folder / "variants.yaml"
+    file.write_text(f"backend: tensorrt\nvariants: [{{resolution: 672, quantize: [none, int8]}}]\n{text}")
+    return make_plan(file, folder)
+
+
+@pytest.mark.parametrize(
+    ("version", "text", "source"),
+    [
+        ("8.6.1", "", "_fp32"),
+        ("8.6.1.post1", "", "_fp32"),
+        ("9.3.0.post12.dev1", "", "_fp32"),
+        ("10.0.1", "", ""),
+        ("10.9.0", "", ""),
+        ("11.0.0", "", ""),
+        ("8.6.1", "precision: fp32", ""),
+        ("8.6.1", "precision: {text-encoder: fp32}", "_fp32"),
+        ("10.9.0", "calibration: {method: calibrator}", "_fp32"),
+        ("10.9.0", "calibration: {method: calibrator}\nprecision: fp32", ""),
+        ("10.9.0", "calibration: {method: qdq}", ""),
+    ],
+)
+def test_8_bits_come_from_a_graph_that_the_release_reads(tmp_path: Path, version: str, text: str, source: str) -> None:
+    made = plan_for_tensorrt(tmp_path, version, text)
+    assert made.eight_bit_source == source
+    assert made.vision_data("_int8") == source
+    assert made.vision_graph("_int8") == (source if made.calibrates else "_int8")
+    assert made.vision_graph("") == made.vision_data("") == ""
+
+
+def test_other_backends_quantise_their_own_graph(tmp_path: Path) -> None:
+    assert plan(tmp_path).eight_bit_source == plan(tmp_path, "onnxruntime").eight_bit_source == ""
+
+
+def test_calibrators_depend_on_their_tensorrt_and_no_gpu_and_no_workspace(tmp_path: Path) -> None:
+    one = plan_for_tensorrt(tmp_path, "8.6.1", "calibration: {method: calibrator, batch: 2}")
+    assert one.calibrator()["toolchain"] == {"backend": "tensorrt", "version": "8.6.1"}
+    assert one.calibrator()["batch"] == 2
+    tensorrt = "build: {tensorrt: {workspace_mib: 512, tactic_sources: [], optimization_level: 5}}"
+    other = plan_for_tensorrt(tmp_path, "8.6.1", f"calibration: {{method: calibrator, batch: 2}}\n{tensorrt}")
+    assert other.calibrator() == one.calibrator()
+    assert other.calibrator_settings() == {"workspace_mib": 512, "tactic_sources": []}
+    assert other.calibration() == one.calibration()
+
+
+@pytest.mark.parametrize("version", ["11.0.0", "11.1.0.5"])
+def test_calibrators_are_refused_where_there_are_none_and_qdq_is_named(tmp_path: Path, version: str) -> None:
+    with pytest.raises(VariantsError, match=rf"calibrator is not for TensorRT {version}(.|\n)*method: qdq"):
+        plan_for_tensorrt(tmp_path, version, "calibration: {method: calibrator}")
+
+
+@pytest.mark.parametrize("method", ["auto", "qdq"])
+def test_newest_releases_take_the_other_methods(tmp_path: Path, method: str) -> None:
+    assert not plan_for_tensorrt(tmp_path, "11.0.0", f"calibration: {{method: {method}}}").calibrates
+
+
+def test_fp8_is_refused_before_tensorrt_10(tmp_path: Path) -> None:
+    fp8 = "defaults: {quantize: fp8}"
+    file = tmp_path / "variants.yaml"
+    assert plan_for_tensorrt(tmp_path, "10.0.1").toolchain.version == "10.0.1"
+    file.write_text(f"backend: tensorrt\nvariants: [{{}}]\n{fp8}\n")
+    assert make_plan(file, tmp_path).names == ["b8_q50_r1008_fp8"]
+    Toolchain(backend="tensorrt", version="9.3.0").write(tmp_path / "toolchain.json")
+    with pytest.raises(VariantsError, match=r"b8_q50_r1008_fp8 asks for fp8.*9\.3\.0"):
+        make_plan(file, tmp_path)
+
+
+# --- TensorRT -------------------------------------------------------------------------------------------------------
+
+
+def on_tensorrt(folder: Path, build: str = "{}") -> Plan:
+    """A plan for a folder that an H200 built: this machine only plans."""
+    gpu = {"gpu": "NVIDIA H200", "compute_capability": "9.0", "driver": "580.65", "cuda": "13.0"}
+    Toolchain(backend="tensorrt", version="8.6.1", **gpu).write(folder / "toolchain.json")
+    file = folder / "variants.yaml"
+    file.write_text(f"backend: tensorrt\nbuild: {build}\nvariants: [{{resolution: 672}}]\n")
+    return make_plan(file, folder)
+
+
+def test_tensorrt_engines_depend_on_what_the_builder_is_told(tmp_path: Path) -> None:
+    assert on_tensorrt(tmp_path).build("decoder")["settings"] == {}
+    told = on_tensorrt(
+        tmp_path,
+        "{optimal: {B: 1, n: 3}, tensorrt: {workspace_mib: 4096, optimization_level: 5, tactic_sources: []}}",
+    ).build("decoder")
+    assert told["settings"] == {
+        "workspace_mib": 4096, "optimization_level": 5, "tactic_sources": [], "optimal": {"B": 1, "n": 3},
+    }  # fmt: skip
+    assert told["toolchain"] == {
+        "backend": "tensorrt", "version": "8.6.1", "gpu": "NVIDIA H200", "compute_capability": "9.0",
+    }  # fmt: skip
+
+
+def test_means_and_places_are_not_among_it(tmp_path: Path) -> None:
+    one = on_tensorrt(tmp_path)
+    two = on_tensorrt(tmp_path, "{gpu: [2, 0, 2], tensorrt: {builder: python, timing_cache: there/timings}}")
+    assert [one.build(part) for part in PART_NAMES] == [two.build(part) for part in PART_NAMES]
+    assert slices(one) == slices(two)
+    assert (one.build_gpus(), two.build_gpus(), two.run_gpus()) == ([0], [2, 0], [2, 0])
+    assert (one.timing_cache(), two.timing_cache()) == ("engines/cache/timing.cache", "there/timings")
+
+
+def test_which_backends_hold_a_gpu(tmp_path: Path) -> None:
+    rtx, cpu = plan(tmp_path), plan(tmp_path, backend="onnxruntime")
+    assert (rtx.build_gpus(), rtx.run_gpus()) == ([], [0])
+    assert (cpu.build_gpus(), cpu.run_gpus()) == ([], [])

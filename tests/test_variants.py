@@ -81,6 +81,12 @@ WRONG = {
     "precision: fp16\nbackend: onnxruntime\nvariants: [{}]": "fp16 is not for the backend onnxruntime",
     "precision: {encoder: fp16}\nvariants: [{}]": "encoder",
     "calibration: {method: calibrator}\nvariants: [{}]": "use `method: qdq`",
+    "backend: tensorrt\ncalibration: {method: calibrator}\nvariants: [{quantize: fp8}]": (
+        r":2: .*measures int8 alone, and b8_q50_r1008_fp8 asks for fp8"
+    ),
+    "backend: tensorrt\ncalibration: {method: calibrator, exclude: [neck.*]}\nvariants: [{}]": (
+        r"exclude names 'neck\.\*'"
+    ),
     "a: [1\nb: 2": "not valid YAML",
     "- 1": "expected sections",
     "!!python/object/apply:os.system ['true']": "not valid YAML",

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from sam3_runtime.builders import build_engine
+from sam3_runtime.gpu_lock import hold_gpu
 from sam3_runtime.jobs import job
+from sam3_runtime.quantize.calibration_cache import open_cache
 
-with job(snakemake) as announce:
+with job(snakemake) as announce, hold_gpu(snakemake.config["build_gpus"], announce):
     build_engine(
         Path(snakemake.input.graph),
         Path(snakemake.output.engine),
@@ -15,4 +17,11 @@ with job(snakemake) as announce:
         settings=snakemake.params.settings,
         cache=Path(snakemake.config["engine_cache"]),
         announce=announce,
+        calibration=open_cache(
+            snakemake.input.get("calibration", []),
+            Path(snakemake.input.graph),
+            snakemake.params.toolchain["version"],
+        ),
+        builder=snakemake.config["tensorrt_builder"],
+        timing_cache=Path(snakemake.config["timing_cache"]),
     )

@@ -8,24 +8,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sam3_runtime.builders.cache import provide
-from sam3_runtime.builders.graph import Graph, read_graph
-from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain
+from sam3_runtime.builders.graph import Graph, QuantizeName, read_graph
+from sam3_runtime.config import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
 from sam3_runtime.contract import ModelDims, Range, part_of_graph, profile
 from sam3_runtime.errors import BuildError
 from sam3_runtime.files import digest_of, sha256_of
+from sam3_runtime.gpus import cuda_version, find_gpu
 from sam3_runtime.memory import process_mib
+from sam3_runtime.settings import Algorithm
+from sam3_runtime.toolchain import release_of
+
+BuilderName = Literal["auto", "trtexec", "python"]
+
+
+@dataclass(frozen=True)
+class CalibrationCache:
+    """Scales of 8 bits as TensorRT's calibrators write them. ``key`` says what they hold for; ``percentile`` is that
+    of the algorithm of this name."""
+
+    path: Path
+    algorithm: Algorithm
+    key: str = ""
+    percentile: float | None = None
 
 
 @dataclass(frozen=True)
 class Task:
     """What a backend is to build: the graph at ``path``, over ``ranges`` of its dynamic dimensions, to ``engine``.
 
-    ``announce`` is told, a line each, what people who wait want to know.
+    ``precision`` is the one asked for, which a weakly typed builder may be asked for on a float32 graph. ``toolchain``
+    is what was planned with. ``builder`` and ``timing_cache`` are TensorRT's means. ``announce`` is told, a line each,
+    what people who wait want to know.
     """
 
     graph: Graph
@@ -34,6 +52,11 @@ class Task:
     ranges: Mapping[str, Range]
     settings: Mapping[str, Any]
     announce: Callable[[str], None] = print
+    precision: str = "fp16"
+    toolchain: Mapping[str, Any] = field(default_factory=dict)
+    calibration: CalibrationCache | None = None
+    builder: BuilderName = "auto"
+    timing_cache: Path | None = None
 
     @property
     def dims(self) -> ModelDims:
@@ -51,6 +74,7 @@ class Built:
     weights: int | None = None  # bytes
     scratch: int | None = None  # bytes
     activation: int | None = None  # bytes
+    layers: Layers | None = None
 
 
 def build_engine(
@@ -63,18 +87,23 @@ def build_engine(
     settings: Mapping[str, Any],
     cache: Path,
     announce: Callable[[str], None] = print,
+    calibration: CalibrationCache | None = None,
+    builder: BuilderName = "auto",
+    timing_cache: Path | None = None,
 ) -> EngineRecord:
     """Provide ``engine`` (a link into ``cache``) and its record beside it, building only what is not there.
 
     ``batch`` is the profile's largest; ``toolchain`` the key of a :class:`Toolchain`; ``announce`` is told how far a
-    long build is. :class:`BuildError` names what the backend said.
+    long build is; the rest is TensorRT's: the scales of a calibrated engine, and the means that no engine differs by.
+    :class:`BuildError` names what the backend said.
     """
     graph = read_graph(onnx)
-    if graph.precision != precision:
+    eight_bit = bool(graph.quantize or calibration)
+    if graph.precision != precision and not (eight_bit and _takes_flags(toolchain) and graph.precision == "fp32"):
         raise BuildError(
             f"{onnx} is a {graph.precision} graph, and {precision} was asked for", f"run snakemake --force {onnx}"
         )
-    ranges = profile(part_of_graph(graph.name), ModelDims(**graph.dims), batch)
+    ranges = profile(part_of_graph(graph.name), ModelDims(**graph.dims), batch, settings.get("optimal"))
     depends_on = {
         "onnx": graph.sha256,
         "graph": graph.name,
@@ -82,16 +111,35 @@ def build_engine(
         "settings": dict(settings),
         "precision": precision,
         "profile": {symbol: [r.min, r.opt, r.max] for symbol, r in ranges.items()},
-        "calibration": graph.calibration_key,
+        "calibration": calibration.key if calibration else graph.calibration_key,
     }
     key = digest_of(depends_on)[:32]
 
     def build(target: Path) -> EngineRecord:
         started = time.monotonic()
-        built = _run(toolchain["backend"], Task(graph, onnx.resolve(), target, ranges, settings, announce))
-        return _record(graph, target, built, depends_on, key, batch, time.monotonic() - started)
+        task = Task(
+            graph=graph,
+            path=onnx.resolve(),
+            engine=target,
+            ranges=ranges,
+            settings=settings,
+            announce=announce,
+            precision=precision,
+            toolchain=toolchain,
+            calibration=calibration,
+            builder=builder,
+            timing_cache=timing_cache,
+        )
+        built = _run(toolchain["backend"], task)
+        quantize = "int8" if calibration else graph.quantize
+        return _record(graph, target, built, depends_on, quantize, key, batch, time.monotonic() - started)
 
     return provide(engine, key, cache, build)
+
+
+def _takes_flags(toolchain: Mapping[str, Any]) -> bool:
+    """Whether the backend can be told a precision that is not the graph's: TensorRT before 11."""
+    return toolchain["backend"] == "tensorrt" and release_of(str(toolchain["version"])) < (11,)
 
 
 def _run(backend: str, task: Task) -> Built:
@@ -104,11 +152,28 @@ def _run(backend: str, task: Task) -> Built:
         from sam3_runtime.builders import tensorrt_rtx
 
         return tensorrt_rtx.build(task)
+    if backend == "tensorrt":
+        from sam3_runtime.builders import tensorrt
+
+        return tensorrt.build(task)
     raise BuildError(f"no builder for the backend {backend!r} in this version", "use `backend: onnxruntime`")
 
 
+def _built_with(key: Mapping[str, Any]) -> Toolchain:
+    """What the engine depends on, and the driver and CUDA of this machine where it was built on its GPU."""
+    gpu = find_gpu() if key["backend"] == "tensorrt" else None
+    return Toolchain(**key, **({"driver": gpu.driver, "cuda": cuda_version()} if gpu else {}))
+
+
 def _record(
-    graph: Graph, engine: Path, built: Built, depends_on: dict[str, Any], key: str, batch: int, seconds: float
+    graph: Graph,
+    engine: Path,
+    built: Built,
+    depends_on: dict[str, Any],
+    quantize: QuantizeName | None,
+    key: str,
+    batch: int,
+    seconds: float,
 ) -> EngineRecord:
     peak = process_mib("VmHWM")  # a job is a process of its own
     return EngineRecord(
@@ -120,8 +185,9 @@ def _record(
         backend=depends_on["toolchain"]["backend"],
         precision=depends_on["precision"],
         precision_got=built.precision_got,
-        quantize=graph.quantize,
-        calibration_key=graph.calibration_key,
+        layers=built.layers,
+        quantize=quantize,
+        calibration_key=depends_on["calibration"],
         dims=graph.dims,
         resolution=graph.resolution,
         queries=graph.queries,
@@ -135,7 +201,7 @@ def _record(
         build_seconds=round(seconds, 3),
         build_peak_mib=None if peak is None else round(peak, 1),
         command=built.command,
-        toolchain=Toolchain(**depends_on["toolchain"]),
+        toolchain=_built_with(depends_on["toolchain"]),
         settings=depends_on["settings"],
         cache_key=key,
     )

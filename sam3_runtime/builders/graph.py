@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,12 @@ PrecisionName = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported graph's identity: its name (``decoder_q50``), digest with external data, opset, and metadata."""
+    """An exported graph's identity: its name (``decoder_q50``), digest with external data, opset, and metadata.
+
+    ``islands`` are the nodes that compute in float32 in a float16 graph, by island, those with a floating-point result
+    alone. ``products`` are the matrix products and convolutions with the size of their weights, which is what each
+    costs for one position of its output; those of two activations have none.
+    """
 
     name: str
     sha256: str
@@ -31,6 +38,8 @@ class Graph:
     calibration_key: str | None
     opset: int
     precision: PrecisionName
+    islands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    products: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_graph(path: Path) -> Graph:
@@ -49,12 +58,38 @@ def read_graph(path: Path) -> Graph:
             calibration_key=metadata.get("calibration_key"),
             opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
             precision=metadata.get("precision", "fp32"),  # type: ignore[arg-type]
+            islands=_islands(model, json.loads(metadata.get("islands", "{}"))),
+            products=_products(model),
         )
     except (DecodeError, KeyError, ValueError, OSError) as error:
         raise BuildError(
             f"{path} is damaged or was not written by this project's export ({type(error).__name__}: {error})",
             f"delete it and run snakemake {path}",
         ) from None
+
+
+def _islands(model: Any, listed: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
+    values = [*model.graph.value_info, *model.graph.output]
+    floating = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    # A Cast says itself what it writes.
+    wide = {node.name for node in model.graph.node if node.op_type != "Cast" and floating.intersection(node.output)}
+    return {island: tuple(name for name in names if name in wide) for island, names in listed.items()}
+
+
+def _products(model: Any) -> dict[str, int]:
+    """Weights reach a product as they are, or by way of a DequantizeLinear and a Transpose."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:  # in order of computation
+        if node.op_type in _PRODUCTS:
+            found[node.name] = max((sizes.get(name, 0) for name in node.input[:2]), default=0)
+        elif node.op_type in _WEIGHTS_PASS and node.input[0] in sizes:
+            sizes[node.output[0]] = sizes[node.input[0]]
+    return found
+
+
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_WEIGHTS_PASS = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Cast")
 
 
 def external_files(path: Path, model: Any) -> list[Path]:

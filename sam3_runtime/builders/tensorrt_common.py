@@ -1,35 +1,34 @@
-"""From a graph to a serialised engine through NVIDIA's builder, for every TensorRT that has the API of 9 and newer.
+"""From a graph to a serialised engine through NVIDIA's builder, for TensorRT 8.6 to 11 and TensorRT-RTX.
 
-TensorRT-RTX and TensorRT share it under two module names; ``trt`` is either. Networks are strongly typed: the graph's
-types are the engine's. Profiles come from the contract, sizes from what the build says. Knows no generation and no
-setting of either: its caller sets the builder's configuration.
+They share it under two module names; ``trt`` is either. Profiles come from the contract, sizes from what the build
+says. Knows no generation and no setting of either: its caller says how the network is typed and sets the builder's
+configuration.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.builders import Built, Task
-from sam3_runtime.builders.tensorrt_messages import BuildLog, build_error
+from sam3_runtime.builders.tensorrt_messages import BuildLog, OutOfMemory, build_error, is_out_of_memory
+from sam3_runtime.builders.tensorrt_progress import elapsed_time, make_monitor
 from sam3_runtime.config import TensorRecord
-from sam3_runtime.contract import Tensor, fixed_dims, part_of_graph, resolve
+from sam3_runtime.contract import Range, Shape, Tensor, fixed_dims, part_of_graph, resolve
 from sam3_runtime.errors import BuildError
 
-_TYPES = {
+TYPES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool",
     "INT8": "int8", "FP8": "fp8",
 }  # fmt: skip
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION")
-_SHOWN_DEPTH = 2  # phases within phases within the whole: deeper ones come by the hundred
-_PATIENCE = 5.0  # seconds without a word; small graphs are done before
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,47 @@ class Flavour:
         return str(self.trt.__version__)
 
 
-def build_network(flavour: Flavour, task: Task, configure: Callable[[Any], None]) -> Built:
-    """Build ``task`` and write the engine. ``configure`` sets what the flavour's settings ask for.
+@dataclass
+class Workbench:
+    """A parsed network and its builder. All of NVIDIA's objects, as each needs those that it was made with."""
+
+    flavour: Flavour
+    task: Task
+    log: BuildLog
+    logger: Any
+    builder: Any
+    network: Any
+    parser: Any
+    config: Any
+    monitor: Any = None
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.network.get_input(place) for place in range(self.network.num_inputs)]
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.network.get_output(place) for place in range(self.network.num_outputs)]
+
+    @property
+    def layers(self) -> list[Any]:
+        return [self.network.get_layer(place) for place in range(self.network.num_layers)]
+
+    def close(self) -> None:
+        """Let go of NVIDIA's objects, each before what it was made from."""
+        self.monitor = self.config = None
+        self.parser = None
+        self.network = None
+        self.builder = None
+
+
+def network_flags(trt: Any, *names: str) -> int:
+    """Bits of ``NetworkDefinitionCreationFlag``."""
+    return sum(1 << int(getattr(trt.NetworkDefinitionCreationFlag, name)) for name in names)
+
+
+def prepare(flavour: Flavour, task: Task, flags: int) -> Workbench:
+    """Parse ``task`` into a network of those ``flags`` and set its profile.
 
     Raises :class:`BuildError` with NVIDIA's own words and what to do.
     """
@@ -54,21 +92,57 @@ def build_network(flavour: Flavour, task: Task, configure: Callable[[Any], None]
     _check_opset(flavour, task)
     log = BuildLog()
     logger = make_logger(trt, log)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(flavour, task, network, logger, log)
-    config = builder.create_builder_config()
-    configure(config)
-    _set_profile(builder, config, network, task)
-    monitor = make_monitor(trt, lambda text: task.announce(f"{task.path.name}: {text}"))
-    config.progress_monitor = monitor
-    inputs, outputs = _tensors(network, task)
-    precision_got = count_products(network)
-    with _overheard(log):
-        serialized = builder.build_serialized_network(network, config)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError:  # what the bindings make of a builder that there is none of
+        raise build_error(f"{flavour.name} {flavour.version} does not start", log.errors or log.warnings) from None
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    _parse(flavour, task, parser, log)
+    bench = Workbench(flavour, task, log, logger, builder, network, parser, builder.create_builder_config())
+    if bench.config.add_optimization_profile(make_profile(bench, task.ranges)) < 0:
+        raise BuildError(f"the profile of {task.path.name} is not valid", "export the graph again with this version")
+    return bench
+
+
+def compile_network(bench: Workbench) -> Any:
+    """The serialised engine (``IHostMemory``); nothing where the builder gave up, whose reasons are in the log."""
+    trt, task = bench.flavour.trt, bench.task
+
+    def announce(text: str) -> None:
+        task.announce(f"{task.path.name}: {text}")
+
+    with _overheard(bench.log):
+        if not hasattr(trt, "IProgressMonitor"):
+            with elapsed_time(announce, bench.log):
+                return bench.builder.build_serialized_network(bench.network, bench.config)
+        bench.monitor = bench.monitor or make_monitor(trt, announce)
+        bench.config.progress_monitor = bench.monitor
+        return bench.builder.build_serialized_network(bench.network, bench.config)
+
+
+def refused(bench: Workbench) -> BuildError:
+    """The error for a network that was not compiled."""
+    flavour = bench.flavour
+    said = bench.log.errors
+    error = build_error(f"{flavour.name} {flavour.version} cannot build {bench.task.path.name}", said)
+    return OutOfMemory(error.message, error.hint) if is_out_of_memory(said) else error
+
+
+def build_network(flavour: Flavour, task: Task, configure: Callable[[Any], None]) -> Built:
+    """Build ``task``, strongly typed, and write the engine. ``configure`` sets what the flavour's settings ask for.
+
+    Raises :class:`BuildError` with NVIDIA's own words and what to do.
+    """
+    bench = prepare(flavour, task, network_flags(flavour.trt, "STRONGLY_TYPED"))
+    configure(bench.config)
+    inputs, outputs = tensors(task, {tensor.name: tensor.dtype.name for tensor in (*bench.inputs, *bench.outputs)})
+    precision_got = count_products(bench.layers)
+    serialized = compile_network(bench)
     if serialized is None:
-        raise build_error(f"{flavour.name} {flavour.version} cannot build {task.path.name}", log.errors)
-    _write(task.engine, serialized)
+        raise refused(bench)
+    write_engine(task.engine, serialized)
+    log = bench.log
     log.explain_warnings()
     return Built(
         inputs=inputs,
@@ -91,8 +165,7 @@ def _check_opset(flavour: Flavour, task: Task) -> None:
         )
 
 
-def _parse(flavour: Flavour, task: Task, network: Any, logger: Any, log: BuildLog) -> None:
-    parser = flavour.trt.OnnxParser(network, logger)
+def _parse(flavour: Flavour, task: Task, parser: Any, log: BuildLog) -> None:
     # By its path: the weights lie in a file beside it, which a quantised graph shares with its sibling.
     if parser.parse_from_file(str(task.path)):
         return
@@ -107,58 +180,56 @@ def _node(error: Any) -> str:
     return f"{operator} {error.node_name()}: " if operator else ""
 
 
-def _set_profile(builder: Any, config: Any, network: Any, task: Task) -> None:
-    """One profile over the ranges of the contract's dynamic dimensions."""
-    spec = part_of_graph(task.graph.name)
-    profile = builder.create_optimization_profile()
-    for place in range(network.num_inputs):
-        tensor = network.get_input(place)
-        shape = resolve(spec.input(tensor.name).shape, _fixed(task))
-        sides = [resolve(shape, {dim: getattr(r, side) for dim, r in task.ranges.items()}) for side in _SIDES]
-        profile.set_shape(tensor.name, *sides)
-    if config.add_optimization_profile(profile) < 0:
-        raise BuildError(f"the profile of {task.path.name} is not valid", "export the graph again with this version")
+def make_profile(bench: Workbench, ranges: Mapping[str, Range]) -> Any:
+    """One profile (``IOptimizationProfile``) over ``ranges`` of the dynamic dimensions."""
+    profile = bench.builder.create_optimization_profile()
+    for name, sides in profile_shapes(bench.task, ranges).items():
+        profile.set_shape(name, *sides)
+    return profile
 
 
 _SIDES = ("min", "opt", "max")
+
+
+def profile_shapes(task: Task, ranges: Mapping[str, Range]) -> dict[str, tuple[Shape, ...]]:
+    """The smallest, the tuned and the largest shape of every input."""
+    return {
+        tensor.name: tuple(
+            resolve(tensor.shape, _fixed(task) | {dim: getattr(r, side) for dim, r in ranges.items()})
+            for side in _SIDES
+        )
+        for tensor in part_of_graph(task.graph.name).inputs
+    }
 
 
 def _fixed(task: Task) -> dict[str, int]:
     return fixed_dims(task.dims, task.graph.resolution, task.graph.queries)
 
 
-def _tensors(network: Any, task: Task) -> tuple[tuple[TensorRecord, ...], tuple[TensorRecord, ...]]:
-    """Inputs and outputs as the network has them, their dynamic dimensions under the contract's names."""
+def tensors(task: Task, types: Mapping[str, str]) -> tuple[tuple[TensorRecord, ...], tuple[TensorRecord, ...]]:
+    """Inputs and outputs of those ``types`` (NVIDIA's names), their dynamic dimensions under the contract's names."""
     spec = part_of_graph(task.graph.name)
-    found = {
-        tensor.name: tensor
-        for tensor in (
-            *(network.get_input(place) for place in range(network.num_inputs)),
-            *(network.get_output(place) for place in range(network.num_outputs)),
-        )
-    }
 
     def record(tensor: Tensor) -> TensorRecord:
-        if tensor.name not in found:
+        if tensor.name not in types:
             raise BuildError(f"{task.path.name} has no tensor {tensor.name}", f"export it again: snakemake {task.path}")
-        dtype = _TYPES[found[tensor.name].dtype.name]
+        dtype = TYPES[types[tensor.name]]
         return TensorRecord(name=tensor.name, shape=resolve(tensor.shape, _fixed(task)), dtype=dtype)
 
     return tuple(map(record, spec.inputs)), tuple(map(record, spec.outputs))
 
 
-def count_products(network: Any) -> dict[str, int]:
+def count_products(layers: Iterable[Any]) -> dict[str, int]:
     """Matrix products and convolutions by the type that they compute in: 8 bits where a dequantised tensor enters."""
-    layers = [network.get_layer(place) for place in range(network.num_layers)]
     stored: dict[str, str] = {}  # of each dequantised tensor, what it was
     counts: Counter[str] = Counter()
     for layer in layers:
         kind = layer.type.name
         if kind == "DEQUANTIZE":
-            stored[layer.get_output(0).name] = _TYPES[layer.get_input(0).dtype.name]
+            stored[layer.get_output(0).name] = TYPES[layer.get_input(0).dtype.name]
         elif kind in _PRODUCTS:
             first = layer.get_input(0)
-            counts[stored.get(first.name, _TYPES[first.dtype.name])] += 1
+            counts[stored.get(first.name, TYPES[first.dtype.name])] += 1
     return dict(sorted(counts.items()))
 
 
@@ -178,54 +249,13 @@ def _overheard(log: BuildLog) -> Iterator[None]:
                 log.overhear(file.read().decode(errors="replace"))
 
 
-def _write(engine: Path, serialized: Any) -> None:
+def write_engine(engine: Path, serialized: Any) -> None:
     with open(engine, "wb") as file:
         file.write(serialized)
 
 
 def make_logger(trt: Any, log: BuildLog) -> Any:
-    """NVIDIA's logger, handing all that it is told to ``log``. It must live as long as what it was given to."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            log.note(severity.name, text)
-
-    return Logger()
-
-
-def make_monitor(trt: Any, announce: Callable[[str], None]) -> Any:
-    """A progress monitor: the outer phases, with the seconds since the build began, are printed; those that come after
-    a while without a word are announced, so that a small graph announces nothing."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.started = self.told = time.monotonic()
-            self.depth: dict[str, int] = {}
-
-        def say(self, text: str) -> None:
-            now = time.monotonic()
-            line = f"{now - self.started:6.1f} s  {text}"
-            if now - self.told < _PATIENCE:
-                print(line, flush=True)
-            else:
-                self.told = now
-                announce(line)
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:  # noqa: ARG002 (NVIDIA's names)
-            self.depth[name] = self.depth.get(parent, -1) + 1 if parent else 0
-            if self.depth[name] < _SHOWN_DEPTH:
-                self.say(f"{'  ' * self.depth[name]}{name}")
-
-        def step_complete(self, name: str, step: int) -> bool:  # noqa: ARG002 (likewise)
-            return True  # go on
-
-        def phase_finish(self, name: str) -> None:
-            with suppress(KeyError):
-                if self.depth.pop(name) == 0:
-                    self.say("done")
-
-    return Monitor()
+    """NVIDIA's logger, handing all that it is told from now on to ``log``."""
+    logger = logger_of(trt)
+    logger.listener = log.note
+    return logger

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from sam3_runtime.errors import BuildError
 
 HARMLESS = {
+    r"generated with INT64 weights": "indices and sizes fit into int32, and TensorRT 8.6 binds them so",
+    r"weights outside the range of INT32 was clamped": "open ends of slices are the largest number of either type",
+    r"Tensor DataType is determined at build time": "those of inputs and outputs are set, others are its choice",
+    r"CUDA lazy loading is not enabled": "loading all kernels at once costs memory and changes nothing",
     r"Make sure (?:input|output) \S+ has Int64 binding": "the contract has int64 there, and the runtime binds it so",
     r"Converting \w+ (?:activation|weight) scales to fp32": "scales of 8 bits are float16 here, and float32 holds each",
     r"operand \S*Clip\S*_(?:alpha|beta) payload type requires precision-lose casting": (
@@ -20,6 +24,7 @@ HARMLESS = {
 }
 """Warnings that say nothing about the engine, each with the reason why. Whatever else is warned of stands out."""
 
+OUT_OF_MEMORY = r"[Oo]ut of memory|OutOfMemory|bad_alloc|Could not find any implementation|cudaErrorMemoryAllocation"
 FIXES = {
     r"target\(s\) ([\w, ]+), because the model contains HW-specific datatypes: fp8": (
         "FP8 needs Ada (89) or newer: take older ones out of build.rtx.gpus, or use quantize: int8, which they have"
@@ -38,11 +43,17 @@ FIXES = {
         "the graph holds what this parser does not know: export it again with this version, or build with the "
         "version that it was exported for"
     ),
-    r"[Oo]ut of memory|OutOfMemory|bad_alloc|Could not find any implementation": (
-        "the build ran out of memory: close what else runs, or build a smaller batch"
+    OUT_OF_MEMORY: (
+        "the build ran out of memory: close what else runs, or build a smaller batch; a build.tensorrt.workspace_mib "
+        "that is too small says the same"
+    ),
+    r"tensor volume exceeds": (
+        "TensorRT before 10 addresses 2**31 elements of a tensor: build a smaller batch (graphs are cut for 8 images), "
+        "or with a newer TensorRT"
     ),
     r"CUDA driver version is insufficient|no CUDA-capable device": (
-        "it looked for a GPU where none is needed: name the GPUs' generations, build: {rtx: {gpus: [ada]}}"
+        "install or update the NVIDIA driver; TensorRT-RTX needs none: name the GPUs' generations, "
+        "build: {rtx: {gpus: [ada]}}"
     ),
     r"dimensions? .*profile|[Pp]rofile .*(?:invalid|not valid|inconsistent)": (
         "the profile does not fit the graph: export the graph again with this version"
@@ -52,11 +63,14 @@ FIXES = {
 OTHERWISE = "the job's log has everything that it said"
 
 _MEMORY = {
-    "weights": r"Total Weights Memory: (\d+) bytes",
-    "persistent": r"Total Device Persistent Memory: (\d+) bytes",
-    "scratch": r"Max Scratch Memory: (\d+) bytes",
-    "activation": r"Total Activation Memory: (\d+) bytes",
+    "weights": r"Total Weights Memory: (\d+)",
+    "persistent": r"Total Device Persistent Memory: (\d+)",
+    "scratch": r"(?:Max|Total) Scratch Memory: (\d+)",
+    "activation": r"Total Activation Memory: (\d+)",
 }
+_PHASE = re.compile(r"(?:Computing costs for|Timing Runner:|After [\w -]+:).*")
+_RECALIBRATES = re.compile(r"Calibration table does not match|Starting Calibration")
+_SHOWN = 100  # characters of a message, where people wait
 
 
 @dataclass
@@ -66,11 +80,17 @@ class BuildLog:
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
+    last: str = ""
+    recalibrates: bool = False  # it wants to calibrate although it was given a cache
 
     def note(self, severity: str, text: str) -> None:
         """Take one message; ``severity`` is NVIDIA's name for it."""
         if severity == "VERBOSE":
+            phase = _PHASE.search(text)
+            self.last = phase[0][:_SHOWN] if phase else self.last
             return  # thousands of lines for a full-size graph
+        self.last = text.partition("\n")[0][:_SHOWN]
+        self.recalibrates = self.recalibrates or _RECALIBRATES.search(text) is not None
         print(f"[{severity}] {text}", flush=True)
         if severity == "WARNING":
             self.warnings.append(text)
@@ -111,6 +131,15 @@ class BuildLog:
 def explanation(warning: str) -> str | None:
     """Why a warning is harmless; nothing for one that is not known."""
     return next((reason for pattern, reason in HARMLESS.items() if re.search(pattern, warning)), None)
+
+
+class OutOfMemory(BuildError):
+    """The build ran out of memory; a smaller workspace may help."""
+
+
+def is_out_of_memory(said: list[str]) -> bool:
+    """Whether a build failed for want of memory, which TensorRT also says as finding no implementation."""
+    return re.search(OUT_OF_MEMORY, "\n".join(said)) is not None
 
 
 def build_error(what: str, said: list[str]) -> BuildError:

@@ -40,6 +40,21 @@ def typed_graphs(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def float_graphs(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The vision encoder in float32: what 8 bits come from where flags decide the precision."""
+    pytest.importorskip("torch")
+    from sam3_runtime.config import CheckpointLock
+    from sam3_runtime.export.graph import export_part
+    from sam3_runtime.export.locking import lock_once
+
+    folder = tmp_path_factory.mktemp("float")
+    lock_once(folder / "checkpoint.lock", str(demo_checkpoint), "main", str(demo_checkpoint))
+    lock = CheckpointLock.read(folder / "checkpoint.lock").at(str(demo_checkpoint))
+    export_part("vision-encoder", lock, folder / "vision-encoder.onnx", resolution=RESOLUTION)
+    return folder / "vision-encoder.onnx"
+
+
+@pytest.fixture(scope="session")
 def eight_bit_graph(typed_graphs: dict[str, Path]) -> Callable[[str], Path]:
     """The vision encoder's ``int8`` or ``fp8`` form. Its ranges are made up: a builder does not mind."""
     from sam3_runtime.builders.graph import read_graph

@@ -18,8 +18,9 @@ from onnx import helper  # noqa: E402
 
 from sam3_runtime.builders import Task, build_engine, tensorrt_rtx  # noqa: E402
 from sam3_runtime.builders.graph import read_graph  # noqa: E402
-from sam3_runtime.builders.tensorrt_common import make_logger, make_monitor  # noqa: E402
+from sam3_runtime.builders.tensorrt_common import make_logger  # noqa: E402
 from sam3_runtime.builders.tensorrt_messages import BuildLog  # noqa: E402
+from sam3_runtime.builders.tensorrt_progress import make_monitor  # noqa: E402
 from sam3_runtime.config import EngineRecord  # noqa: E402
 from sam3_runtime.contract import ModelDims, part_of_graph, profile  # noqa: E402
 from sam3_runtime.errors import BuildError  # noqa: E402
@@ -172,7 +173,7 @@ def test_long_builds_announce_and_short_ones_do_not(
 ) -> None:
     told: list[str] = []
     now = [0.0]
-    monkeypatch.setattr("sam3_runtime.builders.tensorrt_common.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sam3_runtime.builders.tensorrt_progress.time.monotonic", lambda: now[0])
     monitor = make_monitor(trt, told.append)
     monitor.phase_start("Building engine", None, 6)
     monitor.phase_start("Optimizing graph", "Building engine", 30)
