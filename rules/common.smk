@@ -35,6 +35,28 @@ def reference_of(wildcards):
     return f"reference/r{PLAN.variant(wildcards.variant).resolution}.safetensors"
 
 
+def vision_graph(wildcards):
+    """The graph that a vision encoder is built from."""
+    ending = PLAN.vision_graph(wildcards.suffix)
+    return f"onnx/r{wildcards.resolution}/vision-encoder{ending}.onnx"
+
+
+def vision_data(wildcards):
+    """Its weights: a quantised graph has those of the graph that it comes from."""
+    ending = PLAN.vision_data(wildcards.suffix)
+    return f"onnx/r{wildcards.resolution}/vision-encoder{ending}.onnx.data"
+
+
+def calibration_cache(wildcards):
+    """TensorRT's own scales and what they hold for, where they are not in the graph."""
+    if not (wildcards.suffix and PLAN.calibrates):
+        return []
+    return [
+        f"calibration/r{wildcards.resolution}_{PLAN.algorithm}{ending}"
+        for ending in (".cache", ".json")
+    ]
+
+
 def refuse_unknown_variant(wildcards):
     raise PLAN.refuse(wildcards.name)
 
@@ -46,6 +68,11 @@ PLAN = make_plan(
 # Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
 config["checkpoint_location"] = PLAN.checkpoint_location()
 config["engine_cache"] = PLAN.cache_folder()
+config["timing_cache"] = PLAN.timing_cache()
+config["calibrator_settings"] = PLAN.calibrator_settings()
+config["tensorrt_builder"] = PLAN.variants.settings.build.tensorrt.builder
+config["build_gpus"] = PLAN.build_gpus()
+config["run_gpus"] = PLAN.run_gpus()
 
 # A full-size export needs up to 12 GB, so one runs at a time; the demo's small ones share the cores.
 EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
@@ -63,8 +90,12 @@ VARIANT_FILES = expand(
 VERDICTS = expand("engines/{variant}/verify.json", variant=PLAN.names)
 # What cannot run here is built and not measured; the table says so.
 BENCHMARKS = [] if PLAN.why_not_run() else expand("bench/{v}.json", v=PLAN.names)
+BASELINES = sorted({f"bench/baselines/r{v.resolution}.json" for v in CHOSEN})
 GRAPHS = ["onnx/text-encoder.onnx", "onnx/tokenizer.json"] + sorted(
-    {f"onnx/r{v.resolution}/vision-encoder{v.suffix}.onnx" for v in CHOSEN}
+    {
+        f"onnx/r{v.resolution}/vision-encoder{PLAN.vision_graph(v.suffix)}.onnx"
+        for v in CHOSEN
+    }
     | {f"onnx/r{v.resolution}/geometry-encoder.onnx" for v in CHOSEN}
     | {f"onnx/r{v.resolution}/decoder_q{v.queries}.onnx" for v in CHOSEN}
     | {f"reference/r{v.resolution}.safetensors" for v in CHOSEN}

@@ -4,6 +4,7 @@ INPUTS   the checkpoint (a hub name, a local folder or `random`)
 OUTPUTS  checkpoint.lock
          onnx/tokenizer.json, onnx/text-encoder.onnx
          onnx/r{resolution}/vision-encoder.onnx, geometry-encoder.onnx, decoder_q{queries}.onnx
+         onnx/r{resolution}/vision-encoder_fp32.onnx, which 8 bits come from in TensorRT before 10
          reference/r{resolution}.safetensors
 """
 
@@ -72,6 +73,18 @@ rule export_vision_encoder:
         export=PLAN.export("vision-encoder"),
     script:
         "../workflow_scripts/export_part.py"
+
+
+# What 8-bit forms come from where their float16 graph could not be read: see Plan.eight_bit_source.
+use rule export_vision_encoder as export_float_vision_encoder with:
+    output:
+        graph="onnx/r{resolution}/vision-encoder_fp32.onnx",
+        data="onnx/r{resolution}/vision-encoder_fp32.onnx.data",
+    log:
+        "logs/export/r{resolution}/vision-encoder_fp32.log",
+    params:
+        part="vision-encoder",
+        export=PLAN.export("vision-encoder") | {"precision": "fp32"},
 
 
 rule export_geometry_encoder:

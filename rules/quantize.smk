@@ -1,13 +1,17 @@
 """From calibration frames to scales, and from scales to a vision encoder with Q/DQ nodes.
 
-INPUTS   checkpoint.lock, onnx/r{resolution}/vision-encoder.onnx, the frames that `calibration:` names
+INPUTS   checkpoint.lock, onnx/r{resolution}/vision-encoder.onnx (in TensorRT before 10, and for its calibrators,
+         vision-encoder_fp32.onnx), the frames that `calibration:` names
 OUTPUTS  calibration/r{resolution}.json: ranges, which hold for every 8-bit format
-         onnx/r{resolution}/vision-encoder_{quantize}.onnx, int8 or fp8 (its weights stay in vision-encoder.onnx.data)
+         onnx/r{resolution}/vision-encoder_{quantize}.onnx, int8 or fp8 (its weights stay where the float graph's are)
+         calibration/r{resolution}_{algorithm}.cache and .json: TensorRT's own scales, with `method: calibrator`
 """
 
+EIGHT_BIT_SOURCE = f"onnx/r{{resolution}}/vision-encoder{PLAN.eight_bit_source}.onnx"
 MEASURING_CODE = [
     "quantize/ranges.py",
     "quantize/record.py",
+    "quantize/frames.py",
     "quantize/collect.py",
     "preprocess.py",
     "sources.py",
@@ -17,8 +21,8 @@ MEASURING_CODE = [
 rule measure_scales:
     input:
         lock="checkpoint.lock",
-        graph="onnx/r{resolution}/vision-encoder.onnx",
-        data="onnx/r{resolution}/vision-encoder.onnx.data",
+        graph=EIGHT_BIT_SOURCE,
+        data=f"{EIGHT_BIT_SOURCE}.data",
         code=code(*MEASURING_CODE),
     output:
         scales="calibration/r{resolution}.json",
@@ -33,8 +37,8 @@ rule measure_scales:
 
 rule quantize_vision_encoder:
     input:
-        graph="onnx/r{resolution}/vision-encoder.onnx",
-        data="onnx/r{resolution}/vision-encoder.onnx.data",
+        graph=EIGHT_BIT_SOURCE,
+        data=f"{EIGHT_BIT_SOURCE}.data",
         scales="calibration/r{resolution}.json",
         code=code("quantize/ranges.py", "quantize/record.py", "quantize/insert.py"),
     output:
@@ -45,3 +49,30 @@ rule quantize_vision_encoder:
         **PLAN.quantization(),
     script:
         "../workflow_scripts/quantize_vision_encoder.py"
+
+
+rule calibrate_vision_encoder:
+    input:
+        graph=EIGHT_BIT_SOURCE,
+        data=f"{EIGHT_BIT_SOURCE}.data",
+        code=code(
+            "quantize/calibrate.py",
+            "quantize/calibration_cache.py",
+            "quantize/record.py",
+            "quantize/frames.py",
+            "preprocess.py",
+            "sources.py",
+            "builders/__init__.py",
+            *PLAN.builder_modules(),
+        ),
+    output:
+        cache=f"calibration/r{{resolution}}_{PLAN.algorithm}.cache",
+        report=f"calibration/r{{resolution}}_{PLAN.algorithm}.json",
+    log:
+        f"logs/calibration/r{{resolution}}_{PLAN.algorithm}.log",
+    resources:
+        gpu=GPU,
+    params:
+        **PLAN.calibrator(),
+    script:
+        "../workflow_scripts/calibrate_vision_encoder.py"

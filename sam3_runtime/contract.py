@@ -226,11 +226,14 @@ def profile(part: Part, dims: ModelDims, batch: int, optimal: Mapping[str, int] 
     return chosen
 
 
-GRAPH_NAME = re.compile(r"(?P<part>vision-encoder|text-encoder|geometry-encoder|decoder)(?:_q\d+|_int8|_fp8)?")
+GRAPH_NAME = re.compile(r"(?P<part>vision-encoder|text-encoder|geometry-encoder|decoder)(?:_q\d+|_int8|_fp8|_fp32)?")
 
 
 def part_of_graph(stem: str) -> Part:
-    """The part that a graph or engine file such as ``decoder_q50`` or ``vision-encoder_int8`` belongs to."""
+    """The part that a graph or engine file such as ``decoder_q50`` or ``vision-encoder_int8`` belongs to.
+
+    ``_fp32`` is the float32 form that 8 bits start from where the backend reads none of float16 (:mod:`planning`).
+    """
     match = GRAPH_NAME.fullmatch(stem)
     if match is None:
         raise KeyError(f"{stem!r} names no part of SAM3; the parts are {', '.join(PART_NAMES)}")

@@ -29,11 +29,15 @@ def needed(plan: Plan) -> set[str]:
     for variant in map(plan.variant, plan.names):
         graphs = f"onnx/r{variant.resolution}"
         store = f"engines/store/b{variant.batch}_r{variant.resolution}"
-        paths |= {f"{graphs}/vision-encoder{suffix}" for suffix in (".onnx", ".onnx.data", f"{variant.suffix}.onnx")}
+        paths |= {f"{graphs}/vision-encoder{plan.vision_graph(variant.suffix)}.onnx"}
+        paths |= {f"{graphs}/vision-encoder{plan.vision_data(variant.suffix)}.onnx{end}" for end in ("", ".data")}
         paths |= {f"{graphs}/geometry-encoder.onnx", f"{graphs}/decoder_q{variant.queries}.onnx"}
         paths |= {f"reference/r{variant.resolution}.safetensors", f"bench/{variant.name}.json"}
+        paths.add(f"bench/baselines/r{variant.resolution}.json")
         if variant.suffix:
-            paths.add(f"calibration/r{variant.resolution}.json")
+            measured = f"calibration/r{variant.resolution}"
+            endings = (f"_{plan.algorithm}.cache", f"_{plan.algorithm}.json") if plan.calibrates else (".json",)
+            paths |= {f"{measured}{ending}" for ending in endings}
         engines = [f"{store}/vision-encoder{variant.suffix}", f"{store}/geometry-encoder"]
         engines += [f"{store}/decoder_q{variant.queries}", f"engines/store/b{variant.batch}/text-encoder"]
         paths |= {f"{engine}{suffix}" for engine in engines for suffix in (".engine", ".engine.json")}
@@ -54,6 +58,7 @@ def find_unused(plan: Plan, folder: Path, cache: Path) -> Iterator[Unused]:
         "reference/r*",
         "calibration/r*",
         "bench/b[0-9]*.json",
+        "bench/baselines/r*",
     ):
         for path in sorted(folder.glob(pattern)):
             if path.relative_to(folder).as_posix() not in keep:

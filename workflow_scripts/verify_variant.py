@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from sam3_runtime.gpu_lock import hold_gpu
 from sam3_runtime.jobs import job
 from sam3_runtime.verify import verify
 
-with job(snakemake):
+with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
     verdict = verify(
         Path(snakemake.input.config).parent,
         Path(snakemake.input.reference),

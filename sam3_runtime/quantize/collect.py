@@ -6,28 +6,29 @@ preprocessing. What is counted is the input of every Linear and Conv2d. Knows no
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from sam3_runtime.builders.graph import Graph, read_graph
 from sam3_runtime.config import CheckpointLock, Preprocessing
-from sam3_runtime.errors import CalibrationError, SourceError
+from sam3_runtime.errors import CalibrationError
 from sam3_runtime.export.graph import build_module
-from sam3_runtime.preprocess import Image, preprocess
+from sam3_runtime.preprocess import preprocess
+from sam3_runtime.quantize.frames import Frames, prepared
 from sam3_runtime.quantize.ranges import Histogram, find_ranges
 from sam3_runtime.quantize.record import Calibration
-from sam3_runtime.sources import evenly_drawn_frames, expand_images, is_video, read_video
 
 Announce = Callable[[str], None]
 
 _PROGRESS_EVERY = 10.0  # seconds
+_THREADS = 16  # frames prepared ahead, 20 MB each at 1008
 _MEASURED = (nn.Linear, nn.Conv2d)
 _LEFT_OUT = (nn.ConvTranspose2d,)
 
@@ -56,8 +57,8 @@ def measure_scales(
     module = build_module("vision-encoder", lock, resolution=facts.resolution).to(device)
     observer = Observer(module)
     preprocessing = Preprocessing()
-    frames = _Frames(params["source"], params["frames"])
-    _run(module, frames, _resolution(facts, graph), preprocessing, device, announce)
+    frames = Frames(params["source"], params["frames"])
+    _run(module, observer, frames, _resolution(facts, graph), preprocessing, device, announce)
     amax, without = observer.finish(params["algorithm"], params.get("percentile"))
     result = Calibration(
         key="",
@@ -95,13 +96,17 @@ class Observer:
         def count(_module: nn.Module, inputs: Any) -> None:
             try:
                 self._histograms[name].add(inputs[0])
-            except ValueError as error:
-                raise CalibrationError(
-                    f"the input of {name} is {error}: the encoder overflows in float32",
-                    "check the checkpoint's weights; no range can be measured on this one",
-                ) from None
+            except ValueError:
+                raise _overflow(name) from None
 
         return count
+
+    def check(self) -> None:
+        """:class:`CalibrationError` where what went into a layer was not finite. Waits for the GPU."""
+        largest = torch.stack([histogram.largest for histogram in self._histograms.values()])
+        for name, is_finite in zip(self._histograms, largest.isfinite().tolist(), strict=True):
+            if not is_finite:
+                raise _overflow(name)
 
     def finish(self, algorithm: Any, percentile: float | None) -> tuple[dict[str, float], dict[str, str]]:
         """Stop counting. Returns the range of each layer, and why the others have none."""
@@ -113,43 +118,11 @@ class Observer:
         return {name: amax for name, amax in ranges.items() if amax > 0}, self._without | zero
 
 
-class _Frames:
-    """The frames of a draw, once; counts and digests what it hands out."""
-
-    def __init__(self, source: Sequence[str], asked: int) -> None:
-        self._source = source
-        self.asked = asked
-        self.used = 0
-        self.digest = hashlib.sha256()
-
-    def __iter__(self) -> Iterator[Image]:
-        try:
-            for _, image in evenly_drawn_frames(self._source, self.asked):
-                self.digest.update(repr(image.shape).encode())
-                self.digest.update(np.ascontiguousarray(image).data)
-                self.used += 1
-                yield image
-        except SourceError as error:
-            raise CalibrationError(f"calibration.source: {error}") from None
-        if self.used == 0:
-            raise CalibrationError(
-                f"calibration.source: no frame could be read from {', '.join(self._source)}",
-                "name a video, a picture or a folder of pictures",
-            )
-
-    def expected(self) -> int:
-        """How many there will be, as far as file lists and headers tell."""
-        try:
-            pictures = len(expand_images(source for source in self._source if not is_video(source)))
-            total = pictures + sum(_promised(source) for source in self._source if is_video(source))
-        except SourceError as error:
-            raise CalibrationError(f"calibration.source: {error}") from None
-        return min(total or self.asked, self.asked)
-
-
-def _promised(video: str) -> int:
-    with read_video(video) as opened:
-        return opened.info.frames or 0
+def _overflow(layer: str) -> CalibrationError:
+    return CalibrationError(
+        f"the input of {layer} is not finite: the encoder overflows in float32",
+        "check the checkpoint's weights; no range can be measured on this one",
+    )
 
 
 def _resolution(facts: Graph, graph: Path) -> int:
@@ -158,37 +131,57 @@ def _resolution(facts: Graph, graph: Path) -> int:
     return facts.resolution
 
 
+@contextmanager
+def _true_float32(device: torch.device) -> Iterator[None]:
+    """Convolutions without TF32, which PyTorch allows them on a GPU (and matrix products not): ranges are measured in
+    the type that is said."""
+    if device.type == "cuda":
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    else:
+        yield
+
+
 @torch.inference_mode()
 def _run(
     module: nn.Module,
-    frames: _Frames,
+    observer: Observer,
+    frames: Frames,
     resolution: int,
     preprocessing: Preprocessing,
     device: torch.device,
     announce: Announce,
 ) -> None:
-    """Run the encoder on every frame, one at a time; say how long it will take, and how far it is."""
+    """Run the encoder on every frame, one at a time; say how long it will take, and how far it is.
+
+    One frame at 1008 keeps a GPU busy, and needs a fraction of the memory of several. Meanwhile the processor, which
+    has nothing else to do then, prepares the next ones.
+    """
     expected = frames.expected()
     print(f"measuring on {device.type}, {expected} frames at {resolution}", flush=True)
+    threads = 0 if device.type == "cpu" else min(os.cpu_count() or 1, _THREADS)
     started = said = time.monotonic()
-    for image in frames:
-        if frames.used == 1:
+    pixels_of = prepared(frames, lambda image: preprocess([image], resolution, preprocessing), threads)
+    for done, pixels in enumerate(pixels_of, start=1):
+        if done == 1:
             started = time.monotonic()  # counting the frames of a video is done by now
-        pixels = preprocess([image], resolution, preprocessing)
-        module(torch.from_numpy(pixels).to(device))
+        with _true_float32(device):
+            module(torch.from_numpy(pixels).to(device))
+        observer.check()
         now = time.monotonic()
-        if frames.used == 1 and device.type == "cpu":
+        if done == 1 and device.type == "cpu":
             each = now - started
             announce(
                 f"calibration of r{resolution} on the CPU: about {_duration(each * expected)} "
                 f"({expected} frames, {each:.1f} s for the first)"
             )
         elif now - said > _PROGRESS_EVERY:
-            left = (now - started) / frames.used * max(expected - frames.used, 0)
-            print(f"  {frames.used} of {expected} frames, {_duration(left)} left", flush=True)
+            left = (now - started) / done * max(expected - done, 0)
+            print(f"  {done} of {expected} frames, {_duration(left)} left", flush=True)
             said = now
-    if frames.used < frames.asked:
-        announce(f"calibration.source has {frames.used} of the {frames.asked} frames asked for: all of them are used")
+    shortage = frames.shortage()
+    if shortage:
+        announce(shortage)
 
 
 def _duration(seconds: float) -> str:

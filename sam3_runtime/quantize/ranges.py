@@ -1,7 +1,8 @@
 """Ranges of activations: how large their absolute values get, and how much of that 8 bits should cover.
 
-Histograms are filled as tensors come, on the tensors' own device; the search for the range runs over all of them at
-once, on the CPU in float64, so that its answer depends on the counts alone. Knows no model and no file.
+Histograms are filled as tensors come, on the tensors' own device, and nothing there waits for the host; the search for
+the range runs over all of them at once on that device, in float64, so that its answer depends on the counts alone.
+Knows no model and no file.
 
 A histogram spans 0 to a power of two and doubles its span when a value exceeds it, merging bins two by two. Bins of
 the next span then contain whole bins of the last: what is counted depends neither on the order of the tensors nor on
@@ -13,65 +14,89 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Algorithm = Literal["entropy", "minmax", "percentile"]
+from sam3_runtime.settings import Algorithm
 
-BINS = 4096
+_BITS = 12
+BINS = 1 << _BITS
 """At least half of them are in use: the largest value lies in the upper half of the span."""
 LEVELS = 128
 """Absolute values that signed 8 bits tell apart."""
 _LEAST_EXPONENT = -64  # spans below 2**-64 are not told apart; scaling stays finite in float32
+_LARGEST_EXPONENT = 128  # of finite float32
 _STRIDE = 4  # bins from one candidate of the entropy search to the next: a thousandth of the range
 _CANDIDATES_AT_ONCE = 64  # of every tensor: the search takes about 10 MB an array for 150 tensors
 
 
 class Histogram:
-    """Counts of the absolute values, other than zero, of every tensor that was added; ``amax`` is their largest."""
+    """Counts of the absolute values, other than zero, of every tensor that was added, all on one device.
+
+    ``largest`` is the largest of them, as a tensor there; ``amax`` is its value, for which the host waits.
+    """
 
     def __init__(self) -> None:
-        self.amax = 0.0
-        self._exponent = _LEAST_EXPONENT
-        self._counts: Tensor | None = None
+        self.largest = torch.zeros(())
+        self.counts = torch.zeros(BINS, dtype=torch.int64)
+        """[BINS]"""
+        self._exponent = torch.full((), _LEAST_EXPONENT, dtype=torch.int32)
 
     @property
-    def counts(self) -> Tensor:
-        """int64 [BINS] on the CPU."""
-        return torch.zeros(BINS, dtype=torch.int64) if self._counts is None else self._counts.cpu()
+    def amax(self) -> float:
+        return float(self.largest)
 
     @property
     def limit(self) -> float:
         """The upper end of the last bin, a power of two."""
-        return math.ldexp(1.0, self._exponent)
+        return math.ldexp(1.0, int(self._exponent))
 
     def add(self, values: Tensor) -> None:
-        """Count ``values``, of any shape and floating type. ``ValueError`` when one of them is not finite."""
+        """Count ``values``, of any shape and floating type.
+
+        ``ValueError`` when one of them is not finite; on a GPU that shows in ``largest`` alone, as the host would have
+        to wait for it.
+        """
         if values.numel() == 0:
             return
         magnitudes = values.detach().abs().flatten().float()
-        largest = float(magnitudes.max())  # NaN where any value is
-        if not math.isfinite(largest):
+        self._move(magnitudes.device)
+        self.largest = torch.maximum(self.largest, magnitudes.max())  # NaN where any value is
+        if not magnitudes.is_cuda and not math.isfinite(self.amax):
             raise ValueError("not finite")
-        self.amax = max(self.amax, largest)
-        self._grow(max(math.frexp(largest)[1], _LEAST_EXPONENT))
+        self._grow()
         # A product with a power of two is exact: a value's bin is the same in every span, but for merging.
-        bins = magnitudes.mul_(BINS / self.limit).to(torch.int32)
-        counts = torch.bincount(bins, minlength=BINS)
+        bins = magnitudes.mul_(_power_of_two(_BITS - self._exponent)).to(torch.int32)
+        counts = _count(bins)
         counts[0] -= magnitudes.numel() - torch.count_nonzero(magnitudes)
-        self._counts = counts if self._counts is None else self._counts.add_(counts)
+        self.counts += counts
 
-    def _grow(self, exponent: int) -> None:
-        """Let the span reach to 2**exponent, which is more than any value so far."""
-        if exponent <= self._exponent:
-            return
-        if self._counts is not None:
-            merged = min(1 << (exponent - self._exponent), BINS)
-            kept = self._counts.reshape(-1, merged).sum(1)
-            self._counts = torch.nn.functional.pad(kept, (0, BINS - kept.numel()))
+    def _move(self, device: torch.device) -> None:
+        if self.counts.device != device:
+            self.largest, self.counts = self.largest.to(device), self.counts.to(device)
+            self._exponent = self._exponent.to(device)
+
+    def _grow(self) -> None:
+        """Let the span reach beyond the largest value so far, merging bins where it doubles."""
+        reached = torch.frexp(self.largest).exponent.clamp(max=_LARGEST_EXPONENT)  # infinity has none of its own
+        exponent = torch.where(self.largest > 0, reached, _LEAST_EXPONENT).clamp(min=_LEAST_EXPONENT).to(torch.int32)
+        doubled = (exponent - self._exponent).clamp(0, _BITS)
+        merged = torch.arange(BINS, device=self.counts.device) >> doubled
+        self.counts = torch.zeros_like(self.counts).scatter_add_(0, merged, self.counts)
         self._exponent = exponent
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent in float32, exactly, on any device: an exponent of -126 to 127 stands in the number's own bits."""
+    return ((exponent + 127) << 23).view(torch.float32)
+
+
+def _count(bins: Tensor) -> Tensor:
+    """How many of int32 ``bins`` are 0, 1, … BINS - 1: int64 [BINS]."""
+    if bins.is_cuda:  # bincount asks for the largest first, and the host would wait; histc takes integers here alone
+        return torch.histc(bins, BINS, 0, BINS).long()
+    return torch.bincount(bins, minlength=BINS)
 
 
 def find_ranges(histograms: Sequence[Histogram], algorithm: Algorithm, percentile: float | None = None) -> list[float]:
@@ -113,9 +138,9 @@ def entropy_edges(counts: Tensor) -> Tensor:
     terms are sums over stretches of bins, so cumulated sums give each candidate in ``LEVELS`` steps.
     """
     sums = _Cumulated(counts)
-    best = torch.full((counts.shape[0],), math.inf, dtype=torch.float64)
-    edges = torch.zeros(counts.shape[0], dtype=torch.int64)
-    candidates = torch.arange(LEVELS, counts.shape[1] + 1, _STRIDE)
+    best = torch.full((counts.shape[0],), math.inf, dtype=torch.float64, device=counts.device)
+    edges = torch.zeros(counts.shape[0], dtype=torch.int64, device=counts.device)
+    candidates = torch.arange(LEVELS, counts.shape[1] + 1, _STRIDE, device=counts.device)
     for first in range(0, len(candidates), _CANDIDATES_AT_ONCE):
         kept = candidates[first : first + _CANDIDATES_AT_ONCE]
         divergence, place = _divergences(sums, kept).min(dim=1)
@@ -134,7 +159,8 @@ class _Cumulated:
         self.mass = _with_zero(counts.cumsum(1))
         self.filled = _with_zero((counts > 0).double().cumsum(1))
         self.self_information = _with_zero(torch.xlogy(counts, counts).cumsum(1))
-        used = torch.where(counts > 0, torch.arange(1, counts.shape[1] + 1), 0).amax(1, keepdim=True)
+        places = torch.arange(1, counts.shape[1] + 1, device=counts.device)
+        used = torch.where(counts > 0, places, 0).amax(1, keepdim=True)
         self.used = used.clamp(min=LEVELS)
 
 
@@ -150,7 +176,7 @@ def _divergences(sums: _Cumulated, kept: Tensor) -> Tensor:
     # The reference: Σ p log p, with p = counts / total and the last bin enlarged.
     reference = sums.self_information[:, kept - 1] + torch.xlogy(last + beyond, last + beyond)
     # The quantised one: Σ p log q, level by level.
-    bounds = kept.unsqueeze(1) * torch.arange(LEVELS + 1) // LEVELS
+    bounds = kept.unsqueeze(1) * torch.arange(LEVELS + 1, device=kept.device) // LEVELS
     level = sums.mass[:, bounds].diff(dim=2)
     filled = sums.filled[:, bounds].diff(dim=2)
     filled[:, :, -1] += ((last == 0) & (beyond > 0)).double()

@@ -8,24 +8,22 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
+from typing_extensions import Self
 
 from sam3_runtime.config import Preprocessing, Record
 from sam3_runtime.errors import CalibrationError
 from sam3_runtime.files import digest_of
-from sam3_runtime.quantize.ranges import Algorithm
+from sam3_runtime.settings import Algorithm
 
 Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Calibration(Record):
-    """The range of every input of a Linear or Conv2d of one vision encoder. ``key`` is what it holds for.
-
-    ``amax`` maps modules to the largest absolute value that 8 bits shall stand for, ``without`` the other modules
-    with weights to the reason why they have none. The same inputs give the same file, but for ``seconds``.
-    """
+class Measurement(Record):
+    """Scales measured on frames: ``key`` is what they hold for. The same inputs give the same file, but for
+    ``seconds``."""
 
     key: str
     onnx_sha256: str = Field(description="of the graph with its external data")
@@ -36,24 +34,34 @@ class Calibration(Record):
     frames_sha256: str = Field(description="of the decoded pixels, in order")
     algorithm: Algorithm
     percentile: float | None = None
-    amax: dict[str, Amax]
-    without: dict[str, str]
     seconds: float
 
-    def expected_key(self) -> str:
-        """The digest of everything that the ranges depend on."""
-        return digest_of(
-            {
-                "frames": self.frames_sha256,
-                "preprocessing": self.preprocessing.model_dump(mode="json"),
-                "onnx": self.onnx_sha256,
-                "algorithm": self.algorithm,
-                "percentile": self.percentile,
-            }
-        )
+    def depends_on(self) -> dict[str, Any]:
+        return {
+            "frames": self.frames_sha256,
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "onnx": self.onnx_sha256,
+            "algorithm": self.algorithm,
+            "percentile": self.percentile,
+        }
 
-    def sealed(self) -> Calibration:
+    def expected_key(self) -> str:
+        """The digest of everything that the scales depend on."""
+        return digest_of(self.depends_on())
+
+    def sealed(self) -> Self:
         return self.model_copy(update={"key": self.expected_key()})
+
+
+class Calibration(Measurement):
+    """The range of every input of a Linear or Conv2d of one vision encoder.
+
+    ``amax`` maps modules to the largest absolute value that 8 bits shall stand for, ``without`` the other modules
+    with weights to the reason why they have none.
+    """
+
+    amax: dict[str, Amax]
+    without: dict[str, str]
 
     def summary(self) -> str:
         lines = [f"{len(self.amax) + len(self.without)} layers with weights, {len(self.amax)} of them with a scale"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sam3_runtime.config import Toolchain
 from tests.workflow.conftest import PROJECT, WorkFolder
 
 PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
@@ -32,6 +33,11 @@ def test_what_is_built_is_not_built_again(built: WorkFolder) -> None:
     assert built.planned("build_all") == {}
 
 
+def test_baselines_are_one_a_resolution_and_need_no_engine(fresh: WorkFolder) -> None:
+    fresh.write(variants=[{"resolution": [224, 182], "queries": [50, 200]}])
+    assert fresh.planned("baselines_all") == {"lock_checkpoint": 1, "measure_baseline": 2, "baselines_all": 1}
+
+
 def test_a_resolution_more_is_three_exports_one_reference_and_three_builds(built: WorkFolder) -> None:
     built.write(variants=[{"resolution": [224, 182]}])
     three = ("vision_encoder", "geometry_encoder", "decoder")
@@ -52,6 +58,54 @@ def test_int8_builds_one_engine_from_the_same_graph(built: WorkFolder) -> None:
     built.write(variants=[{"resolution": 224, "quantize": ["none", "int8"]}])
     planned = built.planned()
     assert planned == {"measure_scales": 1, "quantize_vision_encoder": 1, "build_vision_encoder": 1, **ONE_VARIANT}
+
+
+BOTH = [{"resolution": 224, "quantize": ["none", "int8"]}]
+VISION = "engines/store/b2_r224/vision-encoder_int8.engine"
+
+
+def on_tensorrt(folder: WorkFolder, version: str) -> None:
+    """Let the folder have been built by that TensorRT on another machine: this one only plans."""
+    gpu = {"gpu": "NVIDIA H200", "compute_capability": "9.0"}
+    Toolchain(backend="tensorrt", version=version, **gpu).write(folder.path / "toolchain.json")
+
+
+def test_int8_for_tensorrt_8_starts_from_a_float32_encoder_of_its_own(fresh: WorkFolder) -> None:
+    on_tensorrt(fresh, "8.6.1")
+    fresh.write(backend="tensorrt", variants=BOTH)
+    planned = fresh.planned(VISION)
+    chain = ("export_float_vision_encoder", "measure_scales", "quantize_vision_encoder", "build_vision_encoder")
+    assert planned == {"lock_checkpoint": 1, **dict.fromkeys(chain, 1)}
+    assert fresh.planned("build_all")["export_vision_encoder"] == 1  # the float16 one, for the variant without 8 bits
+    said = fresh.snakemake("--dry-run", "--printshellcmds", VISION).stdout
+    assert "onnx/r224/vision-encoder_int8.onnx, onnx/r224/vision-encoder_fp32.onnx.data" in said
+
+
+def test_int8_for_tensorrt_10_starts_from_the_encoder_that_is_there(fresh: WorkFolder) -> None:
+    on_tensorrt(fresh, "10.9.0")
+    fresh.write(backend="tensorrt", variants=BOTH)
+    chain = ("export_vision_encoder", "measure_scales", "quantize_vision_encoder", "build_vision_encoder")
+    assert fresh.planned(VISION) == {"lock_checkpoint": 1, **dict.fromkeys(chain, 1)}
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.9.0"])
+def test_a_calibrator_takes_a_float32_encoder_and_no_graph_is_quantised(fresh: WorkFolder, version: str) -> None:
+    on_tensorrt(fresh, version)
+    calibration = {"method": "calibrator", "algorithm": "minmax", "source": "package:skimage/data/coffee.png"}
+    fresh.write(backend="tensorrt", variants=BOTH, calibration=calibration)
+    chain = ("export_float_vision_encoder", "calibrate_vision_encoder", "build_vision_encoder")
+    assert fresh.planned(VISION) == {"lock_checkpoint": 1, **dict.fromkeys(chain, 1)}
+    said = fresh.snakemake("--dry-run", VISION).stdout
+    assert "calibration/r224_minmax.cache, calibration/r224_minmax.json" in said
+    assert "calibrate_vision_encoder" not in fresh.planned("export_all")
+
+
+def test_a_calibrator_on_tensorrt_11_stops_before_anything_runs(fresh: WorkFolder) -> None:
+    on_tensorrt(fresh, "11.0.0")
+    fresh.write(backend="tensorrt", variants=BOTH, calibration={"method": "calibrator"})
+    run = fresh.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "method: qdq" in run.stdout
 
 
 def test_another_batch_exports_nothing(built: WorkFolder) -> None:

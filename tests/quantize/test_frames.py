@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sam3_runtime.errors import CalibrationError
+from sam3_runtime.quantize.frames import Frames, batches, prepared
+
+PHOTOGRAPH = "package:skimage/data/coffee.png"
+
+
+def numbers(count: int) -> list[np.ndarray]:
+    return [np.full((1, 2), number, np.float32) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [
+        (4, 2, [[0, 1], [2, 3]]),
+        (5, 2, [[0, 1], [2, 3], [4, 2]]),
+        (7, 4, [[0, 1, 2, 3], [4, 5, 6, 0]]),
+        (2, 5, [[0, 1, 0, 1, 0]]),
+        (0, 2, []),
+    ],
+)
+def test_batches_have_one_size_and_every_frame(count: int, size: int, expected: list[list[int]]) -> None:
+    assert [batch[:, 0].tolist() for batch in batches(numbers(count), size)] == expected
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3, 50])
+def test_frames_prepared_ahead_keep_their_order(threads: int) -> None:
+    images = [np.full((1, 1, 3), number, np.uint8) for number in range(20)]
+    found = prepared(images, lambda image: image[0].astype(np.float32), threads)
+    assert [int(one[0, 0]) for one in found] == list(range(20))
+
+
+def test_frames_are_prepared_while_the_caller_works() -> None:
+    third_was_prepared = threading.Event()
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        if image[0, 0, 0] == 2:
+            third_was_prepared.set()
+        return image.astype(np.float32)
+
+    found = prepared([np.full((1, 1, 3), number, np.uint8) for number in range(5)], prepare, 2)
+    next(found)
+    assert third_was_prepared.wait(timeout=30)
+    assert len(list(found)) == 4
+
+
+def test_what_fails_while_preparing_is_raised_in_its_turn() -> None:
+    def prepare(image: np.ndarray) -> np.ndarray:
+        if image[0, 0, 0] == 1:
+            raise ValueError("the second")
+        return image.astype(np.float32)
+
+    found = prepared([np.full((1, 1, 3), number, np.uint8) for number in range(3)], prepare, 2)
+    next(found)
+    with pytest.raises(ValueError, match="the second"):
+        next(found)
+
+
+def test_a_shortage_is_said_with_both_numbers() -> None:
+    frames = Frames([PHOTOGRAPH], 5)
+    assert frames.expected() == 1
+    assert len(list(frames)) == 1
+    said = frames.shortage()
+    assert said is not None
+    assert "has 1 of the 5 frames" in said
+    enough = Frames([PHOTOGRAPH], 1)
+    assert len(list(enough)) == 1
+    assert enough.shortage() is None
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    whole = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a.png").write_bytes(whole[:40])
+    with pytest.raises(CalibrationError, match=r"calibration\.source: .*a\.png"):
+        list(Frames([str(tmp_path)], 3))

@@ -1,0 +1,17 @@
+"""Let TensorRT measure the scales of a vision encoder."""
+
+from pathlib import Path
+
+from sam3_runtime.gpu_lock import hold_gpu
+from sam3_runtime.jobs import job
+from sam3_runtime.quantize.calibrate import calibrate
+
+with job(snakemake) as announce, hold_gpu(snakemake.config["build_gpus"], announce):
+    calibrate(
+        Path(snakemake.input.graph),
+        Path(snakemake.output.cache),
+        Path(snakemake.output.report),
+        dict(snakemake.params),
+        snakemake.config["calibrator_settings"],
+        announce,
+    )
