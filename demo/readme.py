@@ -9,14 +9,15 @@ import json
 import re
 from pathlib import Path
 
-from sam3_runtime.report import markdown
+from sam3_runtime.report_text import markdown
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
     table = json.loads((PROJECT / "demo/work/onnxruntime/bench/table.json").read_text())
-    (PROJECT / "docs/results/demo.json").write_text(json.dumps(table, indent=2) + "\n")
+    shown = {key: value for key, value in table.items() if key != "variants"}  # raw samples are for joined tables
+    (PROJECT / "docs/results/demo.json").write_text(json.dumps(shown, indent=2) + "\n")
     body = markdown(table).partition("\n\n")[2].strip()
     readme = PROJECT / "README.md"
     block = f"<!-- table: demo (python demo/readme.py) -->\n{body}\n<!-- end -->"

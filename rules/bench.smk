@@ -1,7 +1,8 @@
-"""From a variant's engines to its speed, memory and sizes, with nothing else of the workflow running.
+"""From a variant's engines to its speed, memory and sizes, and from the checkpoint to what transformers takes on the
+same machine; with nothing else of the workflow running.
 
-INPUTS   engines/{variant}/*
-OUTPUTS  bench/{variant}.json
+INPUTS   engines/{variant}/*, checkpoint.lock
+OUTPUTS  bench/{variant}.json, bench/baselines/r{resolution}.json
 """
 
 
@@ -12,6 +13,10 @@ rule bench_variant:
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
         code=code(
             "benchmark.py",
+            "benchmark_parts.py",
+            "backends/host.py",
+            "backends/on_demand.py",
+            "gpu_monitor.py",
             "pipeline.py",
             "preprocess.py",
             "postprocess.py",
@@ -29,3 +34,24 @@ rule bench_variant:
         **PLAN.bench(),
     script:
         "../workflow_scripts/bench_variant.py"
+
+
+rule measure_baseline:
+    input:
+        lock="checkpoint.lock",
+        code=code(
+            "export/baselines.py",
+            "export/checkpoint.py",
+            "gpu_monitor.py",
+        ),
+    output:
+        result="bench/baselines/r{resolution}.json",
+    log:
+        "logs/baselines/r{resolution}.log",
+    threads: workflow.cores
+    resources:
+        gpu=GPU,
+    params:
+        settings=PLAN.baseline(),
+    script:
+        "../workflow_scripts/measure_baseline.py"

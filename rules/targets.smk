@@ -1,7 +1,7 @@
 """What can be asked for by name, besides `all` and any file.
 
 INPUTS   everything that the listed variants need
-OUTPUTS  bench/table.{md,csv,json} and report.html, by the job that judges
+OUTPUTS  bench/table.{md,csv,json} and report.html, by the job that judges; bench/baselines/*.json
 """
 
 
@@ -24,3 +24,9 @@ use rule all as bench_all with:
     input:
         VERDICTS,
         BENCHMARKS,
+
+
+# PyTorch and transformers on the same GPU: for the joined table (sam3-runtime table).
+rule baselines_all:
+    input:
+        BASELINES,

@@ -1,8 +1,11 @@
-"""Measures a variant: time of each stage and end to end, memory, and what the process was loaded with.
+"""Measures a variant: end to end, each stage, each part alone, memory, and the GPU's clocks meanwhile.
 
 A round is one image from each camera through :meth:`Pipeline.detect`, from preprocessing to postprocessing; images are
-decoded beforehand and words are encoded in the warm-up, as in a deployment. Warm-up and timed rounds are one function.
-Where the weights detect nothing (`random`), each prompt keeps its best masks instead, so that postprocessing has work.
+decoded beforehand and words are encoded in the warm-up, as in a deployment. Masks are then on the host, as bits where a
+GPU made them. Warm-up and timed rounds are one function. Stages are timed in rounds of their own, since waiting for the
+device at each border takes from it what it would do at once. Where the weights detect nothing (`random`), each prompt
+keeps its best masks instead, so that postprocessing has work. Knows no backend; docs/measuring.md says what each
+number has in it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,27 +21,32 @@ from typing import Any
 
 import numpy as np
 
-from sam3_runtime.config import BenchResult, CameraBench, Latency
+from sam3_runtime.benchmark_parts import measure_parts
 from sam3_runtime.errors import SourceError
+from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
+from sam3_runtime.gpus import find_gpu
+from sam3_runtime.measurements import BenchResult, CameraBench, Rounds, latency, shareable, stable
 from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline, load
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import expand_images, is_video, load_image, read_video
 
-_STABLE = 0.1  # windows whose medians differ by more than this share are no measurement
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 
 
 class StopWatch:
-    """A stage hook that adds up the milliseconds of each stage."""
+    """A stage hook that adds up the milliseconds of each stage, with ``wait`` called at its borders."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], None]) -> None:
         self.totals: dict[str, float] = defaultdict(float)
+        self._wait = wait
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        self._wait()
         started = time.perf_counter()
         yield
+        self._wait()
         self.totals[stage] += (time.perf_counter() - started) * 1e3
 
     def take(self) -> dict[str, float]:
@@ -46,37 +54,35 @@ class StopWatch:
         return totals
 
 
-def latency(samples: Sequence[float]) -> Latency:
-    """Summary of samples in milliseconds."""
-    values = np.asarray(samples)
-    p95, p99 = np.percentile(values, [95, 99])
-    return Latency(
-        median=round(float(np.median(values)), 3),
-        mean=round(float(values.mean()), 3),
-        p95=round(float(p95), 3),
-        p99=round(float(p99), 3),
-        n=len(samples),
-    )
-
-
 def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Image] | None = None) -> BenchResult:
     """Measure the variant in ``directory`` with the settings of ``bench:`` and the device's name.
 
-    ``images`` replaces the ``source`` of the settings. Raises :class:`SourceError` when that holds no image.
+    On a GPU everything is measured once more without CUDA graphs. ``images`` replaces the ``source`` of the settings.
+    Raises :class:`SourceError` when that holds no image.
     """
     frames = images or _frames(settings["source"])
     before = process_mib("VmRSS") or 0.0
+    gauge = MemoryGauge()
     started = time.perf_counter()
     with load(directory, threads=settings["threads"]) as pipeline:
         load_seconds = time.perf_counter() - started
-        cameras = tuple(_measure(pipeline, frames, count, settings) for count in settings["cameras"])
+        on_gpu = pipeline.device.memory() is not None
+        gauge.mark("loaded", pipeline.device.memory)
+        pipeline.detect(frames[: pipeline.batch], settings["prompts"], threshold=THRESHOLD)
+        gauge.mark("ready", pipeline.device.memory)
+        with Monitor(enabled=on_gpu) as monitor:
+            cameras = _measure_cameras(pipeline, frames, settings)
+        gauge.mark("peak", pipeline.device.memory)
+        parts = measure_parts(pipeline, frames, settings) if settings["parts"] else ()
         config, records = pipeline.config, pipeline.records
+    peak, gpu = process_mib("VmHWM") or 0.0, find_gpu()
     return BenchResult(
         variant=config.variant,
         backend=config.backend,
         device=settings["device"],
+        driver=gpu.driver if on_gpu and gpu else None,
         toolchain=records["decoder"].toolchain,
-        checkpoint=_shareable(config.checkpoint),
+        checkpoint=shareable(config.checkpoint),
         checkpoint_digest=config.checkpoint_digest,
         engines={part: record.sha256 for part, record in records.items()},
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -84,14 +90,19 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         prompts=len(settings["prompts"]),
         load_seconds=round(load_seconds, 3),
         memory_before_mib=round(before, 1),
-        memory_peak_mib=round(process_mib("VmHWM") or 0.0, 1),
+        memory_peak_mib=round(peak, 1),
+        device_memory=gauge.result(monitor.readings) if on_gpu else None,
+        clocks=clocks_of(gauge.before, monitor.readings) if on_gpu else None,
         cameras=cameras,
+        parts=parts,
+        without={"cuda_graphs": _without_cuda_graphs(directory, frames, settings)} if on_gpu else {},
     )
 
 
-def _shareable(checkpoint: str) -> str:
-    """A checkpoint's name without the folders that it lies in: people are to share the result."""
-    return checkpoint if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) else Path(checkpoint).name
+def _without_cuda_graphs(directory: Path, frames: Sequence[Image], settings: Mapping[str, Any]) -> Rounds:
+    with load(directory, threads=settings["threads"], cuda_graphs=False) as pipeline:
+        cameras = _measure_cameras(pipeline, frames, settings)
+        return Rounds(cameras=cameras, parts=measure_parts(pipeline, frames, settings) if settings["parts"] else ())
 
 
 def _frames(sources: Sequence[str]) -> list[Image]:
@@ -107,37 +118,49 @@ def _frames(sources: Sequence[str]) -> list[Image]:
     return frames[:_FRAMES]
 
 
-def _measure(pipeline: Pipeline, frames: Sequence[Image], cameras: int, settings: Mapping[str, Any]) -> CameraBench:
-    """Rounds of ``cameras`` images: a warm-up, then the timed windows."""
-    feed = itertools.cycle(frames)
+def _measure_cameras(
+    pipeline: Pipeline, frames: Sequence[Image], settings: Mapping[str, Any]
+) -> tuple[CameraBench, ...]:
     top = None if _detects(pipeline, frames, settings["prompts"]) else settings["masks"]
-    watch = StopWatch()
+    return tuple(_measure(pipeline, frames, count, top, settings) for count in settings["cameras"])
+
+
+def _measure(
+    pipeline: Pipeline, frames: Sequence[Image], cameras: int, top: int | None, settings: Mapping[str, Any]
+) -> CameraBench:
+    """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
+    feed = itertools.cycle(frames)
+    watch = StopWatch(pipeline.device.synchronize)
     kept: list[int] = []
 
-    def rounds(count: int) -> tuple[list[float], list[dict[str, float]]]:
-        times, stages = [], []
+    def rounds(count: int, stages: StopWatch | None = None) -> list[float]:
+        times = []
         for _ in range(count):
             images = list(itertools.islice(feed, cameras))
+            pipeline.device.synchronize()
             started = time.perf_counter()
-            found = pipeline.detect(images, settings["prompts"], top=top, stages=watch)
+            found = pipeline.detect(images, settings["prompts"], top=top, stages=stages)
+            pipeline.device.synchronize()
             times.append((time.perf_counter() - started) * 1e3)
-            stages.append(watch.take())
             kept.append(sum(len(one.scores) for image in found for one in image))
-        return times, stages
+        return times
 
     rounds(settings["warmup"])
     kept.clear()
     windows = [rounds(settings["rounds"]) for _ in range(settings["windows"])]
-    samples = [sample for times, _ in windows for sample in times]
-    stages = [stage for _, window in windows for stage in window]
-    medians = [float(np.median(times)) for times, _ in windows]
+    samples = [sample for times in windows for sample in times]
+    masks = float(np.mean(kept))
+    stages = []
+    for _ in range(settings["rounds"]):
+        rounds(1, watch)
+        stages.append(watch.take())
     return CameraBench(
         cameras=cameras,
         end_to_end=latency(samples),
         stages={name: latency([stage[name] for stage in stages]) for name in stages[0]},
         fps_per_camera=round(1e3 / float(np.median(samples)), 3),
-        stable=max(medians) - min(medians) <= _STABLE * float(np.median(medians)),
-        masks_kept=round(float(np.mean(kept)), 2),
+        stable=stable(windows),
+        masks_kept=round(masks, 2),
         samples_ms=tuple(round(sample, 3) for sample in samples),
     )
 

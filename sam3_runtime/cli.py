@@ -172,6 +172,49 @@ def bench(
 
 
 @app.command()
+def table(
+    files: Annotated[
+        list[Path], typer.Argument(help="bench/table.json of one or several runs, and bench/baselines/*.json.")
+    ],
+    output: Annotated[Path, typer.Option(help="Where to write, without an ending: OUTPUT.md and OUTPUT.json.")],
+) -> None:
+    """Join the tables of several runs on one GPU, beside what transformers takes there."""
+    from sam3_runtime.joined import write_joined
+
+    joined = write_joined(files, output)
+    console.print(f"wrote {output}.md and {output}.json: {len(joined['rows'])} variants")
+
+
+@app.command()
+def doctor(
+    directory: WorkFolder = Path(),
+    variants: Annotated[Path | None, typer.Option(help="The variants.yaml; the work folder's own by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine has, what the listed variants need, and what to do about the difference."""
+    from sam3_runtime.doctor import examine
+
+    found = examine(directory, variants or directory / "variants.yaml")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print_findings(found)
+    if not found["ready"]:
+        raise typer.Exit(1)
+
+
+def _print_findings(found: dict[str, Any]) -> None:
+    for one in found["findings"]:
+        colour = {"ok": "green", "warning": "yellow"}.get(one["state"], "red" if one["needed"] else "dim")
+        line = f"[{colour}]{one['state']:8}[/{colour}] {one['name']:16} {escape(one['said'])}"
+        console.print(line, highlight=False)
+        if one["hint"]:
+            console.print(f"{'':25} Hint: {escape(one['hint'])}", highlight=False)
+    ready = "ready" if found["ready"] else "not ready: what is missing above is needed"
+    console.print(f"{found['backend'] or 'without variants.yaml'}: {ready}")
+
+
+@app.command()
 def pack(directory: Variant, archive: Annotated[Path, typer.Argument(help="The tar file to write.")]) -> None:
     """Make a self-contained copy of a variant for another machine."""
     from sam3_runtime.pack import pack as pack_variant

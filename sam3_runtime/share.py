@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sam3_runtime import __version__
 from sam3_runtime.benchmark import benchmark
-from sam3_runtime.config import BenchResult, Check, Record, VariantConfig
+from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import read_records
 from sam3_runtime.errors import CannotRunHere, EngineError
-from sam3_runtime.gpus import find_gpu
+from sam3_runtime.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.memory import predict
 from sam3_runtime.pack import reference_path
 from sam3_runtime.reference import read_reference
@@ -24,16 +23,11 @@ from sam3_runtime.toolchain import device_name, why_not_run
 from sam3_runtime.verify import verify_here
 
 
-class Shared(Record):
-    """``status`` and ``checks`` are the verdict's; ``predicted`` is what ``sam3-runtime info`` says about memory."""
+class Shared(Measured):
+    """A variant that was measured, and the version of this package that did it."""
 
     sam3_runtime: str
-    status: str
-    reason: str
-    checks: tuple[Check, ...]
     bench: BenchResult
-    driver: str | None
-    predicted: dict[str, Any] | None
 
 
 def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], cameras: Sequence[int]) -> Shared:
@@ -56,13 +50,14 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
     pictures = None
     if not source:
         pictures = list(read_reference(reference_path(directory, config.resolution)).pictures.values())
-    gpu = find_gpu()
     return Shared(
         sam3_runtime=__version__,
+        variant=config.variant,
         status=verdict.status,
         reason=verdict.reason,
         checks=verdict.checks,
-        bench=benchmark(directory, settings, pictures),
-        driver=gpu.driver if gpu else None,
+        detections=verdict.detections,
         predicted=predict(records),
+        engines=facts_of(dict(records)),
+        bench=benchmark(directory, settings, pictures),
     )

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.config import BenchResult, CameraBench, Check, Latency, Verdict
+from sam3_runtime.config import Check, Verdict
 from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.measurements import BenchResult, CameraBench, Latency
 from sam3_runtime.report import GateError, judge, write_tables
 from tests.records import engine_record
 
@@ -44,6 +45,7 @@ def bench(folder: Path, engines: dict[str, str], stable: bool = True) -> None:
         "variant": NAME, "backend": "onnxruntime", "device": "cpu", "toolchain": engine_record("decoder").toolchain,
         "checkpoint": "sam3", "checkpoint_digest": "", "engines": engines, "date": "2026-01-01", "threads": None,
         "prompts": 1, "load_seconds": 0.5, "memory_before_mib": 100.0, "memory_peak_mib": 500.4, "cameras": (camera,),
+        "parts": (),
     }  # fmt: skip
     BenchResult(**fields).write(folder / f"bench/{NAME}.json")
 
@@ -104,3 +106,23 @@ def test_what_is_written_holds_no_path(tmp_path: Path) -> None:
     digests = built(tmp_path)
     bench(tmp_path, digests)
     assert str(tmp_path) not in (tmp_path / f"bench/{NAME}.json").read_text()
+
+
+def test_what_the_table_says_holds_no_path(tmp_path: Path) -> None:
+    """It has everything that a joined table needs, and may be shared."""
+    digests = built(tmp_path)
+    verdict(tmp_path, "passed", digests)
+    bench(tmp_path, digests)
+    log = tmp_path / "logs/build/b8_r560/decoder_q50.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"Error: {tmp_path}/onnx/r560/decoder_q50.onnx and /opt/place/libnvinfer.so.8 do not fit\n")
+    write_tables(tmp_path, [NAME, "b8_q50_r560"])
+    text = (tmp_path / "bench/table.json").read_text()
+    assert str(tmp_path) not in text
+    assert "/opt/place" not in text
+    found = json.loads(text)
+    assert "onnx/r560/decoder_q50.onnx and libnvinfer.so.8 do not fit" in found["rows"][1]["reason"]
+    whole = found["variants"][0]
+    assert whole["bench"]["cameras"][0]["samples_ms"] == [10.0]
+    assert set(whole["engines"]) == set(PART_NAMES)
+    assert "command" not in whole["engines"]["decoder"]

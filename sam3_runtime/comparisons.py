@@ -1,0 +1,111 @@
+"""What one variant is beside another in the same table: whether 8 bits were worth it, and how much of it they are.
+
+Pure: works on what tables hold, reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sam3_runtime.measurements import Measured
+from sam3_runtime.variants import Variant
+
+VISION = "vision-encoder"
+NOT_WORTH_IT = "not worth it"
+UNKNOWN = "unknown"
+"""What TensorRT does not show of a fused block."""
+_EIGHT_BITS = ("int8", "fp8", "fp8_e4m3", "float8e4m3fn")
+_HALF = 0.5
+
+
+def method_of(found: Measured) -> str | None:
+    """How the 8-bit encoder got its scales, ``qdq`` or ``calibrator``; None for a variant without 8 bits."""
+    vision = found.engines.get(VISION)
+    if not vision or not vision["quantize"]:
+        return None
+    # Scales that are written into a graph make it a graph of its own, named after its type.
+    return "qdq" if str(vision["graph"]).endswith(vision["quantize"]) else "calibrator"
+
+
+def name_of(found: Measured) -> str:
+    """The variant's name, with the method where that is not the usual one."""
+    method = method_of(found)
+    return f"{found.variant} ({method})" if method == "calibrator" else found.variant
+
+
+def vision_ms(found: Measured) -> tuple[int, float] | None:
+    """Images at once, and milliseconds an image, of the vision encoder at the most images that it was measured with.
+
+    Alone where it was measured alone, else as a stage of the rounds with the most cameras.
+    """
+    if found.bench is None:
+        return None
+    alone = [part for part in found.bench.parts if part.part == VISION]
+    if alone:
+        most = max(alone, key=lambda part: part.images)
+        return most.images, most.per_image
+    rounds = max(found.bench.cameras, key=lambda camera: camera.cameras)
+    return rounds.cameras, rounds.stages["vision"].median / rounds.cameras
+
+
+def sibling_of(found: Measured, others: Sequence[Measured]) -> Measured | None:
+    """The variant of the same batch, queries and resolution without 8 bits, where it is in the table."""
+    variant = Variant.from_name(found.variant)
+    plain = Variant(*variant.numbers()).name
+    return next((one for one in others if one.variant == plain), None) if variant.quantize != "none" else None
+
+
+def slower_than_sibling(found: Measured, others: Sequence[Measured]) -> str | None:
+    """Says so where an 8-bit variant's vision encoder takes longer than that of its floating-point sibling."""
+    sibling = sibling_of(found, others)
+    ours, theirs = vision_ms(found), vision_ms(sibling) if sibling else None
+    if sibling is None or ours is None or theirs is None or ours[0] != theirs[0] or ours[1] <= theirs[1]:
+        return None
+    more = (ours[1] / theirs[1] - 1) * 100
+    return (
+        f"{name_of(found)} is **{NOT_WORTH_IT}** here: its vision encoder takes {ours[1]:.2f} ms an image at "
+        f"{ours[0]} images, {more:.1f} % more than {sibling.variant} ({theirs[1]:.2f} ms)"
+    )
+
+
+def eight_bit_share(found: Measured) -> float | None:
+    """Share of the vision encoder's matrix work that runs in 8 bits, of what its record tells; None where it does not
+    tell of any."""
+    vision = found.engines.get(VISION, {})
+    if not vision or not vision["quantize"]:
+        return None
+    work = {kind: amount for kind, amount in _work(vision).items() if kind != UNKNOWN}
+    whole = sum(work.values())
+    return sum(amount for kind, amount in work.items() if kind.lower() in _EIGHT_BITS) / whole if whole else None
+
+
+def _work(engine: dict[str, Any]) -> dict[str, int]:
+    return (engine.get("layers") or {}).get("work") or {}
+
+
+def notes_of(found: Sequence[Measured]) -> dict[int, str]:
+    """A word for the status of some rows, by their place."""
+    return {place: NOT_WORTH_IT for place, one in enumerate(found) if slower_than_sibling(one, found)}
+
+
+def warnings_of(found: Sequence[Measured]) -> list[str]:
+    """Lines below the table."""
+    lines = [line for one in found if (line := slower_than_sibling(one, found))]
+    for one in found:
+        share = eight_bit_share(one)
+        if share is not None and share < _HALF:
+            what = f"only {share:.0%} of its vision encoder's matrix work runs in 8 bits"
+            lines.append(f"{name_of(one)}: {what}, as far as TensorRT tells")
+    return lines
+
+
+def precision_used(found: Measured) -> str | None:
+    """What the vision encoder really runs in: its matrix work by type where the record tells, else its operators."""
+    vision = found.engines.get(VISION, {})
+    counts = _work(vision) or vision.get("precision_got") or {}
+    whole = sum(counts.values())
+    if not whole:
+        return None
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{kind} {amount / whole:.0%}" for kind, amount in ranked if amount)

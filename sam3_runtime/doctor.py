@@ -1,0 +1,179 @@
+"""Looks at this machine: what is there, what the listed variants need, and what to do about the difference.
+
+The first thing to ask of someone for whom it does not work. Changes nothing, times nothing, loads no engine. Every
+library is imported in a process of its own, so that one which is broken, or which ends its process, is a line of the
+report. What it prints may be shared: it names no path, host or user.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sam3_runtime import __version__
+from sam3_runtime.errors import Sam3Error
+from sam3_runtime.estimate import MADE_OF, estimate
+from sam3_runtime.files import without_folders
+from sam3_runtime.gpu_monitor import read
+from sam3_runtime.gpus import cuda_version, find_gpus
+from sam3_runtime.memory import MIB
+from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.toolchain import ON_GPU, trtexec_version
+
+State = Literal["ok", "missing", "warning"]
+Need = Literal["run", "build", "no"]
+_PATIENCE = 120  # seconds that an import may take
+_PROBE = "import importlib, sys; m = importlib.import_module(sys.argv[1]); print(getattr(m, '__version__', 'there'))"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. ``needed`` says whether the listed variants can neither be built nor run without it."""
+
+    name: str
+    state: State
+    said: str
+    hint: str = ""
+    needed: bool = False
+
+
+@dataclass(frozen=True)
+class _Library:
+    """``needs`` maps a backend to whether it needs the library: for ``build`` alone or to ``run`` as well."""
+
+    name: str
+    module: str
+    install: str
+    needs: dict[str, Need]
+
+
+_EVERY: dict[str, Need] = {"onnxruntime": "run", "tensorrt": "run", "tensorrt-rtx": "run"}
+_LIBRARIES = (
+    _Library("NumPy", "numpy", "pip install numpy", _EVERY),
+    _Library("OpenCV", "cv2", "pip install opencv-python-headless", _EVERY),
+    _Library("ONNX Runtime", "onnxruntime", "pip install onnxruntime", {"onnxruntime": "run"}),
+    _Library("TensorRT", "tensorrt", "pip install 'sam3-runtime[tensorrt]'", {"tensorrt": "run"}),
+    _Library("TensorRT-RTX", "tensorrt_rtx", "pip install 'sam3-runtime[rtx]'", {"tensorrt-rtx": "run"}),
+    _Library(
+        "pycuda",
+        "pycuda.driver",
+        "pip install pycuda: engines are built without it, and do not run",
+        {"tensorrt": "run", "tensorrt-rtx": "build"},
+    ),
+    _Library("PyTorch", "torch", "pip install 'sam3-runtime[workflow]': exporting needs it, running does not", {}),
+    _Library("transformers", "transformers", "pip install 'sam3-runtime[workflow]': exporting needs it", {}),
+)
+
+
+def examine(folder: Path, variants: Path) -> dict[str, Any]:
+    """The whole report as plain data: ``backend``, whether it is ``ready``, and the ``findings`` in order."""
+    plan, read_it = _plan(folder, variants)
+    backend = plan.toolchain.backend if plan else None
+    findings = [
+        Finding("sam3-runtime", "ok", f"{__version__}, Python {platform.python_version()}, {platform.system()}"),
+        read_it,
+        *_cards(backend),
+        *(_library(library, backend) for library in _LIBRARIES),
+        _trtexec(backend),
+        Finding("nvcc", "ok", "not needed: the kernels of this project travel compiled"),
+        *_room(folder, plan),
+    ]
+    ready = not any(one.state == "missing" and one.needed for one in findings)
+    return {"backend": backend, "ready": ready, "findings": [asdict(one) for one in findings]}
+
+
+def _plan(folder: Path, variants: Path) -> tuple[Plan | None, Finding]:
+    try:
+        plan = make_plan(variants, folder)
+    except (Sam3Error, OSError) as error:
+        said = error.message if isinstance(error, Sam3Error) else str(error.strerror)
+        hint = (error.hint or "") if isinstance(error, Sam3Error) else "run it where variants.yaml is: -d FOLDER"
+        return None, Finding("variants.yaml", "warning", without_folders(said), hint)
+    backend = plan.toolchain.backend
+    asked = plan.variants.settings.backend
+    means = f"{asked}, here {backend}" if asked != backend else backend
+    return plan, Finding("variants.yaml", "ok", f"{len(plan.names)} variants, backend {means}")
+
+
+def _cards(backend: str | None) -> Iterator[Finding]:
+    """The driver and each GPU. TensorRT-RTX builds without one."""
+    needed = backend == "tensorrt"
+    gpus = find_gpus()
+    if not gpus:
+        told = "there is an nvidia-smi, and it shows no GPU" if shutil.which("nvidia-smi") else "no nvidia-smi on PATH"
+        hint = "install NVIDIA's driver; in a container, start it with --gpus all" if backend in ON_GPU else ""
+        yield Finding("driver and GPU", "missing", told + _not_needed(needed, backend), hint, needed)
+        return
+    yield Finding("driver", "ok", f"{gpus[0].driver}, for CUDA up to {cuda_version() or 'unknown'}")
+    for place, gpu in enumerate(gpus):
+        said = f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory // MIB} MiB"
+        yield Finding(f"GPU {place}", "ok", said)
+
+
+def _not_needed(needed: bool, backend: str | None) -> str:
+    return "" if needed or backend is None else f"; {backend} does without"
+
+
+def _library(library: _Library, backend: str | None) -> Finding:
+    need = library.needs.get(backend or "", "no")
+    version, error = _import(library.module)
+    if error is None:
+        return Finding(library.name, "ok", version, needed=need == "run")
+    absent = error.startswith("ModuleNotFoundError")
+    said = "not installed" if absent else f"installed, and broken: {error}"
+    if need == "no":
+        return Finding(library.name, "missing" if absent else "warning", said + _not_needed(False, backend))
+    return Finding(library.name, "missing", said, library.install, needed=need == "run")
+
+
+def _import(module: str) -> tuple[str, str | None]:
+    """The version of ``module``, or what importing it said last."""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", _PROBE, module], capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", f"{type(error).__name__}: importing it did not end"
+    if run.returncode < 0:
+        return "", f"importing it ended the process with signal {-run.returncode}"
+    lines = [line for line in (run.stderr if run.returncode else run.stdout).splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "it said nothing"
+    return ("", without_folders(last)) if run.returncode else (last, None)
+
+
+def _trtexec(backend: str | None) -> Finding:
+    if shutil.which("trtexec") is None:
+        return Finding("trtexec", "missing", "not on PATH; the Python builder does without")
+    version = trtexec_version()
+    if version is None:
+        return Finding("trtexec", "warning", "on PATH, and does not say its version", "is it TensorRT's own?")
+    return Finding("trtexec", "ok", f"TensorRT {version}" + _not_needed(backend == "tensorrt", backend))
+
+
+def _room(folder: Path, plan: Plan | None) -> Iterator[Finding]:
+    """Free disk and GPU memory, against what the variants will take."""
+    needs = estimate(plan) if plan else None
+    free = shutil.disk_usage(folder).free // MIB
+    if needs is None:
+        yield Finding("disk", "ok", f"{free} MiB free")
+        return
+    said = f"{free} MiB free; graphs, engines and references will take about {needs.disk} MiB"
+    yield _enough("disk", free, needs.disk, said, "sam3-runtime prune shows what nothing uses")
+    gpus, now = find_gpus(), read()
+    if not needs.gpu or not gpus or now is None or now.used_mib is None:
+        return
+    left = gpus[0].memory // MIB - round(now.used_mib)
+    said = f"{left} MiB free; running {needs.largest}, the largest, will take about {needs.gpu} MiB"
+    yield _enough("GPU memory", left, needs.gpu, said, "a smaller batch or resolution takes less")
+
+
+def _enough(name: str, free: int, needed: int, said: str, hint: str) -> Finding:
+    if free > needed:
+        return Finding(name, "ok", said)
+    return Finding(name, "warning", said, f"{hint}. The estimate is rough. {MADE_OF}")

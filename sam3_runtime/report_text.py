@@ -1,0 +1,141 @@
+"""The table as text: Markdown, CSV and HTML, from the plain data that ``report.py`` gathered, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from sam3_runtime.gpus import names_of
+from sam3_runtime.memory import CUDA_CONTEXT_MIB
+from sam3_runtime.variants import RANDOM_CHECKPOINT
+
+Row = dict[str, Any]
+
+
+def _columns(table: dict[str, Any]) -> list[str]:
+    """Columns that any row has, in order of first appearance; the reason, being prose, last."""
+    seen = dict.fromkeys(column for row in table["rows"] for column in row)
+    return [column for column in seen if column != "reason"] + ["reason"]
+
+
+def cell(value: Any) -> str:
+    return "–" if value is None else str(value).replace("\n", " ")
+
+
+def _conditions(table: dict[str, Any]) -> str:
+    toolchain = table["toolchain"] or {}
+    checkpoint = table["checkpoint"] or {}
+    parts = [
+        f"device: {', '.join(table['device']) or 'not measured'}",
+        f"backend: {toolchain.get('backend')} {toolchain.get('version')}",
+        f"checkpoint: {checkpoint.get('name')} ({str(checkpoint.get('digest'))[:12]})",
+        f"date: {table['date']}",
+    ]
+    if table["gpus"]:
+        parts.insert(2, f"compiled for: {names_of(table['gpus'])}")
+    if toolchain.get("driver"):
+        parts.insert(1, f"driver: {toolchain['driver']}")
+    if table["partial"]:
+        parts.insert(0, "**partial: the run ended with an error**")
+    return "; ".join(parts)
+
+
+_MEMORY = (
+    *("weights_mib", "scratch_mib", "buffers_mib", "vram_mib", "vram_no_text_mib", "vram_measured_mib"),
+    *("card", "card_no_text"),
+)
+_MEMORY_LEGEND = (
+    "Memory on the card is **predicted** from the engines' records, in MiB: `vram_mib` is weights, one block of "
+    "scratch that the four engines take in turn, and buffers at the largest batch; `vram_no_text_mib` once prompts are "
+    "encoded and the text encoder is released. `card` is the smallest of 6, 8, 12, 16 and 24 GB that it fits in, with "
+    f"{CUDA_CONTEXT_MIB} MiB assumed for the CUDA context. `vram_measured_mib` is the most that the process was seen "
+    "to take, context included."
+)
+_NOT_MEASURED = "**not run on any RTX card**: accuracy and speed are not measured; that needs one."
+_ACCURACY = ("note", "precision", "method", "detections", "cosine", "agreement", "mask_iou", "engines_mib", "build_s")
+_LEGEND = (
+    "`cosine` is the lowest of all outputs against float32 PyTorch, `agreement` the share of detections that both "
+    "keep, `mask_iou` the mean over those. Stage times are medians in ms for one camera, the device waited for at each "
+    "border. `Ncam_ms` is one round of N images, one from each camera, from preprocessing to postprocessing, images "
+    "decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the process's largest resident set, "
+    "`engines_mib` the sum of the engine files."
+)
+RANDOM_NOTE = "**The weights are random: times and memory are real, detections are not.**"
+
+
+def checkpoint_is_random(checkpoint: dict[str, Any] | None) -> bool:
+    return bool(checkpoint and checkpoint["name"] == RANDOM_CHECKPOINT)
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """Narrow tables, accuracy, memory and speed, and the reasons of what did not pass."""
+    rows = table["rows"]
+    columns = [column for column in _columns(table) if column not in ("variant", "status", "reason")]
+    parts = [f"# Engine variants\n\n{_conditions(table)}"]
+    parts.append(grid(rows, ["variant", "status", *(column for column in columns if column in _ACCURACY)]))
+    memory = [column for column in columns if column in _MEMORY]
+    if memory:
+        parts += [grid(rows, ["variant", *memory]), _MEMORY_LEGEND]
+    speed = [column for column in columns if column not in (*_ACCURACY, *_MEMORY)]
+    if speed:
+        parts.append(grid(rows, ["variant", *speed]))
+    elif any(row["status"] == "unverified" for row in rows):
+        parts.append(_NOT_MEASURED)
+    parts += [f"- {row['variant']} is **{row['status']}**: {cell(row['reason'])}" for row in rows if is_bad(row)]
+    parts += [f"- built, not judged: {reason}" for reason in dict.fromkeys(_reasons(rows, "unverified"))]
+    parts += [f"- {line}" for line in table["warnings"]]
+    if checkpoint_is_random(table["checkpoint"]):
+        parts.append(RANDOM_NOTE)
+    return "\n\n".join([*parts, _LEGEND]) + "\n"
+
+
+def _reasons(rows: Sequence[Row], status: str) -> list[str]:
+    return [cell(row["reason"]) for row in rows if row["status"] == status]
+
+
+def grid(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table whose columns line up as text too."""
+    cells = [list(columns), *([cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def is_bad(row: Row) -> bool:
+    """Whether a variant fails the run. What was built for another machine is not bad: it is not judged."""
+    return row["status"] not in ("passed", "unverified")
+
+
+def as_csv(table: dict[str, Any]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _columns(table), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(table["rows"])
+    return buffer.getvalue()
+
+
+def as_html(table: dict[str, Any]) -> str:
+    columns = _columns(table)
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    rows = "".join(
+        f'<tr class="{html.escape(row["status"])}">'
+        + "".join(f"<td>{html.escape(cell(row.get(column)))}</td>" for column in columns)
+        + "</tr>\n"
+        for row in table["rows"]
+    )
+    style = (
+        "body{font:14px system-ui,sans-serif;margin:2em}table{border-collapse:collapse}"
+        "th,td{padding:.3em .6em;border:1px solid #ccc;text-align:right}td:first-child,th:first-child,td:last-child"
+        "{text-align:left}tr.rejected,tr.failed{background:#fdd}tr.missing{color:#888}"
+    )
+    conditions = html.escape(_conditions(table).replace("**", ""))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Engine variants</title><style>{style}</style>\n'
+        f"<h1>Engine variants</h1><p>{conditions}</p>\n<table><tr>{head}</tr>\n{rows}</table>"
+        f"<p>{html.escape(_LEGEND)}</p></html>\n"
+    )
