@@ -17,6 +17,7 @@ rule bench_variant:
             "backends/host.py",
             "backends/on_demand.py",
             "gpu_monitor.py",
+            "loading.py",
             "pipeline.py",
             "preprocess.py",
             "postprocess.py",

@@ -15,6 +15,7 @@ rule verify_variant:
             "verify.py",
             "backends/host.py",
             "backends/on_demand.py",
+            "loading.py",
             "pipeline.py",
             "preprocess.py",
             "postprocess.py",

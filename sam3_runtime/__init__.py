@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sam3_runtime.loading import load as load
     from sam3_runtime.pipeline import Pipeline as Pipeline
-    from sam3_runtime.pipeline import load as load
     from sam3_runtime.postprocess import Detections as Detections
     from sam3_runtime.prompts import Prompt as Prompt
 
 __version__ = "0.1.0"
 __all__ = ["Detections", "Pipeline", "Prompt", "__version__", "load"]
 
-_HOMES = {"load": "pipeline", "Pipeline": "pipeline", "Detections": "postprocess", "Prompt": "prompts"}
+_HOMES = {"load": "loading", "Pipeline": "pipeline", "Detections": "postprocess", "Prompt": "prompts"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,9 +25,10 @@ from sam3_runtime.benchmark_parts import measure_parts
 from sam3_runtime.errors import SourceError
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.gpus import find_gpu
+from sam3_runtime.loading import load
 from sam3_runtime.measurements import BenchResult, CameraBench, Rounds, latency, shareable, stable
 from sam3_runtime.memory import process_mib
-from sam3_runtime.pipeline import THRESHOLD, Pipeline, load
+from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import expand_images, is_video, load_image, read_video
 

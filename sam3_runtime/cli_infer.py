@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sam3_runtime.errors import OutputError, SourceError
-from sam3_runtime.pipeline import THRESHOLD, Pipeline, load
+from sam3_runtime.loading import load
+from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Box, Prompt, PromptError

@@ -6,12 +6,10 @@ format and no network: an engine is something with named inputs and outputs.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Literal
@@ -19,21 +17,13 @@ from typing import Literal
 import numpy as np
 from typing_extensions import Self
 
-from sam3_runtime.backends import check_engine, open_device, open_engine, rebuild_hint
-from sam3_runtime.backends.base import AnyArray, Array, Device, Engine, EngineOptions
+from sam3_runtime.backends.base import AnyArray, Array, Device, Engine
 from sam3_runtime.backends.host import HostDevice
-from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.config import EngineRecord, VariantConfig
-from sam3_runtime.configure import check_agreement, read_records
-from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import sha256_of
-from sam3_runtime.memory import check_fits
-from sam3_runtime.overview import status_of
+from sam3_runtime.contract import PartName
 from sam3_runtime.postprocess import Detections, begin_detections
 from sam3_runtime.preprocess import Image, check_image
 from sam3_runtime.prompts import Prompt, Tokenizer, as_prompt, box_rows
-from sam3_runtime.variants import Variant
 
 THRESHOLD = 0.3
 """Score that a detection must exceed, as in transformers (Meta's own processor takes 0.5)."""
@@ -45,8 +35,6 @@ StageHook = Callable[[Stage], AbstractContextManager[object]]
 end before its work does: who measures calls :meth:`Device.synchronize`."""
 Features = Mapping[str, AnyArray]
 """What the vision encoder says of B images, where it said it: on a GPU its next run writes it again."""
-
-log = logging.getLogger(__name__)
 
 
 def _no_hook(_: Stage) -> AbstractContextManager[object]:
@@ -72,7 +60,7 @@ class _Job:
 
 
 class Pipeline:
-    """The engines of one variant, opened. Made by :func:`load`; use it as a context manager, or :meth:`close` it.
+    """The engines of one variant, opened by :func:`sam3_runtime.load`. A context manager; else :meth:`close` it.
 
     ``config`` and ``records`` are the variant's own; ``status`` is the accuracy gate's verdict (``passed``,
     ``rejected``, ``failed`` or ``unverified``) and ``reason`` what it says; ``engines`` holds the opened parts and
@@ -351,83 +339,3 @@ def _only(features: Features, start: int, stop: int) -> Features:
 def _joined(text: Tokens, boxes: Tokens) -> Tokens:
     features = np.concatenate([text.features, boxes.features.astype(text.features.dtype, copy=False)])
     return Tokens(features, np.concatenate([text.mask, boxes.mask]))
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-def load(
-    directory: str | Path,
-    *,
-    threads: int | None = None,
-    providers: Sequence[str] = (),
-    gpu: int = 0,
-    cuda_graphs: bool = True,
-    release_text: bool = True,
-    verify_digest: bool = True,
-) -> Pipeline:
-    """Open the variant in ``directory``, such as ``engines/b8_q50_r672`` or an unpacked archive.
-
-    Records are read and compared before any engine is opened. ``threads`` is for engines on a CPU (all cores when
-    None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number where there are several. On a GPU, launches of
-    shapes that were seen before are replayed as one with ``cuda_graphs``, and with ``release_text`` the text encoder
-    leaves its memory once the prompts are encoded (and comes back for new words). ``verify_digest=False`` skips hashing
-    the engines, for files that were checked before; an engine is a program, so do that only where nobody else writes.
-    A variant that the accuracy gate did not pass is opened with a warning in the log.
-
-    Raises :class:`RecordError` for records that are missing, damaged or do not belong together, :class:`EngineError`
-    for an engine that does not load here; each says how to rebuild.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise RecordError(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
-    config = VariantConfig.read(directory / "config.json")
-    records = read_records(directory)
-    check_agreement(directory, config, records)
-    tokenizer = _read_tokenizer(directory, config)
-    status, reason = status_of(directory, records)
-    if status != "passed":
-        log.warning("%s is %s: %s", config.variant, status.upper(), reason)
-    options = EngineOptions(threads, tuple(providers), gpu, cuda_graphs)
-    for part in PART_NAMES:
-        check_engine(directory, part, verify_digest=verify_digest)
-    device = open_device(directory, config.backend, options)
-    engines: dict[PartName, Engine] = {}
-    try:
-        _check_memory(directory, records, device)
-        for part in PART_NAMES:
-            engines[part] = _open(directory, part, options, device, config, release_text)
-    except BaseException:
-        for engine in engines.values():
-            engine.close()
-        device.close()
-        raise
-    return Pipeline(config, engines, tokenizer, status, reason, device)
-
-
-def _open(
-    directory: Path, part: PartName, options: EngineOptions, device: Device, config: VariantConfig, release_text: bool
-) -> Engine:
-    variant = Variant(config.batch, config.queries, config.resolution, config.quantize or "none")
-
-    def open_it(verify_digest: bool = True) -> Engine:
-        return open_engine(directory, part, options, device=device, variant=variant, verify_digest=verify_digest)
-
-    opened = open_it(verify_digest=False)  # it was checked a moment ago
-    on_demand = part == "text-encoder" and release_text and device.memory() is not None
-    return OnDemandEngine(opened, open_it) if on_demand else opened
-
-
-def _check_memory(directory: Path, records: Mapping[str, EngineRecord], device: Device) -> None:
-    known = device.memory()
-    if known is not None:
-        check_fits(directory, records, known[0], device.name)
-
-
-def _read_tokenizer(directory: Path, config: VariantConfig) -> Tokenizer:
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise RecordError(f"{path} is missing", rebuild_hint(path))
-    if sha256_of(path) != config.tokenizer_sha256:
-        raise RecordError(f"{path} is not the tokenizer that the text encoder was exported with", rebuild_hint(path))
-    return Tokenizer(path, ModelDims(**config.dims).text_tokens)

@@ -18,7 +18,8 @@ import sam3_runtime
 from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.errors import EngineError, RecordError, SourceError
-from sam3_runtime.pipeline import Pipeline, Stage, load
+from sam3_runtime.loading import load
+from sam3_runtime.pipeline import Pipeline, Stage
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.prompts import Prompt, PromptError
 from sam3_runtime.variants import Variant

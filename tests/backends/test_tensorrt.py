@@ -26,7 +26,8 @@ from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.errors import CannotRunHere, EngineError
 from sam3_runtime.files import sha256_of
-from sam3_runtime.pipeline import Pipeline, load
+from sam3_runtime.loading import load
+from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.variants import Variant

@@ -19,7 +19,7 @@ from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.errors import CannotRunHere, EngineError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.gpus import Gpu, find_gpu
-from sam3_runtime.pipeline import load
+from sam3_runtime.loading import load
 from sam3_runtime.toolchain import probe
 from sam3_runtime.variants import Variant
 from tests.backends.fake_gpu import FakeGpu

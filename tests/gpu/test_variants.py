@@ -26,7 +26,8 @@ from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.config import EngineRecord
 from sam3_runtime.errors import EngineError
-from sam3_runtime.pipeline import Pipeline, load
+from sam3_runtime.loading import load
+from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks, scores_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
