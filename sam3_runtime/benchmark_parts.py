@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sam3_runtime.backends.base import AnyArray
 from sam3_runtime.measurements import PartBench, latency, stable
-from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.pipeline import Pipeline, features_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
 
@@ -55,11 +54,11 @@ def measure_parts(pipeline: Pipeline, frames: Sequence[Image], settings: Mapping
     size = (frames[0].shape[0], frames[0].shape[1])
     box = Prompt("visual", ((0.0, 0.0, size[1] / 2, size[0] / 2),))
     for prompts in sorted({1, many}):
-        boxes = partial(pipeline.encode_boxes, [box] * prompts, size, _first(features, 1))
+        boxes = partial(pipeline.encode_boxes, [box] * prompts, size, features_of(features, 0, 1))
         found.append(timed("geometry-encoder", boxes, 1, prompts))
     token = pipeline.encode_texts(words[:1])[0]
     for images, prompts in sorted({(1, 1), (1, many), (many, many)}):
-        decode = partial(pipeline.decode, _first(features, images), [token] * prompts)
+        decode = partial(pipeline.decode, features_of(features, 0, images), [token] * prompts)
         found.append(timed("decoder", decode, images, prompts))
     return tuple(found)
 
@@ -74,7 +73,3 @@ def _text_call(pipeline: Pipeline, words: Sequence[str], count: int) -> Callable
 
 def _pictures(frames: Sequence[Image], count: int) -> list[Image]:
     return [frames[place % len(frames)] for place in range(count)]
-
-
-def _first(features: Mapping[str, AnyArray], count: int) -> dict[str, AnyArray]:
-    return {name: array if name == "fpn_pos_2" else array[:count] for name, array in features.items()}

@@ -7,9 +7,7 @@ answer is None and nothing is sampled. Knows no backend and opens no CUDA contex
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Sequence
-from shutil import which
 from statistics import median
 from threading import Event, Thread
 from types import TracebackType
@@ -17,6 +15,7 @@ from typing import Literal
 
 from typing_extensions import Self
 
+from sam3_runtime.gpus import VISIBLE_DEVICES, ask_driver
 from sam3_runtime.measurements import Clocks, DeviceMemory, Reading
 from sam3_runtime.memory import MIB
 
@@ -27,29 +26,17 @@ _FIELDS = {
     "power_w": "power.draw",
     "used_mib": "memory.used",
 }
-_PATIENCE = 30.0  # seconds
 INTERVAL = 0.5
 """Seconds between two samples: ``nvidia-smi`` takes a core for some milliseconds each time."""
 
 
 def visible_gpu() -> str:
     """The first GPU that this process may see, as ``nvidia-smi -i`` takes it: an index or a UUID."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    return os.environ.get(VISIBLE_DEVICES, "").split(",")[0].strip() or "0"
 
 
 def _ask(query: str) -> list[list[str]]:
-    """The rows of an answer, cut into fields; none where there is no answer."""
-    tool = which("nvidia-smi")
-    if tool is None:
-        return []
-    command = [tool, "-i", visible_gpu(), query, "--format=csv,noheader,nounits"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    if run.returncode:
-        return []
-    return [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines() if line.strip()]
+    return ask_driver("-i", visible_gpu(), query)
 
 
 def _number(text: str) -> float | None:

@@ -31,6 +31,7 @@ FIRST_WITH_FP8 = "8.9"
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 """The environment variable by which CUDA is shown some of the cards, in an order of its own."""
 _MIB = 1 << 20
+_PATIENCE = 30.0  # seconds that nvidia-smi may take
 
 
 def as_number(capability: str) -> int:
@@ -93,23 +94,28 @@ def find_gpus() -> tuple[Gpu, ...]:
 
     ``nvidia-smi`` comes with the driver, on Linux and Windows alike.
     """
-    tool = which("nvidia-smi")
-    if tool is None:
-        return ()
-    query = [tool, "--query-gpu=name,compute_cap,driver_version,memory.total,uuid", "--format=csv,noheader,nounits"]
-    try:
-        run = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()  # a driver that does not answer runs no engine
-    rows = [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines()]
-    if run.returncode != 0:
-        return ()
     found = [
         Gpu(row[0], row[1], row[2], int(row[3]) * _MIB if row[3].isdigit() else 0, *row[4:])
-        for row in rows
+        for row in ask_driver("--query-gpu=name,compute_cap,driver_version,memory.total,uuid")
         if len(row) in (4, 5)
     ]
     return _visible(found, os.environ.get(VISIBLE_DEVICES))
+
+
+def ask_driver(*query: str) -> list[list[str]]:
+    """The rows that ``nvidia-smi`` answers ``query`` with, cut into fields; none where it is not, or does not answer:
+    a driver that does not runs no engine."""
+    tool = which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, *query, "--format=csv,noheader,nounits"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if run.returncode:
+        return []
+    return [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines() if line.strip()]
 
 
 def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:

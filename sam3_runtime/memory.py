@@ -76,11 +76,12 @@ def buffers_of(records: Iterable[EngineRecord]) -> int:
         limits = {symbol: high for symbol, (_, _, high) in record.profile.items()}
         for tensor in (*record.inputs, *record.outputs):
             key = tensor.name, tensor.dtype
-            largest[key] = max(largest.get(key, 0), _bytes(tensor, limits))
+            largest[key] = max(largest.get(key, 0), bytes_of(tensor, limits))
     return sum(largest.values())
 
 
-def _bytes(tensor: TensorRecord, limits: Mapping[str, int]) -> int:
+def bytes_of(tensor: TensorRecord, limits: Mapping[str, int]) -> int:
+    """Of a tensor whose dynamic dimensions are ``limits``."""
     return prod(int(size) for size in resolve(tensor.shape, limits)) * _ITEM[tensor.dtype]
 
 

@@ -257,7 +257,7 @@ class Pipeline:
         for image, size in enumerate(sizes):
             tokens = list(texts)
             if boxed:
-                shown = self.encode_boxes([prompts[i] for i in boxed], size, _only(features, image, image + 1))
+                shown = self.encode_boxes([prompts[i] for i in boxed], size, features_of(features, image, image + 1))
                 for index, boxes in zip(boxed, shown, strict=True):
                     tokens[index] = _joined(texts[index], boxes)
             result.append(tokens)
@@ -320,18 +320,20 @@ def _calls(features: Features, tokens: list[list[Tokens]], limit: int) -> Iterat
     if len(by_image) <= len(by_prompt):
         for image, chunk in by_image:
             places = [(image, prompt) for prompt in chunk]
-            yield _Call(_only(features, image, image + 1), [tokens[image][prompt] for prompt in chunk], places)
+            yield _Call(features_of(features, image, image + 1), [tokens[image][prompt] for prompt in chunk], places)
     else:
         for prompt, chunk in by_prompt:
             places = [(image, prompt) for image in chunk]
-            yield _Call(_only(features, chunk.start, chunk.stop), [tokens[image][prompt] for image in chunk], places)
+            yield _Call(
+                features_of(features, chunk.start, chunk.stop), [tokens[image][prompt] for image in chunk], places
+            )
 
 
 def _chunks(count: int, limit: int) -> list[range]:
     return [range(start, min(start + limit, count)) for start in range(0, count, limit)]
 
 
-def _only(features: Features, start: int, stop: int) -> Features:
+def features_of(features: Features, start: int, stop: int) -> Features:
     """The features of some images, as views. The position table has one row for all."""
     return {name: array if name == "fpn_pos_2" else array[start:stop] for name, array in features.items()}
 

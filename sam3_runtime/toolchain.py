@@ -122,7 +122,8 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
     Raises :class:`WorkFolderError` when the folder was built with another backend.
     """
     gpus = settings.build.gpu_indices
-    backend = _best(gpus) if settings.backend == "auto" else settings.backend
+    best = _best(gpus) if settings.backend == "auto" else None
+    backend: Backend = best.backend if best else settings.backend  # type: ignore[assignment]
     record = folder / "toolchain.json"
     recorded = Toolchain.read(record) if record.is_file() else None
     if recorded and recorded.backend != backend:
@@ -131,13 +132,15 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
             f"and `backend: {settings.backend}` now means {backend}",
             f"write `backend: {recorded.backend}`, or build in another folder: snakemake --directory FOLDER",
         )
-    found = probe(backend, gpus)
+    found = best or probe(backend, gpus)
     return recorded if recorded and not can_build(found) else found
 
 
-def _best(gpus: Sequence[int]) -> Backend:
+def _best(gpus: Sequence[int]) -> Toolchain:
     """What ``backend: auto`` means on this machine."""
-    return "tensorrt" if find_gpu() is not None and can_build(probe("tensorrt", gpus)) else BUILDERS[0]
+    if find_gpu() is not None and can_build(found := probe("tensorrt", gpus)):
+        return found
+    return probe(BUILDERS[0], gpus)
 
 
 def can_build(toolchain: Toolchain) -> bool:

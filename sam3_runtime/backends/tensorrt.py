@@ -13,15 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sam3_runtime.backends.base import Engine, EngineOptions
 from sam3_runtime.backends.cuda import ALIGNMENT, Block, Cuda, CudaArray, CudaGraph
 from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.config import EngineRecord, TensorRecord
-from sam3_runtime.contract import resolve
 from sam3_runtime.errors import EngineError
+from sam3_runtime.memory import bytes_of
 from sam3_runtime.toolchain import NOT_INSTALLED, probe
 from sam3_runtime.variants import Variant
 
@@ -88,7 +86,7 @@ class TensorRtEngine(Engine):
         self._scratch = scratch_of(self._engine)
         cuda.block(_SCRATCH, self._scratch)
         for spec in record.outputs:
-            self._outputs.append((spec, cuda.alloc(_bytes(spec, self._limits))))
+            self._outputs.append((spec, cuda.alloc(bytes_of(spec, self._limits))))
 
     def _run(self, feeds: Mapping[str, Any]) -> dict[str, CudaArray]:
         if self._context is None:
@@ -118,7 +116,7 @@ class TensorRtEngine(Engine):
         if isinstance(feed, CudaArray) and feed.pointer % ALIGNMENT == 0:
             return feed
         if spec.name not in self._inputs:
-            self._inputs[spec.name] = self._cuda.alloc(_bytes(spec, self._limits))
+            self._inputs[spec.name] = self._cuda.alloc(bytes_of(spec, self._limits))
         own = CudaArray(self._cuda, self._inputs[spec.name].pointer, feed.shape, feed.dtype)
         if isinstance(feed, CudaArray):
             self._cuda.copy(own.pointer, feed)
@@ -263,8 +261,3 @@ def check_tensors(path: Path, record: EngineRecord, engine: Any, rebuild: str) -
         names = [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]
         differ = [f"{name} is {found.get(name)}, not {wanted.get(name)}" for name in sorted(names)]
         raise EngineError(f"{path} has not the tensors of its record ({', '.join(differ)})", rebuild)
-
-
-def _bytes(spec: TensorRecord, limits: Mapping[str, int]) -> int:
-    """Of a tensor at the profile's largest."""
-    return int(np.prod([int(size) for size in resolve(spec.shape, limits)])) * np.dtype(spec.dtype).itemsize

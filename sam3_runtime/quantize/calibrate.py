@@ -27,7 +27,7 @@ from sam3_runtime.errors import CalibrationError
 from sam3_runtime.files import sha256_of, written_whole
 from sam3_runtime.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, parse_cache
-from sam3_runtime.quantize.frames import Frames, batches, prepared
+from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
 
 Announce = Callable[[str], None]
 Upload = Callable[[FloatArray], int]
@@ -74,16 +74,7 @@ def calibrate(
     with written_whole(cache) as temporary:
         temporary.write_bytes(data)
     record = CalibratorRecord(
-        key="",
-        onnx_sha256=facts.sha256,
-        checkpoint_digest=facts.checkpoint_digest,
-        preprocessing=preprocessing,
-        frames=frames.used,
-        frames_asked=frames.asked,
-        frames_sha256=frames.digest.hexdigest(),
-        algorithm=params["algorithm"],
-        percentile=params.get("percentile"),
-        seconds=round(time.monotonic() - started, 1),
+        **measured_on(frames, facts, preprocessing, params, started),
         tensorrt=params["toolchain"]["version"],
         batch=batch,
         header=header,

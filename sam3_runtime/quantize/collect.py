@@ -21,7 +21,7 @@ from sam3_runtime.config import CheckpointLock, Preprocessing
 from sam3_runtime.errors import CalibrationError
 from sam3_runtime.export.graph import build_module
 from sam3_runtime.preprocess import preprocess
-from sam3_runtime.quantize.frames import Frames, prepared
+from sam3_runtime.quantize.frames import Frames, measured_on, prepared
 from sam3_runtime.quantize.ranges import Histogram, find_ranges
 from sam3_runtime.quantize.record import Calibration
 
@@ -61,18 +61,9 @@ def measure_scales(
     _run(module, observer, frames, _resolution(facts, graph), preprocessing, device, announce)
     amax, without = observer.finish(params["algorithm"], params.get("percentile"))
     result = Calibration(
-        key="",
-        onnx_sha256=facts.sha256,
-        checkpoint_digest=lock.digest,
-        preprocessing=preprocessing,
-        frames=frames.used,
-        frames_asked=frames.asked,
-        frames_sha256=frames.digest.hexdigest(),
-        algorithm=params["algorithm"],
-        percentile=params.get("percentile"),
+        **measured_on(frames, facts, preprocessing, params, started),
         amax=amax,
         without=without,
-        seconds=round(time.monotonic() - started, 1),
     ).sealed()
     result.write(output)
     print(f"{result.algorithm} over {result.frames} frames, {result.seconds:.0f} s: {result.summary()}")

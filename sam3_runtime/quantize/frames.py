@@ -6,13 +6,17 @@ Knows neither PyTorch nor TensorRT, nor what is measured.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle, islice
+from typing import Any
 
 import numpy as np
 
+from sam3_runtime.builders.graph import Graph
+from sam3_runtime.config import Preprocessing
 from sam3_runtime.errors import CalibrationError, SourceError
 from sam3_runtime.preprocess import FloatArray, Image
 from sam3_runtime.sources import evenly_drawn_frames, expand_images, is_video, read_video
@@ -61,6 +65,24 @@ class Frames:
         if self.used >= self.asked:
             return None
         return f"calibration.source has {self.used} of the {self.asked} frames asked for: all of them are used"
+
+
+def measured_on(
+    frames: Frames, graph: Graph, preprocessing: Preprocessing, params: Mapping[str, Any], started: float
+) -> dict[str, Any]:
+    """The fields of a :class:`Measurement`, its key to be sealed; ``started`` is of the monotonic clock."""
+    return {
+        "key": "",
+        "onnx_sha256": graph.sha256,
+        "checkpoint_digest": graph.checkpoint_digest,
+        "preprocessing": preprocessing,
+        "frames": frames.used,
+        "frames_asked": frames.asked,
+        "frames_sha256": frames.digest.hexdigest(),
+        "algorithm": params["algorithm"],
+        "percentile": params.get("percentile"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def _promised(video: str) -> int:
