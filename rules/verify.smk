@@ -15,6 +15,8 @@ rule verify_variant:
             "verify.py",
             "backends/host.py",
             "backends/on_demand.py",
+            "batches.py",
+            "decoder_calls.py",
             "loading.py",
             "pipeline.py",
             "preprocess.py",
