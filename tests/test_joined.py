@@ -13,6 +13,7 @@ from sam3_runtime.cli import app
 from sam3_runtime.config import Layers, Record, Toolchain
 from sam3_runtime.errors import RecordError
 from sam3_runtime.joined import join, write_joined
+from sam3_runtime.joined_text import markdown
 from sam3_runtime.measurements import Measured
 from tests.measured import baseline, measured
 
@@ -157,3 +158,8 @@ def test_a_variant_that_was_not_built_has_its_row(tmp_path: Path) -> None:
     absent = Measured(variant="b8_q50_r560", status="failed", reason="out of memory")
     write_joined([table(tmp_path, measured(), absent)], tmp_path / "out")
     assert "b8_q50_r560 is **failed**: out of memory" in (tmp_path / "out.md").read_text()
+
+
+def test_the_committed_table_is_that_of_its_json() -> None:
+    results = Path(__file__).parents[1] / "docs/results"
+    assert markdown(json.loads((results / "h200.json").read_text())) == (results / "h200.md").read_text()
