@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py --backend $(BACKEND) --folder $(DEMO)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
