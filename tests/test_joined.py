@@ -133,8 +133,8 @@ def test_eight_bits_that_are_slower_are_not_worth_it(tmp_path: Path) -> None:
 
 
 def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
-    def layers(int8: int) -> dict[str, Any]:
-        work = {"int8": int8, "float16": 60, "unknown": 500}
+    def layers(int8: int, unknown: int = 50) -> dict[str, Any]:
+        work = {"int8": int8, "float16": 60, "unknown": unknown}
         made = Layers(count=9, types={}, work=work, attention=0, reformats=0, opaque=1)
         return {"vision_record": {"layers": made}}
 
@@ -144,6 +144,10 @@ def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
     ]
     assert little["rows"][0]["accuracy"][0]["8-bit share"] == "25%"
     assert join([table(tmp_path, measured("b8_q50_r672_int8", **layers(90)))])["warnings"] == []
+    # Where most is hidden nothing can be said.
+    hidden = join([table(tmp_path, measured("b8_q50_r672_int8", **layers(20, unknown=500)))])
+    assert hidden["warnings"] == []
+    assert "8-bit share" not in hidden["rows"][0]["accuracy"][0]
 
 
 def test_the_command_writes_both_files(tmp_path: Path) -> None:
