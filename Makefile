@@ -26,7 +26,7 @@ accuracy: $(INSTALLED)
 	@$(BIN)/python -m demo.accuracy --backend $(BACKEND)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -135,6 +135,10 @@ class Sizes(Record):
     activation: int | None = Field(None, description="the block that one run works in, scratch included")
 
 
+UNKNOWN = "unknown"
+"""A type that TensorRT does not show."""
+
+
 class Layers(Record):
     """What an engine is made of, as TensorRT's own inspector tells. What it does not show is ``unknown``."""
 
@@ -145,6 +149,14 @@ class Layers(Record):
     reformats: int = Field(description="layers that only change a tensor's type or layout")
     opaque: int = Field(description="fused blocks whose inside is not shown")
     narrowed: tuple[str, ...] = Field((), description="nodes of float32 islands that run in another type")
+
+    @property
+    def eight_bit_share(self) -> float | None:
+        """The share of the matrix work that is done in 8 bits, of what is known; None where most of it is hidden."""
+        whole = sum(self.work.values())
+        known = whole - self.work.get(UNKNOWN, 0)
+        eight = self.work.get("int8", 0) + self.work.get("fp8", 0)
+        return eight / known if whole and known * 2 >= whole else None
 
 
 class EngineRecord(SealedRecord):
