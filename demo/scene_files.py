@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from demo.scene_layouts import COLOURS
 from demo.scene_phrases import every_phrase, phrases, phrases_of
+from demo.scene_shapes import SHAPES
 from sam3_runtime.files import write_atomically
 from sam3_runtime.postprocess import Detections, mask_to_rle
 from sam3_runtime.sinks import VideoSink, draw, write_picture
@@ -47,7 +49,9 @@ def coco_data_set(folder: Path, scenes: Iterable[tuple[int, Scene]]) -> Path:
             placed = {"image_id": number, **_placed(thing), "iscrowd": 0}
             for text in phrases_of(thing.shape, thing.colour):
                 annotations.append({"id": len(annotations) + 1, "category_id": categories[text], **placed})
-    listed = [{"id": index, "name": text} for text, index in categories.items()]
+    # A box around a red circle shows its shape and its colour: it cannot stand for "circle" or "red object".
+    both = {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES}
+    listed = [{"id": index, "name": text, "exemplar": text in both} for text, index in categories.items()]
     data = {"images": images, "categories": listed, "annotations": annotations}
     path = folder / "annotations.json"
     write_atomically(path, json.dumps(data).encode())

@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sam3_runtime import __version__
-from sam3_runtime.coco import ConceptData, read_concepts
 from sam3_runtime.config import Backend, Record
-from sam3_runtime.detector import detector_of
 from sam3_runtime.errors import OutputError
-from sam3_runtime.evaluation import FLOOR, Detector, PromptKind, answer_all, as_coco_results, questions_of
+from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
+from sam3_runtime.evaluation.questions import FLOOR, Detector, PromptKind, answer_all, as_coco_results, questions_of
 from sam3_runtime.files import write_atomically
 from sam3_runtime.loading import load
 from sam3_runtime.measurements import shareable
-from sam3_runtime.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
 from sam3_runtime.report_text import grid
 from sam3_runtime.toolchain import device_name
 

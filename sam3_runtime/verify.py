@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.accuracy_gate import losses, measure_pipeline
-from sam3_runtime.accuracy_reference import read_accuracy_reference
 from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import read_records
 from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
+from sam3_runtime.evaluation.gate import losses, measure_pipeline
+from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sam3_runtime.coco import ConceptData
-from sam3_runtime.metrics import Answer
+from sam3_runtime.evaluation.data_set import ConceptData
+from sam3_runtime.evaluation.metrics import Answer
 from sam3_runtime.postprocess import mask_to_rle, rle_to_mask
 
 PHRASES = ("red car", "person", "cat", "dog")

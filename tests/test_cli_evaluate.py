@@ -14,10 +14,10 @@ from rich.console import Console
 from sam3_runtime import load
 from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
 from sam3_runtime.cli_evaluate import Evaluation, evaluate
-from sam3_runtime.coco import ConceptData, DataSetError, read_concepts
-from sam3_runtime.detector import detector_of
-from sam3_runtime.evaluation import FLOOR, answer_all, questions_of
-from sam3_runtime.metrics import MOST
+from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
+from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.metrics import MOST
+from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
 from sam3_runtime.prompts import Prompt
 from tests.concepts import coco_file, write
 from tests.test_cli import run

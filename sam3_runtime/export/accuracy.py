@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam3_runtime.accuracy_reference import AccuracyReference, write_accuracy_reference
-from sam3_runtime.coco import read_concepts
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.errors import CheckpointError, ExportError
-from sam3_runtime.evaluation import answer_all, check_phrases, questions_of
+from sam3_runtime.evaluation.data_set import read_concepts
+from sam3_runtime.evaluation.metrics import THRESHOLD, measure
+from sam3_runtime.evaluation.questions import answer_all, check_phrases, questions_of
+from sam3_runtime.evaluation.reference import AccuracyReference, write_accuracy_reference
 from sam3_runtime.export.checkpoint import load_model
 from sam3_runtime.export.reference import LARGEST_FILE, make_processor
-from sam3_runtime.metrics import THRESHOLD, measure
 from sam3_runtime.postprocess import Detections, Size, detections_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt

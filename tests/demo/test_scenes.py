@@ -332,6 +332,9 @@ def test_a_data_set_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.Captur
     data = COCO(str(path))
     capsys.readouterr()
     assert [category["name"] for category in data.loadCats(data.getCatIds())] == scenes.every_phrase()
+    shown = [category["name"] for category in data.loadCats(data.getCatIds()) if category["exemplar"]]
+    assert len(shown) == len(scenes.SHAPES) * len(scenes.COLOURS), "a box shows shape and colour"
+    assert "red circle" in shown
     for number, image in enumerate(data.loadImgs(data.getImgIds())):
         scene = scenes.scene(HELD_OUT + number, (168, 168))
         assert np.array_equal(load_image(path.parent / image["file_name"]), scene.image)

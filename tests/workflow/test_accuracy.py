@@ -16,14 +16,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sam3_runtime.accuracy_reference import read_accuracy_reference
 from sam3_runtime.cli_evaluate import Evaluation
-from sam3_runtime.coco import Category, ConceptData, ConceptImage
 from sam3_runtime.config import CheckpointLock, EngineRecord, Verdict
-from sam3_runtime.evaluation import answer_all, questions_of
+from sam3_runtime.evaluation.data_set import Category, ConceptData, ConceptImage
+from sam3_runtime.evaluation.metrics import Answer
+from sam3_runtime.evaluation.questions import answer_all, questions_of
+from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.export.accuracy import TorchDetector
 from sam3_runtime.files import sha256_of
-from sam3_runtime.metrics import Answer
 from sam3_runtime.sources import load_image
 from tests.workflow.conftest import WorkFolder
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from sam3_runtime import load
-from sam3_runtime.accuracy_gate import losses, measure_pipeline
-from sam3_runtime.accuracy_reference import AccuracyReference, read_accuracy_reference, write_accuracy_reference
 from sam3_runtime.backends.fake import write_fake_variant
-from sam3_runtime.coco import ConceptData, read_concepts
 from sam3_runtime.errors import RecordError
-from sam3_runtime.metrics import THRESHOLD, measure
+from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.evaluation.gate import losses, measure_pipeline
+from sam3_runtime.evaluation.metrics import THRESHOLD, measure
+from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_reference, write_accuracy_reference
 from tests.concepts import coco_file, nearly_right_answers, right_answers, write
 
 RESOLUTION = 112

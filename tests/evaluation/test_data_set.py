@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from sam3_runtime.coco import DataSetError, read_concepts, run_lengths
+from sam3_runtime.evaluation.data_set import DataSetError, read_concepts, run_lengths
 from sam3_runtime.postprocess import rle_to_mask
 from tests.concepts import HEIGHT, WIDTH, coco_file, ellipse, write
 

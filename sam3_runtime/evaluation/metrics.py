@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sam3_runtime.coco import ConceptData, Pair, Rle
+from sam3_runtime.assignment import assign
 from sam3_runtime.config import Record
+from sam3_runtime.evaluation.data_set import ConceptData, Pair, Rle
 from sam3_runtime.postprocess import Size
 
 Areas = Literal["coco", "relative"]
@@ -226,9 +227,7 @@ def _iou(found: Any, there: Any) -> NDArray[np.float64]:
 
 def _matched(ious: NDArray[np.float64]) -> NDArray[np.float64]:
     """The IoU of each matched pair: matched one to one, for the largest sum."""
-    from scipy.optimize import linear_sum_assignment
-
-    return np.asarray(ious[linear_sum_assignment(ious, maximize=True)])
+    return np.asarray(ious[assign(ious)])
 
 
 def _matthews(said: NDArray[np.int64]) -> float | None:

@@ -1,6 +1,6 @@
 """Asks a detector everything that a concept data set asks, and measures its answers.
 
-A detector is anything that finds prompts on pictures: a variant's engines (``detector.py``), or float32 PyTorch
+A detector is anything that finds prompts on pictures: a variant's engines (``engines.py``), or float32 PyTorch
 (``export/accuracy.py``), so that both are measured alike. Knows neither.
 """
 
@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sam3_runtime.coco import ConceptData, ConceptImage, DataSetError
-from sam3_runtime.metrics import MOST, Answer
+from sam3_runtime.evaluation.data_set import ConceptData, ConceptImage, DataSetError
+from sam3_runtime.evaluation.metrics import MOST, Answer
 from sam3_runtime.postprocess import Detections, mask_to_rle
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt

@@ -13,9 +13,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sam3_runtime.coco import ConceptData, read_concepts
-from sam3_runtime.evaluation import as_coco_results
-from sam3_runtime.metrics import Answer, measure
+from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.evaluation.metrics import Answer, measure
+from sam3_runtime.evaluation.questions import as_coco_results
 from sam3_runtime.postprocess import mask_to_rle
 from tests.concepts import coco_file, ellipse, nearly_right_answers, right_answers, write
 

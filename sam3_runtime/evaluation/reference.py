@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from sam3_runtime.coco import Category, ConceptData, ConceptImage, Instance
 from sam3_runtime.errors import RecordError
+from sam3_runtime.evaluation.data_set import Category, ConceptData, ConceptImage, Instance
+from sam3_runtime.evaluation.metrics import Accuracy
 from sam3_runtime.files import written_whole
-from sam3_runtime.metrics import Accuracy
 
 METADATA = "sam3_accuracy"
 FORMAT = 1

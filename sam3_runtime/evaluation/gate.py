@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sam3_runtime.accuracy_reference import AccuracyReference
 from sam3_runtime.config import Check
-from sam3_runtime.detector import detector_of
 from sam3_runtime.errors import RecordError
-from sam3_runtime.evaluation import answer_all, questions_of
-from sam3_runtime.metrics import Accuracy, measure
+from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.metrics import Accuracy, measure
+from sam3_runtime.evaluation.questions import answer_all, questions_of
+from sam3_runtime.evaluation.reference import AccuracyReference
 from sam3_runtime.pipeline import Pipeline
 
 
