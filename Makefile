@@ -1,4 +1,4 @@
-# make demo | test | lint | parity | rtx-table | kernels | schema; each sets up .venv first, if it is not there.
+# make demo | accuracy | test | lint | parity | rtx-table | kernels | schema; each sets up .venv first, if it is not there.
 PYTHON ?= python3
 BACKEND ?= onnxruntime
 BIN := .venv/bin
@@ -6,7 +6,7 @@ DEMO := demo/work/$(BACKEND)
 SNAKEMAKE := $(BIN)/python -m snakemake
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test lint parity rtx-table kernels schema clean-demo
+.PHONY: install demo accuracy test lint parity rtx-table kernels schema clean-demo
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -24,8 +24,12 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	@$(BIN)/python demo/run.py --backend $(BACKEND) --folder $(DEMO)
 
+# docs/accuracy.md: the demo's checkpoint on 500 scenes, every resolution, number of queries and precision.
+accuracy: $(INSTALLED)
+	@$(BIN)/python -m demo.accuracy --backend $(BACKEND)
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -112,17 +112,19 @@ def model(layout: str = "sam3", seed: int = SEED) -> Any:
     return made.eval()
 
 
-def write(folder: Path, layout: str = "sam3", shards: int = 1) -> None:
-    """Write the checkpoint into ``folder``, which appears whole or not at all."""
+def write(made: Any, folder: Path, shards: int = 1) -> None:
+    """Write a model as a checkpoint into ``folder``, which appears whole or not at all. Readers take it as float32,
+    also where its weights are stored in half of that."""
     from transformers import Sam3ImageProcessor, Sam3Processor
 
     from sam3_runtime.export.tokenizer import small_tokenizer
 
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    made = model(layout)
     size = sum(p.numel() * p.element_size() for p in made.parameters())
     made.save_pretrained(temporary, max_shard_size=size if shards == 1 else size // shards)
+    config_file = temporary / "config.json"
+    config_file.write_text(config_file.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     image_processor = Sam3ImageProcessor(
         size={"height": 336, "width": 336},
         mask_size={"height": 96, "width": 96},
@@ -145,7 +147,7 @@ def main() -> int:
     if (arguments.folder / "config.json").is_file():
         print(f"{arguments.folder} is there already; remove it to write it anew")
         return 0
-    write(arguments.folder, arguments.layout, arguments.shards)
+    write(model(arguments.layout), arguments.folder, arguments.shards)
     print(f"wrote {arguments.folder}: random weights, its detections mean nothing")
     return 0
 

@@ -27,7 +27,7 @@ from sam3_runtime.errors import Sam3Error
 from sam3_runtime.files import write_atomically
 from sam3_runtime.loading import load
 from sam3_runtime.postprocess import Detections
-from sam3_runtime.tracking import NO_TRACK, Tracker, TrackSettings
+from sam3_runtime.tracking.tracker import NO_TRACK, Tracker, TrackSettings
 
 _DAMAGE = 4  # first word of the seeds of damage
 Detect = Callable[[Scene], list[Detections]]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sam3_runtime.postprocess import Detections, PackedMasks
-from sam3_runtime.tracking import Tracker
+from sam3_runtime.tracking.tracker import Tracker
 
 _SIZE = (1080, 1920)
 _FPS, _FRAMES, _WARM_UP = 25.0, 30, 5

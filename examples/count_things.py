@@ -12,7 +12,7 @@ from collections import Counter
 
 import sam3_runtime
 from sam3_runtime.sources import read_video
-from sam3_runtime.tracking import NO_TRACK
+from sam3_runtime.tracking.tracker import NO_TRACK
 
 
 def main(engines: str, path: str, words: list[str]) -> None:

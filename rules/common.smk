@@ -35,6 +35,17 @@ def reference_of(wildcards):
     return f"reference/r{PLAN.variant(wildcards.variant).resolution}.safetensors"
 
 
+def annotations(wildcards):
+    return PLAN.annotations()
+
+
+def accuracy_of(wildcards):
+    """What the reference reaches on the data set, where there is one: it is part of the gate then."""
+    resolution = PLAN.variant(wildcards.variant).resolution
+    reached = f"reference/r{resolution}_accuracy.safetensors"
+    return reached if PLAN.has_data_set else []
+
+
 def vision_graph(wildcards):
     """The graph that a vision encoder is built from."""
     ending = PLAN.vision_graph(wildcards.suffix)
@@ -67,6 +78,7 @@ PLAN = make_plan(
 
 # Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
 config["checkpoint_location"] = PLAN.checkpoint_location()
+config["annotated_images"] = PLAN.annotated_images()
 config["engine_cache"] = PLAN.cache_folder()
 config["timing_cache"] = PLAN.timing_cache()
 config["calibrator_settings"] = PLAN.calibrator_settings()
@@ -90,6 +102,7 @@ VARIANT_FILES = expand(
 VERDICTS = expand("engines/{variant}/verify.json", variant=PLAN.names)
 # What cannot run here is built and not measured; the table says so.
 BENCHMARKS = [] if PLAN.why_not_run() else expand("bench/{v}.json", v=PLAN.names)
+ACCURACIES = [] if PLAN.why_not_run() else expand("accuracy/{v}.json", v=PLAN.names)
 BASELINES = sorted({f"bench/baselines/r{v.resolution}.json" for v in CHOSEN})
 GRAPHS = ["onnx/text-encoder.onnx", "onnx/tokenizer.json"] + sorted(
     {

@@ -6,6 +6,7 @@ OUTPUTS  checkpoint.lock
          onnx/r{resolution}/vision-encoder.onnx, geometry-encoder.onnx, decoder_q{queries}.onnx
          onnx/r{resolution}/vision-encoder_fp32.onnx, which 8 bits come from in TensorRT before 10
          reference/r{resolution}.safetensors
+         reference/r{resolution}_accuracy.safetensors, where `accuracy:` names a data set
 """
 
 EXPORT_CODE = [
@@ -134,3 +135,33 @@ rule compute_reference:
         **PLAN.reference(),
     script:
         "../workflow_scripts/compute_reference.py"
+
+
+rule compute_accuracy:
+    input:
+        lock="checkpoint.lock",
+        annotations=annotations,
+        code=code(
+            "evaluation/reference.py",
+            "evaluation/data_set.py",
+            "evaluation/questions.py",
+            "export/accuracy.py",
+            "export/checkpoint.py",
+            "export/reference.py",
+            "evaluation/metrics.py",
+            "assignment.py",
+            "postprocess.py",
+            "preprocess.py",
+            "prompts.py",
+            "reference.py",
+            "sources.py",
+        ),
+    output:
+        reached="reference/r{resolution}_accuracy.safetensors",
+    log:
+        "logs/reference/r{resolution}_accuracy.log",
+    threads: EXPORT_THREADS
+    params:
+        **PLAN.accuracy(),
+    script:
+        "../workflow_scripts/compute_accuracy.py"

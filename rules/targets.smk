@@ -30,3 +30,9 @@ use rule all as bench_all with:
 rule baselines_all:
     input:
         BASELINES,
+
+
+# Every variant on the whole data set of `accuracy:`.
+rule accuracy_all:
+    input:
+        ACCURACIES,

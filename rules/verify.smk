@@ -1,28 +1,39 @@
 """From a variant's engines to the accuracy gate's verdict.
 
-INPUTS   engines/{variant}/*, reference/r{resolution}.safetensors
+INPUTS   engines/{variant}/*, reference/r{resolution}.safetensors;
+         where `accuracy:` names a data set, reference/r{resolution}_accuracy.safetensors and the annotations
 OUTPUTS  engines/{variant}/verify.json
+         accuracy/{variant}.json, on the whole data set
 """
 
 
 rule verify_variant:
     input:
         reference=reference_of,
+        accuracy=accuracy_of,
         config="engines/{variant}/config.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
         code=code(
             "verify.py",
+            "evaluation/gate.py",
+            "evaluation/reference.py",
             "backends/host.py",
             "backends/on_demand.py",
             "batches.py",
             "decoder_calls.py",
+            "evaluation/data_set.py",
+            "evaluation/engines.py",
+            "evaluation/questions.py",
             "loading.py",
+            "evaluation/metrics.py",
+            "assignment.py",
             "pipeline.py",
             "preprocess.py",
             "postprocess.py",
             "prompts.py",
             "reference.py",
+            "sources.py",
         ),
     output:
         verdict="engines/{variant}/verify.json",
@@ -34,3 +45,40 @@ rule verify_variant:
         chosen=limits,
     script:
         "../workflow_scripts/verify_variant.py"
+
+
+rule evaluate_variant:
+    input:
+        annotations=annotations,
+        config="engines/{variant}/config.json",
+        records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
+        engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
+        code=code(
+            "cli_evaluate.py",
+            "backends/host.py",
+            "backends/on_demand.py",
+            "batches.py",
+            "decoder_calls.py",
+            "evaluation/data_set.py",
+            "evaluation/engines.py",
+            "evaluation/questions.py",
+            "loading.py",
+            "evaluation/metrics.py",
+            "assignment.py",
+            "pipeline.py",
+            "preprocess.py",
+            "postprocess.py",
+            "prompts.py",
+            "sources.py",
+        ),
+    output:
+        result="accuracy/{variant}.json",
+    log:
+        "logs/accuracy/{variant}.log",
+    threads: workflow.cores
+    resources:
+        gpu=GPU,
+    params:
+        device=PLAN.device(),
+    script:
+        "../workflow_scripts/evaluate_variant.py"

@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     from sam3_runtime.banks import load_bank as load_bank
     from sam3_runtime.detector import Detector as Detector
     from sam3_runtime.detector import open_detector as open_detector
-    from sam3_runtime.flow import Flow as Flow
-    from sam3_runtime.flow import Result as Result
-    from sam3_runtime.flow import stream as stream
     from sam3_runtime.loading import load as load
     from sam3_runtime.pipeline import Pipeline as Pipeline
     from sam3_runtime.postprocess import Detections as Detections
     from sam3_runtime.projects import read_project as read_project
     from sam3_runtime.prompts import Prompt as Prompt
-    from sam3_runtime.tracking import Tracker as Tracker
-    from sam3_runtime.tracking import TrackSettings as TrackSettings
+    from sam3_runtime.streams.flow import Flow as Flow
+    from sam3_runtime.streams.flow import Result as Result
+    from sam3_runtime.streams.flow import stream as stream
+    from sam3_runtime.tracking.tracker import Tracker as Tracker
+    from sam3_runtime.tracking.tracker import TrackSettings as TrackSettings
 
 __version__ = "0.1.0"
 _HOMES = {
     "Bank": "banks",
     "Detections": "postprocess",
     "Detector": "detector",
-    "Flow": "flow",
+    "Flow": "streams.flow",
     "Pipeline": "pipeline",
     "Prompt": "prompts",
-    "Result": "flow",
-    "TrackSettings": "tracking",
-    "Tracker": "tracking",
+    "Result": "streams.flow",
+    "TrackSettings": "tracking.tracker",
+    "Tracker": "tracking.tracker",
     "extract": "banks",
     "load": "loading",
     "load_bank": "banks",
     "open_detector": "detector",
     "read_project": "projects",
-    "stream": "flow",
+    "stream": "streams.flow",
 }
 __all__ = ["__version__", *_HOMES]
 

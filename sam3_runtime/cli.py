@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,12 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
 )
 console = Console(soft_wrap=True)
+
+
+class Prompts(str, Enum):
+    words = "words"
+    boxes = "boxes"
+
 
 Variant = Annotated[Path, typer.Argument(help="A variant's folder, such as engines/b8_q50_r672.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -191,7 +198,7 @@ def stream(
 ) -> None:
     """Detect on videos, pictures and cameras, several at once: annotated video, JSON Lines, COCO, and a summary."""
     from sam3_runtime.cli_stream import parse_kinds, run_stream
-    from sam3_runtime.readers import LiveSettings
+    from sam3_runtime.streams.readers import LiveSettings
 
     classes = _one_of(project, bank)
     outcome = run_stream(
@@ -228,6 +235,40 @@ def verify(
     console.print(f"{verdict.variant}: [bold]{verdict.status}[/bold]: {verdict.reason}")
     if verdict.status != "passed":
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    directory: Variant,
+    annotations: Annotated[Path, typer.Argument(help="The data set: COCO JSON whose categories are phrases.")],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of its pictures; that of the annotations by default.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Score that counts as found, for cgF1 and false alarms.", min=0, max=1)
+    ] = 0.5,
+    limit: Annotated[int | None, typer.Option(help="Take the first pictures only.", min=1)] = None,
+    prompts: Annotated[Prompts, typer.Option(help="Ask in words, or by one example box.")] = Prompts.words,
+    all_categories: Annotated[
+        bool, typer.Option("--all-categories", help="Ask every category of every picture that does not say.")
+    ] = False,
+    relative_areas: Annotated[
+        bool, typer.Option("--relative-areas", help="Small and large as shares of the picture, not in COCO's pixels.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="A JSON file of the result; it names no path or host.")] = None,
+    detections: Annotated[Path | None, typer.Option(help="A JSON file of all answers, as COCO results.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
+) -> None:
+    """Measure a variant on a data set in COCO's format: AP of boxes and masks, cgF1, false alarms."""
+    from sam3_runtime.cli_evaluate import evaluate as run_evaluate
+
+    found = run_evaluate(
+        directory, annotations, images=images, threshold=threshold, limit=limit, prompts=prompts.value,
+        all_categories=all_categories, areas="relative" if relative_areas else "coco", output=output,
+        detections=detections, threads=threads,
+    )  # fmt: skip
+    for line in found.lines():
+        console.print(line, markup=False, highlight=False)
 
 
 @app.command()
@@ -273,9 +314,9 @@ def bench_stream(
     ),
 ) -> None:
     """Measure a run over several sources, nothing written: frames a second, and rounds beside their engines alone."""
-    from sam3_runtime.benchmark_stream import benchmark_stream
-    from sam3_runtime.benchmark_stream_text import markdown
     from sam3_runtime.files import write_atomically
+    from sam3_runtime.streams.benchmark import benchmark_stream
+    from sam3_runtime.streams.benchmark_text import markdown
 
     found = benchmark_stream(
         engines, _one_of(project, bank), source,

@@ -1,4 +1,4 @@
-"""What ``sam3-runtime stream`` does: sources in, what :mod:`sam3_runtime.outputs` writes out, and a summary.
+"""What ``sam3-runtime stream`` does: sources in, what :mod:`sam3_runtime.streams.outputs` writes out, and a summary.
 
 The first Ctrl-C (or SIGTERM) ends the run as its end would: what is looked at is finished, and all files are closed.
 The second ends it at once. Knows no backend.
@@ -18,16 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sam3_runtime.cameras import PICTURES_FPS, Source, find_sources
 from sam3_runtime.cli_infer import quiet_decoders
 from sam3_runtime.detector import open_detector
 from sam3_runtime.errors import OutputError
 from sam3_runtime.files import write_atomically
-from sam3_runtime.flow import Flow, FlowSettings, Result
-from sam3_runtime.outputs import KINDS, Outputs, check_output
-from sam3_runtime.readers import LiveSettings
 from sam3_runtime.sinks import reported
-from sam3_runtime.summaries import COLUMNS, RunSummary, rows_of
+from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources
+from sam3_runtime.streams.flow import Flow, FlowSettings, Result
+from sam3_runtime.streams.outputs import KINDS, Outputs, check_output
+from sam3_runtime.streams.readers import LiveSettings
+from sam3_runtime.streams.summaries import COLUMNS, RunSummary, rows_of
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sam3_runtime.config import Layers
 from sam3_runtime.measurements import Measured
 from sam3_runtime.variants import Variant
 
 VISION = "vision-encoder"
 NOT_WORTH_IT = "not worth it"
-UNKNOWN = "unknown"
-"""What TensorRT does not show of a fused block."""
-_EIGHT_BITS = ("int8", "fp8", "fp8_e4m3", "float8e4m3fn")
 _HALF = 0.5
 
 
@@ -70,14 +68,10 @@ def slower_than_sibling(found: Measured, others: Sequence[Measured]) -> str | No
 
 
 def eight_bit_share(found: Measured) -> float | None:
-    """Share of the vision encoder's matrix work that runs in 8 bits, of what its record tells; None where it does not
-    tell of any."""
+    """Share of the vision encoder's matrix work that runs in 8 bits; None for others, and where too little is known."""
     vision = found.engines.get(VISION, {})
-    if not vision or not vision["quantize"]:
-        return None
-    work = {kind: amount for kind, amount in _work(vision).items() if kind != UNKNOWN}
-    whole = sum(work.values())
-    return sum(amount for kind, amount in work.items() if kind.lower() in _EIGHT_BITS) / whole if whole else None
+    layers = vision.get("layers") if vision.get("quantize") else None
+    return Layers.model_validate(layers).eight_bit_share if layers else None
 
 
 def _work(engine: dict[str, Any]) -> dict[str, int]:

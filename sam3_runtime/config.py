@@ -29,9 +29,12 @@ Precision = Literal["fp32", "fp16"]
 
 
 class Record(BaseModel):
-    """A JSON file with a schema. Unknown keys are kept out, so that a record of a newer version is noticed."""
+    """A JSON file with a schema. Unknown keys are kept out, so that a record of a newer version is noticed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A NaN, as a cosine with nothing is, is written as text, since JSON has no number for it, and comes back as one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -132,6 +135,10 @@ class Sizes(Record):
     activation: int | None = Field(None, description="the block that one run works in, scratch included")
 
 
+UNKNOWN = "unknown"
+"""A type that TensorRT does not show."""
+
+
 class Layers(Record):
     """What an engine is made of, as TensorRT's own inspector tells. What it does not show is ``unknown``."""
 
@@ -142,6 +149,14 @@ class Layers(Record):
     reformats: int = Field(description="layers that only change a tensor's type or layout")
     opaque: int = Field(description="fused blocks whose inside is not shown")
     narrowed: tuple[str, ...] = Field((), description="nodes of float32 islands that run in another type")
+
+    @property
+    def eight_bit_share(self) -> float | None:
+        """The share of the matrix work that is done in 8 bits, of what is known; None where most of it is hidden."""
+        whole = sum(self.work.values())
+        known = whole - self.work.get(UNKNOWN, 0)
+        eight = self.work.get("int8", 0) + self.work.get("fp8", 0)
+        return eight / known if whole and known * 2 >= whole else None
 
 
 class EngineRecord(SealedRecord):
@@ -224,6 +239,8 @@ class Verdict(SealedRecord):
     ``engines`` maps each part to the SHA-256 that was judged: the runtime ignores a verdict about other engines.
     """
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"accuracy", "accuracy_sha256"})
+
     variant: str
     status: Literal["passed", "rejected", "failed", "unverified"]
     reason: str
@@ -233,5 +250,7 @@ class Verdict(SealedRecord):
     detections: int = Field(0, description="that the reference expects, over all cases and decoder calls")
     engines: dict[str, str]
     reference_sha256: str
+    accuracy: dict[str, Any] | None = Field(None, description="on the data set of `accuracy:`; metrics.Accuracy")
+    accuracy_sha256: str | None = Field(None, description="of the reference's accuracy that it was held against")
     gate: dict[str, Any]
     device: str = Field(description="what the engines ran on")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,12 +70,15 @@ def process_is_alive(pid: int) -> bool:
 
 
 def remove_abandoned_parts(folder: Path) -> list[Path]:
-    """Remove the temporary files in ``folder`` whose process is gone; return what was removed."""
+    """Remove the temporary files and folders in ``folder`` whose process is gone; return what was removed."""
     removed = []
     for path in folder.glob(".*.part"):
         pid = path.name.rsplit(".", 2)[1]
         if pid.isdigit() and not process_is_alive(int(pid)):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 

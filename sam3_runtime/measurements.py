@@ -223,6 +223,7 @@ class Measured(Record):
     reason: str
     checks: tuple[Check, ...] = ()
     detections: int = 0
+    accuracy: dict[str, Any] | None = Field(None, description="on the data set of `accuracy:`, where there is one")
     predicted: dict[str, Any] | None = None
     engines: dict[str, dict[str, Any]] = Field(default={})
     bench: BenchResult | None = None

@@ -1,6 +1,7 @@
 """Takes a variant to another machine: one archive, links followed, with the reference and the weights' notice.
 
-    b8_q50_r672/  *.engine, *.engine.json, config.json, verify.json, tokenizer.json, reference.safetensors, NOTICE
+    b8_q50_r672/  *.engine, *.engine.json, config.json, verify.json, tokenizer.json, reference.safetensors, NOTICE,
+                 accuracy.safetensors where there is one
 
 What is unpacked is a folder that :func:`sam3_runtime.load` takes. Knows no backend and no array library; runs on
 Windows too.
@@ -22,10 +23,12 @@ from sam3_runtime.errors import OutputError, RecordError, Sam3Error
 from sam3_runtime.files import sha256_of, written_whole
 
 REFERENCE = "reference.safetensors"
+ACCURACY = "accuracy.safetensors"
 NOTICE = """The engines in this folder contain the weights of the checkpoint that config.json names. The weights of
 SAM 3 (facebook/sam3) are Meta's and come under the SAM License, which you accept where you download them
 (https://huggingface.co/facebook/sam3). Whoever passes these files on passes the weights on, and that licence applies.
-The pictures in reference.safetensors are those that the variant was verified on and keep their own licences.
+The pictures in reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their
+own licences.
 """
 
 
@@ -37,6 +40,12 @@ def reference_path(directory: Path, resolution: int) -> Path:
     """The reference of a variant: beside its engines where it was unpacked, else in its work folder."""
     packed = directory / REFERENCE
     return packed if packed.is_file() else directory / ".." / ".." / "reference" / f"r{resolution}.safetensors"
+
+
+def accuracy_path(directory: Path, resolution: int) -> Path | None:
+    """Likewise of the reference's accuracy on a data set; None where the work folder has none."""
+    places = (directory / ACCURACY, directory / ".." / ".." / "reference" / f"r{resolution}_accuracy.safetensors")
+    return next((place for place in places if place.is_file()), None)
 
 
 def _members(directory: Path, config: VariantConfig) -> Iterator[tuple[str, Path]]:
@@ -54,6 +63,9 @@ def _members(directory: Path, config: VariantConfig) -> Iterator[tuple[str, Path
             f"run snakemake reference/r{config.resolution}.safetensors",
         )
     yield REFERENCE, reference
+    accuracy = accuracy_path(directory, config.resolution)
+    if accuracy:
+        yield ACCURACY, accuracy
 
 
 def pack(directory: Path, archive: Path) -> int:

@@ -58,6 +58,10 @@ class Plan:
         threshold = None if section.threshold == "auto" else section.threshold
         return {"source": self.sources(section.source), "prompts": section.prompts, "threshold": threshold}
 
+    def accuracy(self) -> dict[str, Any]:
+        section = self.variants.settings.accuracy
+        return {"limit": section.limit} if section else {}
+
     def calibration(self) -> dict[str, Any]:
         section = self.variants.settings.calibration
         listed = [section.source] if isinstance(section.source, str) else section.source
@@ -195,6 +199,26 @@ class Plan:
 
     def sources(self, listed: list[str]) -> list[str]:
         return [self.path(text) for text in listed]
+
+    @property
+    def has_data_set(self) -> bool:
+        """Whether `accuracy:` names a data set, on which the gate compares AP."""
+        return self.variants.settings.accuracy is not None
+
+    def annotations(self) -> str:
+        """The annotation file of that data set; :class:`VariantsError` where none is named."""
+        section = self.variants.settings.accuracy
+        if section is None:
+            raise VariantsError(
+                f"{self.variants.file} names no data set to measure accuracy on",
+                "add `accuracy: {annotations: FILE}`: docs/evaluation.md",
+            )
+        return self.path(section.annotations)
+
+    def annotated_images(self) -> str | None:
+        """The folder of its pictures, where that is not its own."""
+        section = self.variants.settings.accuracy
+        return self.path(section.images) if section and section.images else None
 
     def cache_folder(self) -> str:
         """The engine cache: ``build.cache``, else the environment's ``SAM3_ENGINE_CACHE``, else the folder's own."""

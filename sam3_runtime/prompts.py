@@ -128,6 +128,10 @@ class Tokenizer:
             mask[row, : len(tokens)] = 1
         return Tokens(ids, mask)
 
+    def count(self, text: str) -> int:
+        """The tokens that ``text`` has, before anything is cut."""
+        return len(self._tokenizer.encode(text).ids)
+
     def _encode(self, text: str) -> list[int]:
         encoding = self._tokenizer.encode(text)
         ids: list[int] = encoding.ids

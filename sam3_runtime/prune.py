@@ -32,8 +32,9 @@ def needed(plan: Plan) -> set[str]:
         paths |= {f"{graphs}/vision-encoder{plan.vision_graph(variant.suffix)}.onnx"}
         paths |= {f"{graphs}/vision-encoder{plan.vision_data(variant.suffix)}.onnx{end}" for end in ("", ".data")}
         paths |= {f"{graphs}/geometry-encoder.onnx", f"{graphs}/decoder_q{variant.queries}.onnx"}
-        paths |= {f"reference/r{variant.resolution}.safetensors", f"bench/{variant.name}.json"}
-        paths.add(f"bench/baselines/r{variant.resolution}.json")
+        paths |= {f"reference/r{variant.resolution}{ending}.safetensors" for ending in ("", "_accuracy")}
+        paths |= {f"bench/{variant.name}.json", f"bench/baselines/r{variant.resolution}.json"}
+        paths.add(f"accuracy/{variant.name}.json")
         if variant.suffix:
             measured = f"calibration/r{variant.resolution}"
             endings = (f"_{plan.algorithm}.cache", f"_{plan.algorithm}.json") if plan.calibrates else (".json",)
@@ -57,6 +58,7 @@ def find_unused(plan: Plan, folder: Path, cache: Path) -> Iterator[Unused]:
         "onnx/r*/*",
         "reference/r*",
         "calibration/r*",
+        "accuracy/b[0-9]*.json",
         "bench/b[0-9]*.json",
         "bench/baselines/r*",
     ):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,9 @@ def _verdict(folder: Path, name: str, digests: dict[str, str]) -> Measured:
         return _without_verdict(folder, name, "its verdict is about other engines: verify again")
     reason = _shown(verdict.reason, folder)
     return Measured(
-        variant=name, status=verdict.status, reason=reason, checks=verdict.checks, detections=verdict.detections
-    )
+        variant=name, status=verdict.status, reason=reason, checks=verdict.checks, detections=verdict.detections,
+        accuracy=verdict.accuracy,
+    )  # fmt: skip
 
 
 # --- the row ----------------------------------------------------------------------------------------------------------
@@ -147,7 +149,12 @@ def accuracy_columns(found: Measured) -> Row:
         "cosine": _rounded(min((v for k, v in worst.items() if k.endswith("cosine")), default=None), 6),
         "agreement": _rounded(worst.get("agreement"), 4),
         "mask_iou": _rounded(worst.get("mask IoU"), 4),
-    }
+    } | _ap_columns(found.accuracy)
+
+
+def _ap_columns(accuracy: dict[str, Any] | None) -> Row:
+    kinds = {kind: accuracy[kind] for kind in ("box", "mask") if accuracy[kind]} if accuracy else {}
+    return {f"{kind}_ap": _rounded(one["ap"], 4) for kind, one in kinds.items()}
 
 
 def _bench_columns(result: BenchResult | None) -> Row:
@@ -164,7 +171,7 @@ def _bench_columns(result: BenchResult | None) -> Row:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    return None if value is None or isnan(value) else round(value, digits)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -188,7 +195,7 @@ def make_table(folder: Path, names: Sequence[str], partial: bool = False) -> dic
         "checkpoint": {"name": shareable(lock.checkpoint), "digest": lock.digest} if lock else None,
         "rows": rows,
         "warnings": warnings_of(found),
-        "variants": [one.model_dump(mode="json") for one in found],
+        "variants": [json.loads(one.model_dump_json()) for one in found],
     }
 
 

@@ -165,6 +165,14 @@ class ReferenceSection(Section):
     )
 
 
+class AccuracySection(Section):
+    """A data set with ground truth: the gate holds each variant's AP on it against float32 PyTorch's."""
+
+    annotations: str = Field(description="COCO file whose categories are phrases; docs/evaluation.md says more")
+    images: str | None = Field(None, description="folder of its pictures; that of the annotations when left out")
+    limit: Positive = Field(50, description="pictures that the gate looks at: the first ones")
+
+
 Algorithm = Literal["entropy", "minmax", "percentile"]
 
 
@@ -209,6 +217,9 @@ class Limits(Section):
     agreement: Share = Field(0.95, description="share of detections that both sides keep, at least")
     box_iou: Share = Field(0.95, description="mean over the detections that both keep, at least")
     mask_iou: Share = Field(0.95, description="likewise, of masks at the picture's size")
+    ap_loss: NonNegative = Field(
+        0.005, description="AP of boxes and of masks below the reference's on the data set of `accuracy:`, at most"
+    )
 
 
 class EightBitLimits(Limits):
@@ -220,6 +231,7 @@ class EightBitLimits(Limits):
     agreement: Share = 0.7
     box_iou: Share = 0.85
     mask_iou: Share = 0.8
+    ap_loss: NonNegative = 0.015
 
 
 class GateSection(Section):
@@ -244,6 +256,7 @@ class VariantsFile(Section):
     defaults: Defaults = Defaults()
     variants: list[Matrix] = Field(min_length=1)
     reference: ReferenceSection = ReferenceSection()
+    accuracy: AccuracySection | None = None
     calibration: CalibrationSection = CalibrationSection()
     bench: BenchSection = BenchSection()
     gate: GateSection = GateSection()

@@ -57,6 +57,7 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
         reason=verdict.reason,
         checks=verdict.checks,
         detections=verdict.detections,
+        accuracy=verdict.accuracy,
         predicted=predict(records),
         engines=facts_of(dict(records)),
         bench=benchmark(directory, settings, pictures),

@@ -1,4 +1,5 @@
-"""The accuracy gate: compares a variant's engines with what float32 PyTorch said about real photographs.
+"""The accuracy gate: compares a variant's engines with what float32 PyTorch said about real photographs, and, where
+there is a data set, its AP with the reference's.
 
 Judges engines through the runtime's own pipeline, with the reference file alone: neither PyTorch nor the checkpoint is
 needed, so a machine that only runs can verify too. A verdict is a result, not an exception: ``passed``, ``rejected``
@@ -8,6 +9,7 @@ needed, so a machine that only runs can verify too. A verdict is a result, not a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +21,11 @@ from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import read_records
 from sam3_runtime.decoder_calls import Tokens
 from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
+from sam3_runtime.evaluation.gate import losses, measure_pipeline
+from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
-from sam3_runtime.pack import reference_path
+from sam3_runtime.pack import accuracy_path, reference_path
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.prompts import Prompt
@@ -226,25 +230,34 @@ def _verdict_of(found: _Findings, checks: tuple[Check, ...]) -> tuple[Literal["p
     return "rejected", listed
 
 
-def verify(directory: Path, reference: Path, gate: Mapping[str, float], device: str) -> Verdict:
+def verify(
+    directory: Path, reference: Path, gate: Mapping[str, float], device: str, accuracy: Path | None = None
+) -> Verdict:
     """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``; sound ones that
     were built for another machine, ``unverified``.
 
-    ``gate`` has the fields of :class:`sam3_runtime.variants.Limits`; ``device`` is what the engines run on. Raises
-    :class:`RecordError` where there is nothing to judge: no records, no configuration, no reference.
+    ``gate`` has the fields of :class:`sam3_runtime.variants.Limits`; ``device`` is what the engines run on, and
+    ``accuracy`` what the reference reaches on a data set, where that is part of the gate. Raises :class:`RecordError`
+    where there is nothing to judge: no records, no configuration, no reference.
     """
     config = VariantConfig.read(directory / "config.json")
     records = read_records(directory)
     wanted = read_reference(reference)
+    reached = read_accuracy_reference(accuracy) if accuracy else None
+    judged: dict[str, Any] = {}
     try:
         with load(directory) as pipeline:
             found, checks = compare(pipeline, wanted, gate)
+            if accuracy and reached:
+                measured = measure_pipeline(pipeline, reached)
+                checks += tuple(losses(measured, reached.accuracy, gate["ap_loss"]))
+                judged |= {"accuracy": measured.model_dump(), "accuracy_sha256": sha256_of(accuracy)}
         status, reason = _verdict_of(found, checks)
     except CannotRunHere as error:
         return _verdict(config, records, reference, gate, device, status="unverified", reason=error.message)
     except Sam3Error as error:
         return _verdict(config, records, reference, gate, device, status="failed", reason=str(error))
-    judged: dict[str, Any] = {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
+    judged |= {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
     judged |= {"cases": len(wanted.cases), "detections": found.expected}
     return _verdict(config, records, reference, gate, device, **judged)
 
@@ -274,18 +287,18 @@ def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
     """
     config = VariantConfig.read(directory / "config.json")
     known = None
-    try:
+    sections = GateSection()
+    gate = (sections.float if config.quantize is None else getattr(sections, config.quantize)).model_dump()
+    with suppress(RecordError):
         known = Verdict.read(directory / "verify.json")
-        gate = known.gate
-    except RecordError:
-        sections = GateSection()
-        gate = (sections.float if config.quantize is None else getattr(sections, config.quantize)).model_dump()
+        gate |= known.gate
     records = read_records(directory)
     verdict = verify(
         directory,
         reference or reference_path(directory, config.resolution),
         gate,
         device_name(records["decoder"].toolchain),
+        accuracy_path(directory, config.resolution),
     )
     if known is None or verdict.status != "unverified":
         verdict.write(directory / "verify.json")

@@ -11,10 +11,10 @@ import numpy as np
 
 from sam3_runtime.banks import ClassInfo
 from sam3_runtime.batches import Take
-from sam3_runtime.cameras import Camera, Frames, Problem, Source
-from sam3_runtime.flow import Rounds
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
+from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source
+from sam3_runtime.streams.flow import Rounds
 
 T = TypeVar("T")
 CLASSES = (ClassInfo("cup", 0.3, (230, 60, 60)), ClassInfo("cat", 0.3, (40, 130, 240)))

@@ -18,10 +18,11 @@ JOB_TIME = ("export", "quantize", "builders", "jobs", "prune", "gpu_lock")
 # Shared plumbing: an edit there changes messages, places or records' schema, and no graph, engine or measurement.
 PLUMBING = {
     "errors", "files", "jobs", "config", "contract", "configure", "overview", "variants", "planning", "toolchain",
-    "settings", "placed_yaml", "measurements",
+    "settings", "placed_yaml", "measurements", "report_text",
     "builders/cache", "builders/graph", "builders/tensorrt_progress", "builders/timing_cache", "builders/inspector",
     "export/locking", "backends/__init__", "backends/base", "backends/onnxruntime",
-    "export/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__", "backends/fake", "gpus", "memory",
+    "export/__init__", "evaluation/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__",
+    "backends/fake", "backends/host_room", "gpus", "memory",
     "backends/tensorrt_rtx", "backends/tensorrt_logger",
 }  # fmt: skip
 
@@ -92,6 +93,7 @@ RULES = {
     "export_geometry_encoder": "export/geometry",
     "export_decoder": "export/decoder",
     "compute_reference": "export/reference",
+    "compute_accuracy": "export/accuracy",
     "measure_scales": "quantize/collect",
     "quantize_vision_encoder": "quantize/insert",
     "calibrate_vision_encoder": "quantize/calibrate",
@@ -99,6 +101,7 @@ RULES = {
     "build_geometry_encoder": "builders/tensorrt",
     "build_decoder": "builders/onnxruntime",
     "verify_variant": "verify",
+    "evaluate_variant": "cli_evaluate",
     "bench_variant": "benchmark",
     "measure_baseline": "export/baselines",
 }
@@ -129,7 +132,7 @@ def test_a_rules_code_covers_what_its_job_runs(rule: str) -> None:
     builder = module
     if rule == "calibrate_vision_encoder":
         builder = "builders/tensorrt"
-        needed -= {"backends/cuda", "backends/recycled"}  # carry frames to the GPU and back, as they are
+        needed -= {"backends/cuda"}  # carry frames to the GPU and back, as they are
     if builder.startswith("builders/"):
         assert "*PLAN.builder_modules()" in text
         own = {f"builders/{name}" for name in BUILDER_MODULES[builder.split("/")[1].replace("_", "-")]}

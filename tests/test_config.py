@@ -108,3 +108,13 @@ def test_an_engine_under_another_parts_name_is_told() -> None:
 def test_a_nan_passes_no_check(sense: Any) -> None:
     assert not Check(name="cosine", value=float("nan"), limit=0.9, sense=sense).passed
     assert Check(name="cosine", value=0.9, limit=0.9, sense=sense).passed
+
+
+def test_a_verdict_with_a_nan_can_be_read_again(tmp_path: Path) -> None:
+    """A level of zeros has no cosine with anything: its variant is rejected, and the table must be able to say so."""
+    check = Check(name="fpn_feat_2 cosine", value=float("nan"), limit=0.9, sense="at least")
+    fields: dict[str, Any] = {"reason": "zeros", "engines": {}, "reference_sha256": "", "gate": {}, "device": "cpu"}
+    Verdict(variant="b8_q50_r672", status="rejected", checks=(check,), **fields).write(tmp_path / "verify.json")
+    json.loads((tmp_path / "verify.json").read_text(), parse_constant=pytest.fail)
+    found = Verdict.read(tmp_path / "verify.json")
+    assert (found.status, found.checks[0].passed) == ("rejected", False)

@@ -40,7 +40,11 @@ def test_abandoned_parts_go_and_others_stay(tmp_path: Path) -> None:
     abandoned, mine = tmp_path / f".x.onnx.{gone.pid}.part", tmp_path / f".y.onnx.{os.getpid()}.part"
     for path in (abandoned, mine, tmp_path / "z.part"):
         path.touch()
-    assert remove_abandoned_parts(tmp_path) == [abandoned]
+    folder = tmp_path / f".key.{gone.pid}.part"
+    folder.mkdir()
+    (folder / "half.engine").touch()
+    assert sorted(remove_abandoned_parts(tmp_path)) == sorted([abandoned, folder])
+    assert not folder.exists()
     assert mine.exists()
 
 

@@ -13,6 +13,7 @@ from sam3_runtime.cli import app
 from sam3_runtime.config import Layers, Record, Toolchain
 from sam3_runtime.errors import RecordError
 from sam3_runtime.joined import join, write_joined
+from sam3_runtime.joined_text import markdown
 from sam3_runtime.measurements import Measured
 from tests.measured import baseline, measured
 
@@ -132,8 +133,8 @@ def test_eight_bits_that_are_slower_are_not_worth_it(tmp_path: Path) -> None:
 
 
 def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
-    def layers(int8: int) -> dict[str, Any]:
-        work = {"int8": int8, "float16": 60, "unknown": 500}
+    def layers(int8: int, unknown: int = 50) -> dict[str, Any]:
+        work = {"int8": int8, "float16": 60, "unknown": unknown}
         made = Layers(count=9, types={}, work=work, attention=0, reformats=0, opaque=1)
         return {"vision_record": {"layers": made}}
 
@@ -143,6 +144,10 @@ def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
     ]
     assert little["rows"][0]["accuracy"][0]["8-bit share"] == "25%"
     assert join([table(tmp_path, measured("b8_q50_r672_int8", **layers(90)))])["warnings"] == []
+    # Where most is hidden nothing can be said.
+    hidden = join([table(tmp_path, measured("b8_q50_r672_int8", **layers(20, unknown=500)))])
+    assert hidden["warnings"] == []
+    assert "8-bit share" not in hidden["rows"][0]["accuracy"][0]
 
 
 def test_the_command_writes_both_files(tmp_path: Path) -> None:
@@ -157,3 +162,8 @@ def test_a_variant_that_was_not_built_has_its_row(tmp_path: Path) -> None:
     absent = Measured(variant="b8_q50_r560", status="failed", reason="out of memory")
     write_joined([table(tmp_path, measured(), absent)], tmp_path / "out")
     assert "b8_q50_r560 is **failed**: out of memory" in (tmp_path / "out.md").read_text()
+
+
+def test_the_committed_table_is_that_of_its_json() -> None:
+    results = Path(__file__).parents[1] / "docs/results"
+    assert markdown(json.loads((results / "h200.json").read_text())) == (results / "h200.md").read_text()

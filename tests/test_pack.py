@@ -11,7 +11,7 @@ import pytest
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import link_relatively, sha256_of
-from sam3_runtime.pack import ArchiveError, pack, unpack
+from sam3_runtime.pack import ArchiveError, accuracy_path, pack, unpack
 from tests.records import engine_record
 from tests.test_config import config
 
@@ -46,6 +46,16 @@ def test_what_is_packed_is_unpacked_without_links(variant: Path, tmp_path: Path)
     assert (target / "decoder.engine").read_text() == "engine decoder"
     assert (target / "reference.safetensors").read_bytes() == b"reference"
     assert "SAM License" in (target / "NOTICE").read_text()
+
+
+def test_the_reference_of_a_data_set_travels_too(variant: Path, tmp_path: Path) -> None:
+    assert accuracy_path(variant, 672) is None
+    (tmp_path / "reference/r672_accuracy.safetensors").write_bytes(b"accuracy")
+    pack(variant, tmp_path / "out.tar")
+    (tmp_path / "there").mkdir()
+    target = unpack(tmp_path / "out.tar", tmp_path / "there")
+    assert accuracy_path(target, 672) == target / "accuracy.safetensors"
+    assert (target / "accuracy.safetensors").read_bytes() == b"accuracy"
 
 
 def test_an_archive_names_nobody(variant: Path, tmp_path: Path) -> None:

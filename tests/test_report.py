@@ -65,6 +65,17 @@ def test_a_variant_that_passed(tmp_path: Path) -> None:
     assert NAME in (tmp_path / "bench/report.html").read_text()
 
 
+def test_the_accuracy_on_a_data_set_and_a_nan_have_cells(tmp_path: Path) -> None:
+    checks = (Check(name="fpn_feat_2 cosine", value=float("nan"), limit=0.999, sense="at least"),)
+    fields: dict[str, Any] = {"gate": {}, "device": "cpu", "reference_sha256": "", "checks": checks}
+    fields |= {"accuracy": {"box": {"ap": 0.51239}, "mask": None}, "engines": built(tmp_path)}
+    Verdict(variant=NAME, status="rejected", reason="zeros", **fields).write(tmp_path / f"engines/{NAME}/verify.json")
+    row = write_tables(tmp_path, [NAME])["rows"][0]
+    assert (row["status"], row["box_ap"], row["cosine"], "mask_ap" in row) == ("rejected", 0.5124, None, False)
+    assert "| 0.5124 |" in (tmp_path / "bench/table.md").read_text()
+    json.loads((tmp_path / "bench/table.json").read_text(), parse_constant=pytest.fail)
+
+
 @pytest.mark.parametrize("status", ["rejected", "failed"])
 def test_a_variant_that_did_not_pass_fails_the_command(tmp_path: Path, status: str) -> None:
     verdict(tmp_path, status, built(tmp_path))

@@ -7,7 +7,7 @@ from sam3_runtime.gpu_lock import hold_gpu
 from sam3_runtime.jobs import job
 from sam3_runtime.quantize.calibration_cache import open_cache
 
-with job(snakemake) as announce, hold_gpu(snakemake.config["build_gpus"], announce):
+with job(snakemake) as announce:
     build_engine(
         Path(snakemake.input.graph),
         Path(snakemake.output.engine),
@@ -24,4 +24,5 @@ with job(snakemake) as announce, hold_gpu(snakemake.config["build_gpus"], announ
         ),
         builder=snakemake.config["tensorrt_builder"],
         timing_cache=Path(snakemake.config["timing_cache"]),
+        hold=lambda: hold_gpu(snakemake.config["build_gpus"], announce),
     )

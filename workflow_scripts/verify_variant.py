@@ -12,6 +12,7 @@ with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce
         Path(snakemake.input.reference),
         snakemake.params.chosen["gate"],
         snakemake.params.chosen["device"],
+        Path(snakemake.input.accuracy) if snakemake.input.accuracy else None,
     )
     verdict.write(Path(snakemake.output.verdict))
     print(f"{verdict.status}: {verdict.reason}")

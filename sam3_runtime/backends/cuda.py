@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.backends.base import Array, DeviceArray
+from sam3_runtime.backends.host_room import SharedRoom
 from sam3_runtime.errors import EngineError
 
 ALIGNMENT = 256
@@ -91,6 +92,7 @@ class Cuda:
         self._blocks: dict[str, Block] = {}
         self._pinned: dict[str, _Pinned] = {}
         self._free_pinned: list[_Pinned] = []
+        self._room = SharedRoom()
         self._kernels: dict[str, Any] = {}
         self._module: Any = None
         with self.current():
@@ -190,7 +192,8 @@ class Cuda:
     def begin_fetch(self, array: CudaArray) -> Callable[[], Array]:
         """As :meth:`fetch`, of one array and later: the function that is returned waits, once, and gives the copy.
 
-        What is put on the stream afterwards may write ``array`` again.
+        What is put on the stream afterwards may write ``array`` again. The copies of what was begun together lie in one
+        block of memory, which lives as long as any of them.
         """
         place = next((n for n, pinned in enumerate(self._free_pinned) if len(pinned.array) >= array.nbytes), None)
         # Too small a buffer is let go where one is replaced, so that their number stays that of the largest need.
@@ -203,11 +206,13 @@ class Cuda:
         with self.current():
             self._driver.memcpy_dtoh_async(there, array.pointer, self._stream)
             pinned.event.record(self._stream)
+        room = self._room.reserve(array.nbytes)
 
         def finish() -> Array:
             buffer = held.pop()
             buffer.event.synchronize()
-            copied = there.copy()
+            copied = room().view(array.dtype).reshape(array.shape)
+            np.copyto(copied, there)
             self._free_pinned.append(buffer)
             return copied
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -90,12 +91,14 @@ def build_engine(
     calibration: CalibrationCache | None = None,
     builder: BuilderName = "auto",
     timing_cache: Path | None = None,
+    hold: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> EngineRecord:
     """Provide ``engine`` (a link into ``cache``) and its record beside it, building only what is not there.
 
     ``batch`` is the profile's largest; ``toolchain`` the key of a :class:`Toolchain`; ``announce`` is told how far a
-    long build is; the rest is TensorRT's: the scales of a calibrated engine, and the means that no engine differs by.
-    :class:`BuildError` names what the backend said.
+    long build is; ``hold`` is held while one is built, and what is there waits for nothing; the rest is TensorRT's: the
+    scales of a calibrated engine, and the means that no engine differs by. :class:`BuildError` names what the backend
+    said.
     """
     graph = read_graph(onnx)
     eight_bit = bool(graph.quantize or calibration)
@@ -116,7 +119,6 @@ def build_engine(
     key = digest_of(depends_on)[:32]
 
     def build(target: Path) -> EngineRecord:
-        started = time.monotonic()
         task = Task(
             graph=graph,
             path=onnx.resolve(),
@@ -130,9 +132,11 @@ def build_engine(
             builder=builder,
             timing_cache=timing_cache,
         )
-        built = _run(toolchain["backend"], task)
         quantize = "int8" if calibration else graph.quantize
-        return _record(graph, target, built, depends_on, quantize, key, batch, time.monotonic() - started)
+        with hold():
+            started = time.monotonic()
+            built = _run(toolchain["backend"], task)
+            return _record(graph, target, built, depends_on, quantize, key, batch, time.monotonic() - started)
 
     return provide(engine, key, cache, build)
 

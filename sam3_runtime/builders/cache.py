@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from sam3_runtime.config import EngineRecord
 from sam3_runtime.errors import RecordError
-from sam3_runtime.files import link_relatively, process_is_alive, sha256_of, write_atomically
+from sam3_runtime.files import link_relatively, remove_abandoned_parts, sha256_of, write_atomically
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def provide(engine: Path, key: str, cache: Path, build: Callable[[Path], EngineR
         if entry.is_whole():
             print(f"taken from the cache: {folder}")
         else:
-            _remove_abandoned(cache)
+            remove_abandoned_parts(cache)
             _build_entry(folder, engine.name, build)
         record, cached = entry.record, entry.engine
         if record is None or cached is None:
@@ -105,13 +105,6 @@ def _build_entry(folder: Path, name: str, build: Callable[[Path], EngineRecord])
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_abandoned(cache: Path) -> None:
-    for path in cache.glob(".*.part"):
-        pid = path.name.rsplit(".", 2)[1]
-        if pid.isdigit() and not process_is_alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def entries(cache: Path) -> list[Entry]:

@@ -15,9 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sam3_runtime.config import Layers
-
-UNKNOWN = "unknown"
+from sam3_runtime.config import UNKNOWN, Layers
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _TYPES = (
@@ -156,14 +154,6 @@ def _is_narrow(layers: list[Layer]) -> bool:
         if ends and "float32" not in ends and not layer.is_opaque:
             return True
     return False
-
-
-def eight_bit_share(layers: Layers) -> float | None:
-    """The share of the matrix work that is done in 8 bits, of what is known; nothing where too much is hidden."""
-    whole = sum(layers.work.values())
-    known = whole - layers.work.get(UNKNOWN, 0)
-    eight = layers.work.get("int8", 0) + layers.work.get("fp8", 0)
-    return eight / known if whole and known * 2 >= whole else None
 
 
 def report_layers(layers: Layers) -> list[str]:

@@ -16,7 +16,6 @@ from sam3_runtime.builders import Built, Task, tensorrt_python, trtexec
 from sam3_runtime.builders.inspector import (
     Layer,
     count_products,
-    eight_bit_share,
     parse_layers,
     read_layers,
     report_layers,
@@ -170,6 +169,6 @@ def _parse(inspected: str) -> list[Layer]:
 def _tell(task: Task, layers: Layers) -> None:
     for line in report_layers(layers):
         print(line, flush=True)
-    share = eight_bit_share(layers)
+    share = layers.eight_bit_share
     if (task.graph.quantize or task.calibration) and share is not None and share < _HALF:
         task.announce(f"{task.path.name}: WARNING: only {share:.0%} of its matrix work is done in 8 bits")

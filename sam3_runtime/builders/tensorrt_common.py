@@ -89,7 +89,7 @@ def prepare(flavour: Flavour, task: Task, flags: int) -> Workbench:
     Raises :class:`BuildError` with NVIDIA's own words and what to do.
     """
     trt = flavour.trt
-    _check_opset(flavour, task)
+    check_opset(task, flavour.newest_opset, f"the parser of {flavour.name} {flavour.version}")
     log = BuildLog()
     logger = make_logger(trt, log)
     try:
@@ -155,12 +155,11 @@ def build_network(flavour: Flavour, task: Task, configure: Callable[[Any], None]
     )
 
 
-def _check_opset(flavour: Flavour, task: Task) -> None:
+def check_opset(task: Task, newest: int, parser: str) -> None:
     """NVIDIA's parser takes an opset of any number and reads it as the newest that it knows: this does not."""
-    if task.graph.opset > flavour.newest_opset:
+    if task.graph.opset > newest:
         raise BuildError(
-            f"{task.path.name} is of ONNX opset {task.graph.opset}, and the parser of {flavour.name} "
-            f"{flavour.version} knows those up to {flavour.newest_opset}",
+            f"{task.path.name} is of ONNX opset {task.graph.opset}, and {parser} knows those up to {newest}",
             "export it again with this version of sam3-runtime, which writes opset 17 (fp8: 19)",
         )
 

@@ -17,6 +17,7 @@ from shutil import which
 from tempfile import TemporaryDirectory
 
 from sam3_runtime.builders import Task
+from sam3_runtime.builders.tensorrt_common import check_opset
 from sam3_runtime.builders.tensorrt_messages import BuildLog, OutOfMemory, build_error, is_out_of_memory
 from sam3_runtime.builders.tensorrt_progress import elapsed_time
 from sam3_runtime.builders.tensorrt_recipe import Recipe, command_line, mismatch
@@ -35,12 +36,7 @@ def build_engine(task: Task, recipe: Recipe, timings: TimingCache | None) -> tup
 
     Raises :class:`OutOfMemory` and other :class:`BuildError` in NVIDIA's words.
     """
-    if task.graph.opset > recipe.newest_opset:
-        raise BuildError(
-            f"{task.path.name} is of ONNX opset {task.graph.opset}, and trtexec of this TensorRT knows those up to "
-            f"{recipe.newest_opset}",
-            "export it again with this version of sam3-runtime, which writes opset 17 (fp8: 19)",
-        )
+    check_opset(task, recipe.newest_opset, "trtexec of this TensorRT")
     # A copy of the timings of its own, as it may be killed while it writes them; files as it wants them named.
     with TemporaryDirectory(prefix="sam3-trtexec-") as folder:
         layers, cache = Path(folder) / "layers.json", Path(folder) / "timing.cache"

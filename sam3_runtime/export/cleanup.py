@@ -31,7 +31,7 @@ FOLDED_ELEMENTS = 1 << 18
 # Control flow and look-ups that TensorRT runs badly or not at all; masks that stand between the products of an
 # attention and keep it from being fused; and what ought to have been a constant.
 _FORBIDDEN = (
-    "If Loop Scan Scatter ScatterND ScatterElements IsNaN IsInf RoiAlign NonZero Range Where Einsum GridSample "
+    "If Loop Scan Scatter ScatterND ScatterElements IsNaN IsInf RoiAlign NonZero Where Einsum GridSample "
     "Cos Dropout RandomNormal RandomNormalLike SequenceEmpty Trilu Tile OneHot"
 )
 FORBIDDEN = frozenset(_FORBIDDEN.split())

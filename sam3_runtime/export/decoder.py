@@ -1,11 +1,11 @@
 """The decoder for export: prompt tokens and image features to boxes, scores and the masks of the best queries.
 
-Rows are P prompts for one image (N = 1) or for P images (N = P). Features are never copied per prompt: image tokens
-are N until the first attention to the prompt makes them P. The presence token travels as row 0 of the queries to the
-end; its box is a dummy, and its position and box bias are zero. What the first decoder layer computes from weights
-alone is a constant. The masks' 1×1 convolution is applied to the queries instead of to the pixels, which is the same
-product and a thousandth of the work. Weights come from the sub-modules of ``Sam3Model``. Arithmetic on boxes is in
-modules of its own, as a float16 graph keeps it in float32 (``islands.py``).
+Rows are P prompts for one image (N = 1) or for P images (N = P). Features are never copied per prompt, but for the
+smallest map: its tokens are N in the first self-attention and repeated to P for what follows. The presence token
+travels as row 0 of the queries to the end; its box is a dummy, and its position and box bias are zero. What the first
+decoder layer computes from weights alone is a constant. The masks' 1×1 convolution is applied to the queries instead of
+to the pixels, which is the same product and a thousandth of the work. Weights come from the sub-modules of
+``Sam3Model``. Arithmetic on boxes is in modules of its own, as a float16 graph keeps it in float32 (``islands.py``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sam3_runtime.export.layers import (
     add,
     additive_mask,
     gather_rows,
+    repeated,
     reshape,
 )
 
@@ -71,12 +72,14 @@ class EncoderLayer(nn.Module):
         self.norm3: nn.LayerNorm = source.layer_norm3
         self.mlp: nn.Module = source.mlp
 
-    def forward(self, x: Tensor, position: Tensor, prompt: Tensor, bias: Tensor, rows: Rows) -> Tensor:
-        """``x`` is [N or P, T, C]; the result is [P, T, C]."""
+    def forward(self, x: Tensor, position: Tensor, prompt: Tensor, bias: Tensor, is_repeated: bool) -> Tensor:
+        """``x`` is [P, T, C], or [N, T, C] where it is not yet repeated; the result is [P, T, C]."""
         normed = self.norm1(x)
         placed = normed + position
         x = x + self.self_attn(placed, placed, normed)
-        x = add(x, self.cross_attn(self.norm2(x), prompt, prompt, bias, rows), rows)
+        if not is_repeated:
+            x = repeated(x, prompt)
+        x = x + self.cross_attn(self.norm2(x), prompt, prompt, bias)
         out: Tensor = x + self.mlp(self.norm3(x))
         return out
 
@@ -272,8 +275,8 @@ class Decoder(nn.Module):
         bias = additive_mask(prompt_mask, prompt_features.dtype)
         image = reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
-        for layer in self.encoder:
-            image = layer(image, position, prompt_features, bias, rows)
+        for depth, layer in enumerate(self.encoder):
+            image = layer(image, position, prompt_features, bias, is_repeated=depth > 0)
         x, boxes = self.decoder(image, position, prompt_features, bias)
         presence = self.presence_head(self.presence_norm(x[:, 0])).clamp(-self.presence_limit, self.presence_limit)
         all_queries = self.decoder.norm(x[:, 1:])

@@ -1,9 +1,9 @@
 """Building blocks of the exported modules: attention in the form that is asked for, and a few ONNX operators.
 
-Three operators are written into the graph as they are, because PyTorch's own trace says too much: a Reshape whose
-zeros keep a dimension (no arithmetic on shapes in the graph), and MatMul and Add that broadcast N against P rows
-(PyTorch's tracer would insist that N equals P). Outside a trace they are ordinary PyTorch. Nothing here knows SAM3's
-parts. Masks are additive and finite in float16.
+Some operators are written into the graph as they are, because PyTorch's own trace says too much: a Reshape whose zeros
+keep a dimension (no arithmetic on shapes in the graph), a Gather that makes N rows P, and MatMul and Add that broadcast
+N or 1 against P rows (PyTorch's tracer would insist that N equals P). Outside a trace they are ordinary PyTorch.
+Nothing here knows SAM3's parts. Masks are additive and finite in float16.
 """
 
 from __future__ import annotations
@@ -57,6 +57,26 @@ def add(a: Tensor, b: Tensor, rows: Rows) -> Tensor:
     if not torch.compiler.is_exporting():
         return a + b
     return _operator("Add", (a, b), (rows, *_broadcast(a.shape[1:], b.shape[1:])))
+
+
+def repeated(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` [N, …] as [P, …], P being the rows of ``like``: row i of many, or the only one P times.
+
+    A Gather, because its result has P rows by name. Where N rows meet P rows in a product instead, TensorRT 8.6 cannot
+    compile one kernel for what lies around it: no attention is fused, and running N = 1 after N = P fails.
+    """
+    if not torch.compiler.is_exporting():
+        return x[torch.arange(like.shape[0], device=x.device).clamp(max=x.shape[0] - 1)]
+    first, step = torch.tensor(0), torch.tensor(1)
+    index = _operator("Range", (first, _count_rows(like), step), (like.shape[0],))
+    index = torch.minimum(index, _count_rows(x) - 1)
+    return _operator("Gather", (x, index), (like.shape[0], *x.shape[1:]), axis=0)
+
+
+def _count_rows(x: Tensor) -> Tensor:
+    # TensorRT 8.6 overlooks the first and last dimension that a Shape may be asked for.
+    sizes: Tensor = torch.onnx.ops.symbolic("Shape", (x,), {}, dtype=torch.int64, shape=(x.dim(),))
+    return _operator("Gather", (sizes, torch.tensor(0)), (), axis=0)
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:

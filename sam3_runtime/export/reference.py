@@ -104,7 +104,7 @@ class _Asker:
 
     def __init__(self, lock: CheckpointLock, resolution: int, least: float) -> None:
         self.model: Any = load_model(lock, resolution)
-        self.processor = _processor(lock, resolution)
+        self.processor = make_processor(lock, resolution)
         self.least = least
         self.index: Arrays = {}
         self.sampled: Arrays = {}
@@ -198,7 +198,8 @@ class _Asker:
         }
 
 
-def _processor(lock: CheckpointLock, resolution: int) -> Any:
+def make_processor(lock: CheckpointLock, resolution: int) -> Any:
+    """transformers' processor of the checkpoint, for pictures of any size."""
     folder = tokenizer_folder(lock)
     tokenizer = small_tokenizer() if folder is None else transformers.AutoTokenizer.from_pretrained(str(folder))
     size = {"height": resolution, "width": resolution}

@@ -9,7 +9,6 @@ import pytest
 
 from sam3_runtime.builders.inspector import (
     count_products,
-    eight_bit_share,
     parse_layers,
     read_layers,
     report_layers,
@@ -68,14 +67,14 @@ def test_what_86_shows_and_what_it_hides() -> None:
     assert found.work == {"int8": 9, "unknown": 141}
     assert (found.attention, found.reformats, found.opaque) == (0, 1, 1)
     assert found.narrowed == ("Mul",)
-    assert eight_bit_share(found) is None
+    assert found.eight_bit_share is None
 
 
 def test_what_10_shows() -> None:
     found = read(TEN)
     assert found.work == {"float16": 41, "int8": 100, "unknown": 9}
     assert found.attention == 1
-    assert eight_bit_share(found) == pytest.approx(100 / 141)
+    assert found.eight_bit_share == pytest.approx(100 / 141)
     assert count_products(parse_layers(json.dumps({"Layers": TEN})), PRODUCTS) == {
         "float16": 3,
         "int8": 1,

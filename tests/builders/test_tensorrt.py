@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -343,7 +344,17 @@ def test_a_failed_build_leaves_nothing_and_the_record_tells_how_it_was_built(
     assert not list(cache.glob("*.part"))
     assert not (tmp_path / "timing.cache").exists()
     module._told.on_build = lambda *_: True
-    record = build_engine(graph, engine, **options)
+    held: list[Path] = []
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        held.append(engine)
+        yield
+
+    record = build_engine(graph, engine, **options, hold=hold)
+    engine.unlink()
+    assert build_engine(graph, engine, **options, hold=hold) == record
+    assert held == [engine], "what is in the cache waits for no GPU"
     assert record.toolchain.gpu == "NVIDIA H200"
     assert record.profile["n"] == (1, 2, 27)
     assert record.layers is not None

@@ -49,6 +49,7 @@ def test_graph_is_clean(graph_path: Any, part: PartName) -> None:
     operators = {node.op_type for node in model.graph.node}
     assert not operators & FORBIDDEN
     assert not operators & {"Sin"} or part in ("geometry-encoder", "decoder")
+    assert [node.op_type for node in model.graph.node].count("Range") == (part == "decoder"), "it repeats N rows to P"
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
     produced = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:

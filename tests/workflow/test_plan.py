@@ -49,6 +49,16 @@ def test_a_resolution_more_is_three_exports_one_reference_and_three_builds(built
     }
 
 
+def test_a_data_set_is_one_reference_a_resolution_and_a_measurement_a_variant(fresh: WorkFolder) -> None:
+    (fresh.path / "annotations.json").write_text("{}")  # read by jobs, not by plans
+    variants = [{"resolution": [224, 182], "queries": [50, 200]}]
+    fresh.write(variants=variants, accuracy={"annotations": "annotations.json"})
+    planned = fresh.planned("verify_all", "accuracy_all")
+    assert (planned["compute_reference"], planned["compute_accuracy"]) == (2, 2)
+    assert (planned["verify_variant"], planned["evaluate_variant"]) == (4, 4)
+    assert "compute_accuracy" not in fresh.planned("build_all")
+
+
 def test_more_queries_share_three_engines(built: WorkFolder) -> None:
     built.write(variants=[{"queries": [50, 200], "resolution": 224}])
     assert built.planned() == {"export_decoder": 1, "build_decoder": 1, **ONE_VARIANT}

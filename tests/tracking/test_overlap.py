@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.overlap import box_overlaps, mask_overlaps, silhouettes
 from sam3_runtime.postprocess import PackedMasks
+from sam3_runtime.tracking.overlap import box_overlaps, mask_overlaps, silhouettes
 
 SIZE = (90, 150)
 

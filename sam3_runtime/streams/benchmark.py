@@ -1,7 +1,7 @@
 """Measures a run over several sources, nothing written: frames a second, latency, how busy the GPU is, and how much the
 rounds take beside what their engines take alone.
 
-The run is :class:`sam3_runtime.flow.Flow` itself, over files that begin again at their end. After a warm-up it is
+The run is :class:`Flow` itself, over files that begin again at their end. After a warm-up it is
 watched for so many frames of each camera. Every call of an engine is counted by the shapes of its inputs; afterwards
 each kind is timed alone with inputs that it had. Knows no backend; docs/measuring.md says what each number has in it.
 """
@@ -22,15 +22,15 @@ from typing import Any
 
 from sam3_runtime.backends.base import AnyArray, Engine
 from sam3_runtime.batches import Take
-from sam3_runtime.cameras import Frames, Problem, Source, find_sources
 from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.errors import SourceError
-from sam3_runtime.flow import Flow, FlowSettings
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.gpus import find_gpu
 from sam3_runtime.measurements import EngineCalls, Reading, StreamBench, latency, shareable, stable
 from sam3_runtime.memory import process_mib
 from sam3_runtime.postprocess import Detections
+from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources
+from sam3_runtime.streams.flow import Flow, FlowSettings
 from sam3_runtime.toolchain import device_name
 
 _Shape = tuple[tuple[str, int], ...]

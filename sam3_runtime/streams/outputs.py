@@ -25,13 +25,13 @@ import numpy as np
 from typing_extensions import Self
 
 from sam3_runtime.banks import ClassInfo
-from sam3_runtime.cameras import Source
-from sam3_runtime.coco import CocoFile
 from sam3_runtime.errors import OutputError
 from sam3_runtime.files import temporary_name
-from sam3_runtime.flow import Result
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, draw, reported, write_picture
+from sam3_runtime.streams.cameras import Source
+from sam3_runtime.streams.coco_results import CocoFile
+from sam3_runtime.streams.flow import Result
 
 KINDS = ("video", "images", "jsonl", "coco")
 _LONGEST_GAP = 2.0  # seconds of a video for which one frame is shown in place of those that were dropped

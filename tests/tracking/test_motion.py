@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.motion import MOTION, begin, boxes_of, correct, doubt, held, predict
+from sam3_runtime.tracking.motion import MOTION, begin, boxes_of, correct, doubt, held, predict
 
 BOX = np.array([[100.0, 50.0, 140.0, 110.0]])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.postprocess import Detections, PackedMasks
-from sam3_runtime.tracking import NO_TRACK, Tracker, TrackError, TrackSettings
+from sam3_runtime.tracking.tracker import NO_TRACK, Tracker, TrackError, TrackSettings
 
 SIZE = (200, 300)
 FPS = 25.0

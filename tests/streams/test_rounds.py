@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from sam3_runtime.rounds import Channel, Inbox
+from sam3_runtime.streams.rounds import Channel, Inbox
 from tests.streaming import within
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.summaries import COLUMNS, Durations, RunSummary, Tally, rows_of
+from sam3_runtime.streams.summaries import COLUMNS, Durations, RunSummary, Tally, rows_of
 
 
 @pytest.mark.parametrize("percent", [1, 50, 95, 99, 100])

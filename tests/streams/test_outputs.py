@@ -13,12 +13,12 @@ import pytest
 from pycocotools.coco import COCO
 
 from sam3_runtime import sinks
-from sam3_runtime.cameras import Source
 from sam3_runtime.errors import OutputError
-from sam3_runtime.flow import Result, stream
-from sam3_runtime.outputs import KINDS, Outputs, check_output, fitted
 from sam3_runtime.postprocess import rle_to_mask
 from sam3_runtime.sources import load_image, read_video
+from sam3_runtime.streams.cameras import Source
+from sam3_runtime.streams.flow import Result, stream
+from sam3_runtime.streams.outputs import KINDS, Outputs, check_output, fitted
 from tests.streaming import CLASSES, Listed, Seeing, camera, found, nothing, picture, threads_of_runs, within
 from tests.test_sources import write_video
 
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 
 
 def test_no_source_is_overwritten(tmp_path: Path) -> None:
-    from sam3_runtime.cameras import find_sources
+    from sam3_runtime.streams.cameras import find_sources
 
     video = write_video(tmp_path / "clip.avi", 2).rename(tmp_path / "clip.mp4")
     for specs in ([video], [result_picture(tmp_path / "shop/00000000.jpg").parent]):

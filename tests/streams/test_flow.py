@@ -15,13 +15,13 @@ import pytest
 import sam3_runtime
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.batches import Take
-from sam3_runtime.cameras import Source
 from sam3_runtime.errors import EngineError, SourceError
-from sam3_runtime.flow import Flow, FlowSettings, Result, Rounds, stream
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.preprocess import Image
-from sam3_runtime.readers import LiveSettings
+from sam3_runtime.streams.cameras import Source
+from sam3_runtime.streams.flow import Flow, FlowSettings, Result, Rounds, stream
+from sam3_runtime.streams.readers import LiveSettings
 from sam3_runtime.variants import Variant
 from tests.streaming import CLASSES, Capture, Clock, Listed, Seeing, camera, picture, threads_of_runs, within
 

@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from sam3_runtime.cameras import Source, find_sources
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
-from sam3_runtime.readers import Frame, LiveSettings, Readers, Tell
-from sam3_runtime.rounds import Channel, Inbox
-from sam3_runtime.summaries import RunSummary, Tally
-from sam3_runtime.tracking import Tracker, TrackSettings
+from sam3_runtime.streams.cameras import Source, find_sources
+from sam3_runtime.streams.readers import Frame, LiveSettings, Readers, Tell
+from sam3_runtime.streams.rounds import Channel, Inbox
+from sam3_runtime.streams.summaries import RunSummary, Tally
+from sam3_runtime.tracking.tracker import Tracker, TrackSettings
 
 Rounds = Generator[list[list[Detections]], None, None]
 
@@ -85,7 +85,7 @@ def stream(
 ) -> Iterator[Result]:
     """Detect on every frame of ``sources``, and give the results as they come: in order for each source.
 
-    ``sources`` are what :func:`sam3_runtime.cameras.find_sources` takes. ``track`` gives detections identities.
+    ``sources`` are what :func:`sam3_runtime.streams.cameras.find_sources` takes. ``track`` gives detections identities.
     ``tell`` gets messages about sources that fail. :class:`Flow` is the same with a summary, and can be asked to stop.
 
     Raises :class:`SourceError` where a source names nothing, and whatever the detector raises. A file that cannot be

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from sam3_runtime.banks import Bank
-from sam3_runtime.benchmark_stream import CountedEngine, Repeated, benchmark_stream
-from sam3_runtime.benchmark_stream_text import markdown
 from sam3_runtime.errors import SourceError
 from sam3_runtime.measurements import Clocks, DeviceMemory, Reading, StreamBench
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.streams.benchmark import CountedEngine, Repeated, benchmark_stream
+from sam3_runtime.streams.benchmark_text import markdown
 from tests.streaming import Listed, picture, within
 from tests.test_cli import run
 from tests.test_cli_infer import clip

@@ -1,0 +1,235 @@
+"""Measures what resolution, queries and precision cost the demo's checkpoint, and writes docs/accuracy.md.
+
+    python -m demo.accuracy                        builds, measures on 500 held-out scenes, writes the JSON and the page
+    python -m demo.accuracy --backend tensorrt     the same on the GPU of this machine
+    python -m demo.accuracy --page                 the page alone, from docs/results/accuracy-*.json
+
+What `make accuracy` runs. One thing is varied at a time from 336 pixels, 200 queries and floating point. Each algorithm
+of INT8 is a work folder of its own in demo/work/accuracy/, as it is a setting of one; done again, only what changed is
+built and measured. A variant that its gate rejects is measured like the others, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from demo.run import show
+from sam3_runtime.cli_evaluate import Evaluation, evaluate
+from sam3_runtime.config import EngineRecord, Verdict
+from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.errors import RecordError, Sam3Error
+from sam3_runtime.files import write_atomically
+from sam3_runtime.measurements import BenchResult
+from sam3_runtime.report_text import grid
+from sam3_runtime.settings import Algorithm
+from sam3_runtime.variants import Variant
+
+DEMO = Path(__file__).resolve().parent
+PROJECT = DEMO.parent
+WORK = DEMO / "work/accuracy"
+RESULTS = PROJECT / "docs/results"
+PAGE = PROJECT / "docs/accuracy.md"
+LOG = "accuracy.log"
+SCENES = 500
+BATCH = 4
+BASE = Variant(BATCH, 200, 336)
+FLOATS = [
+    BASE,
+    *(Variant(BATCH, 200, resolution) for resolution in (280, 224, 168)),
+    *(Variant(BATCH, queries, 336) for queries in (50, 20)),
+]
+INT8 = Variant(BATCH, 200, 336, "int8")
+PROMPTS = ["red circle", "blue square", "star", "green object"]  # that speed is measured with
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def measure(backend: str, checkpoint: Path, scenes: int) -> Path:
+    """Build and measure everything with ``backend``, and write its JSON, whose path is returned."""
+    annotations = _write_scenes(scenes)
+    rows: list[dict[str, Any]] = []
+    for algorithm in get_args(Algorithm):
+        plain = algorithm == get_args(Algorithm)[0]
+        variants = [*FLOATS, INT8] if plain else [INT8]
+        folder = WORK / backend / algorithm
+        _snakemake(folder, _settings(backend, checkpoint, annotations, algorithm, variants))
+        rows += [_row(folder, variant, algorithm) for variant in variants]
+        if plain:
+            boxes = _by_boxes(folder / "engines" / BASE.name, annotations, folder / "accuracy/boxes.json")
+    first = Evaluation.model_validate(rows[0]["evaluation"])
+    found = {"device": first.device, "rows": rows, "boxes": boxes.model_dump(mode="json")}
+    place = backend if backend == "onnxruntime" else f"{backend}-{first.device}"
+    target = RESULTS / f"accuracy-{re.sub(r'[^a-z0-9]+', '-', place.lower()).strip('-')}.json"
+    write_atomically(target, (json.dumps(found, indent=1) + "\n").encode())
+    return target
+
+
+def _write_scenes(count: int) -> Path:
+    annotations = DEMO / f"work/scenes-{count}/annotations.json"
+    if not annotations.is_file():
+        command = [sys.executable, "-m", "demo.scenes", str(annotations.parent), "--count", str(count)]
+        show(*command)
+        subprocess.run(command, cwd=PROJECT, check=True)
+    return annotations
+
+
+def _settings(
+    backend: str, checkpoint: Path, annotations: Path, algorithm: str, variants: Sequence[Variant]
+) -> dict[str, Any]:
+    pictures = str(annotations.parent / "images")
+    return {
+        "model": {"checkpoint": str(checkpoint)},
+        "backend": backend,
+        "build": {"cache": str(WORK / backend / "cache")},
+        "variants": [
+            {"batch": v.batch, "queries": v.queries, "resolution": v.resolution, "quantize": v.quantize}
+            for v in variants
+        ],
+        "accuracy": {"annotations": str(annotations)},
+        "calibration": {"algorithm": algorithm, "source": pictures, "frames": 50},
+        "bench": {"source": [pictures], "prompts": PROMPTS, "cameras": [1], "parts": False},
+    }
+
+
+def _snakemake(folder: Path, settings: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "variants.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    shown = str(folder.relative_to(PROJECT))
+    command = [sys.executable, "-msnakemake", "bench_all", "accuracy_all", "--directory", shown]
+    show(*command)
+    # A rejected variant ends this with an error, and is measured all the same: what is missing is seen below.
+    with open(folder / LOG, "w", encoding="utf-8") as log:
+        subprocess.run(command, cwd=PROJECT, check=False, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _row(folder: Path, variant: Variant, algorithm: str) -> dict[str, Any]:
+    """One variant: its accuracy, what its gate says, and its speed."""
+    directory = folder / "engines" / variant.name
+    try:
+        evaluation = Evaluation.read(folder / "accuracy" / f"{variant.name}.json")
+        verdict = Verdict.read(directory / "verify.json")
+        bench = BenchResult.read(folder / "bench" / f"{variant.name}.json")
+        records = [EngineRecord.read(directory / f"{part}.engine.json") for part in PART_NAMES]
+    except RecordError as error:
+        raise RecordError(
+            f"{variant.name} was not measured: {error.message}", f"{folder / LOG} has what Snakemake said"
+        ) from None
+    rounds = bench.cameras[0]
+    return {
+        "variant": variant.name,
+        "precision": "+".join(sorted({one.quantize or one.precision for one in records})),
+        "algorithm": algorithm if variant.suffix else None,
+        "status": verdict.status,
+        "ms": rounds.end_to_end.median,
+        "stable": rounds.stable,
+        "prompts": bench.prompts,
+        "version": bench.toolchain.version,
+        "evaluation": evaluation.model_dump(mode="json"),
+    }
+
+
+def _by_boxes(directory: Path, annotations: Path, file: Path) -> Evaluation:
+    """The base variant asked by example boxes, unless these very engines were."""
+    digests = {part: EngineRecord.read(directory / f"{part}.engine.json").sha256 for part in PART_NAMES}
+    if file.is_file() and Evaluation.read(file).engines == digests:
+        return Evaluation.read(file)
+    show("sam3-runtime", "evaluate", directory.name, annotations.name, "--prompts", "boxes")
+    return evaluate(directory, annotations, prompts="boxes", output=file)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def page(files: Sequence[Path]) -> str:
+    """``docs/accuracy.md`` from the JSON of each machine."""
+    parts = [_HEAD]
+    for file in files:
+        found = json.loads(file.read_bytes())
+        parts += _section(found)
+    return "\n\n".join(parts) + "\n"
+
+
+_HEAD = """# Accuracy: what resolution, queries and precision cost
+
+Generated by `make accuracy` from `results/accuracy-*.json`; do not edit. The demo's checkpoint on held-out scenes; one
+thing is varied at a time. AP is COCO's, the mean over phrases and over IoU 0.5 to 0.95; `small` is box AP of things
+below 32² pixels. cgF1 is SAM 3's. False alarms are absent phrases for which something scores above the threshold, as a
+share of such prompts and of pictures. `ms` is the median of a picture, from preprocessing to masks. `verdict` is the
+gate's, by its limits for float or 8 bits, on the first pictures. [Evaluating](evaluation.md) says how to measure your
+own data so."""
+
+
+def _section(found: dict[str, Any]) -> Iterator[str]:
+    rows = found["rows"]
+    first = Evaluation.model_validate(rows[0]["evaluation"])
+    yield f"## {first.backend} {rows[0]['version']} on {found['device']}"
+    yield (
+        f"{first.images} scenes, {first.accuracy.pairs} prompts of {first.phrases} phrases, "
+        f"{first.accuracy.instances} instances; threshold {first.accuracy.threshold:g}; `ms` with {rows[0]['prompts']} "
+        f"prompts; checkpoint {first.checkpoint} ({first.checkpoint_digest[:12]}); {first.date}"
+    )
+    shown = [_shown(row) for row in rows]
+    yield grid(shown, list(shown[0]))
+    boxes = Evaluation.model_validate(found["boxes"])
+    yield (
+        f"By one example box on the same picture instead of words ({boxes.variant}, {boxes.accuracy.pairs} prompts): "
+        f"box AP {_number(boxes.accuracy.box.ap)}, AP50 {_number(boxes.accuracy.box.ap50)}, "
+        f"mask AP {_number(boxes.accuracy.mask.ap if boxes.accuracy.mask else None)}."
+    )
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    found = Evaluation.model_validate(row["evaluation"]).accuracy
+    alarms = found.false_alarms
+    return {
+        "variant": row["variant"],
+        "precision": f"{row['precision']} ({row['algorithm']})" if row["algorithm"] else row["precision"],
+        "box AP": _number(found.box.ap),
+        "AP50": _number(found.box.ap50),
+        "small": _number(found.box.small),
+        "mask AP": _number(found.mask.ap if found.mask else None),
+        "cgF1": _number(found.concept.cgf1, 1),
+        "false alarms": f"{_percent(alarms.share)} / {_percent(alarms.image_share)}",
+        "ms": f"{row['ms']:.1f}" + ("" if row["stable"] else " (unstable)"),
+        "verdict": row["status"],
+    }
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value * 100:.1f} %"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=("onnxruntime", "tensorrt", "tensorrt-rtx"), default="onnxruntime")
+    parser.add_argument("--checkpoint", type=Path, default=DEMO / "checkpoint")
+    parser.add_argument("--scenes", type=int, default=SCENES)
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    try:
+        if not arguments.page:
+            print(f"wrote {measure(arguments.backend, arguments.checkpoint.resolve(), arguments.scenes)}")
+    except Sam3Error as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    write_atomically(PAGE, page(sorted(RESULTS.glob("accuracy-*.json"))).encode())
+    print(f"wrote {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""Trains the demo's small SAM3 from scratch on scenes that it makes.
+
+    python -m demo.train RUN --total-minutes 60 --minutes 25      one stretch; done again, the next one goes on
+    torchrun --nproc-per-node 4 -m demo.train RUN ...             the same on several GPUs, each with its own images
+    python -m demo.train RUN --minutes 0 --write demo/checkpoint  the checkpoint, from the averaged weights
+
+RUN holds ``state/`` (what the next stretch goes on from) and ``log.jsonl`` (losses, speed, and a check on held-out
+questions now and then). The learning rate falls to nothing over ``--total-minutes`` of training, whatever they are cut
+into, so a run is finished when these are over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from demo import checkpoint
+from demo.scenes import HELD_OUT
+from demo.train_check import check
+from demo.train_data import PIXEL_CLASSES, VOCABULARY, Batch, ask, build
+from demo.train_feed import Feeder, loader
+from demo.train_losses import losses, total
+from demo.train_model import Trainee
+from demo.train_state import Clock, Progress, average, learning_rate, read_state, write_state
+from sam3_runtime.errors import Sam3Error
+
+MANY = 100  # queries of the one-to-many group
+_LOG_EVERY, _AGREE_EVERY = 50, 10  # steps
+_CLIP = 5.0  # norm of the gradient
+_DECAY = 0.02  # weight decay of matrices
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``images`` are of one process; ``minutes`` of this stretch, ``total_minutes`` of all."""
+
+    run: Path
+    resume: Path
+    minutes: float = 25.0
+    total_minutes: float = 60.0
+    images: int = 64
+    workers: int = 12
+    rate: float = 8e-4
+    check_minutes: float = 3.0
+    check_images: int = 64
+    compile: bool = False
+    write: Path | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process trains: one of ``count``, on ``device``."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def new_trainee() -> Trainee:
+    """The architecture of ``demo/checkpoint.py``, about to learn."""
+    from transformers import Sam3Model
+
+    from sam3_runtime.export.tokenizer import small_tokenizer
+
+    config = checkpoint.config()
+    length = config.text_config.max_position_embeddings
+    tokens = small_tokenizer()(list(VOCABULARY), padding="max_length", max_length=length, return_tensors="pt")
+    return Trainee(Sam3Model(config), tokens.input_ids, tokens.attention_mask, MANY, sum(PIXEL_CLASSES))
+
+
+def new_optimizer(trainee: Trainee, fused: bool) -> torch.optim.AdamW:
+    learning = [(name, p) for name, p in trainee.named_parameters() if p.requires_grad]
+    plain = [p for name, p in learning if p.dim() < 2 or "embed" in name or "points" in name]
+    matrices = [p for name, p in learning if not (p.dim() < 2 or "embed" in name or "points" in name)]
+    groups: list[dict[str, Any]] = [{"params": plain, "weight_decay": 0.0}, {"params": matrices}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=_DECAY, fused=fused)
+
+
+class Trainer:
+    """One process's model, averaged model and optimiser."""
+
+    def __init__(self, place: Place, rate: float) -> None:
+        torch.manual_seed(0)  # every process begins with the same weights
+        self.place, self.rate = place, rate
+        kind = place.device.type
+        self.trainee = new_trainee().to(place.device)
+        if kind == "cuda":
+            self.trainee = self.trainee.to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.trainee).requires_grad_(False).eval()
+        self.optimizer = new_optimizer(self.trainee, fused=kind == "cuda")
+        self.learning = [p for p in self.trainee.parameters() if p.requires_grad]
+        self.autocast = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+    def step(self, batch: Batch, number: int, fraction: float) -> dict[str, Tensor]:
+        """Learn from a batch; the losses by name, on the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.rate, number, fraction)
+        self.trainee.train()
+        with self.autocast:
+            parts = losses(self.trainee, self.trainee(*batch.inputs()), batch)
+        loss = total(parts)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if self.place.count > 1:
+            self._average_gradients()
+        norm = nn.utils.clip_grad_norm_(self.learning, _CLIP)
+        self.optimizer.step()
+        average(self.averaged, self.trainee, number)
+        return {name: value.detach() for name, value in parts.items()} | {"loss": loss.detach(), "norm": norm}
+
+    def _average_gradients(self) -> None:
+        gradients = [p.grad for p in self.learning if p.grad is not None]  # the same ones in every process
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.place.count
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def train(settings: Settings, place: Place) -> None:
+    """One stretch, from the state in ``settings.resume`` where there is one."""
+    trainer = Trainer(place, settings.rate)
+    progress = Progress()
+    if (settings.resume / "state").is_dir():
+        progress = read_state(settings.resume / "state", trainer.trainee, trainer.averaged, trainer.optimizer)
+        say(place, f"goes on from step {progress.step}, {progress.seconds / 60:.1f} minutes trained")
+    progress.stretch += 1
+    if settings.compile:
+        compile_layers(trainer.trainee)
+    patch = trainer.trainee.patch
+    held_out = build(
+        ask(np.random.default_rng(HELD_OUT), settings.check_images), place.device, 336, 336 // patch, jitter=0
+    )
+    questions = loader(settings.images, settings.workers, place.rank, progress.stretch)
+    feeder = Feeder(questions, place.device, patch, progress.step)
+    log = Log(settings, place)
+    clock = Clock(settings.minutes, settings.total_minutes, progress.seconds, place.count)
+    checked = clock.seconds
+    while not clock.over:
+        parts = trainer.step(feeder.take(), progress.step, clock.fraction)
+        feeder.prepare()
+        progress.step += 1
+        if place.count == 1 or progress.step % _AGREE_EVERY == 0:
+            clock.agree()
+            progress.seconds = clock.seconds
+        log.add(parts, progress, clock, feeder, trainer.optimizer.param_groups[0]["lr"])
+        if clock.seconds - checked > settings.check_minutes * 60:
+            checked = clock.seconds
+            if place.first:
+                keep(settings, trainer, progress, held_out, log)
+    if place.first:
+        keep(settings, trainer, progress, held_out, log)
+
+
+def keep(settings: Settings, trainer: Trainer, progress: Progress, held_out: Batch, log: Log) -> None:
+    """Check the averaged weights, and write the state."""
+    with trainer.autocast:
+        log.write({"step": progress.step, "minutes": round(progress.seconds / 60, 2)}
+                  | {"check": check(trainer.averaged, [held_out])})  # fmt: skip
+    write_state(settings.run / "state", progress, trainer.trainee, trainer.averaged, trainer.optimizer)
+
+
+class Log:
+    """``log.jsonl``: one JSON object a line, means over the steps since the last."""
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        self.file, self.images, self.place = settings.run / "log.jsonl", settings.images * place.count, place
+        self.parts: list[dict[str, Tensor]] = []
+        self.since, self.waited = time.monotonic(), 0.0
+        before = settings.resume / "log.jsonl"
+        if place.first and before != self.file and before.is_file() and not self.file.is_file():
+            self.file.write_bytes(before.read_bytes())
+
+    def add(self, parts: dict[str, Tensor], progress: Progress, clock: Clock, feeder: Feeder, rate: float) -> None:
+        self.parts.append(parts)
+        if progress.step % _LOG_EVERY:
+            return
+        names = list(self.parts[0])
+        means = torch.stack([torch.stack(list(one.values())) for one in self.parts]).mean(0).tolist()
+        now = time.monotonic()
+        spent, waited = now - self.since, feeder.waited - self.waited
+        self.write(
+            {"step": progress.step, "minutes": round(clock.seconds / 60, 2), "rate": rate}
+            | {name: round(mean, 5) for name, mean in zip(names, means, strict=True)}
+            | {"images_per_s": round(len(self.parts) * self.images / spent, 1), "waiting": round(waited / spent, 3)}
+        )
+        self.parts, self.since, self.waited = [], now, feeder.waited
+
+    def write(self, line: dict[str, Any]) -> None:
+        if self.place.first:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+
+
+def compile_layers(trainee: Trainee) -> None:
+    """Compile each kind of layer; every resolution is another program."""
+    torch._dynamo.config.recompile_limit = 64
+    sam3 = trainee.sam3
+    for layers in (sam3.vision_encoder.backbone.layers, sam3.detr_encoder.layers, sam3.detr_decoder.layers):
+        for layer in layers:
+            layer.compile(dynamic=False)
+
+
+def write_checkpoint(settings: Settings, folder: Path) -> None:
+    """Write the averaged weights as a checkpoint, in float16 (they are read as float32)."""
+    trainee, averaged = new_trainee(), new_trainee()
+    progress = read_state(settings.resume / "state", trainee, averaged)
+    checkpoint.write(averaged.sam3.half(), folder)
+    print(f"wrote {folder}: {progress.step} steps, {progress.seconds / 60:.1f} minutes")
+
+
+def say(place: Place, text: str) -> None:
+    if place.first:
+        print(text, flush=True)
+
+
+def find_place() -> Place:
+    """The process's place, from ``torchrun``'s variables where it was started so."""
+    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it has no gradient for an additive mask
+        torch.set_float32_matmul_precision("high")
+    if count > 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    return Place(rank, count, device)
+
+
+def parse() -> Settings:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--resume", type=Path, help="the folder of an earlier stretch, RUN itself where left out")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of this stretch")
+    parser.add_argument("--total-minutes", type=float, default=60.0, help="of all stretches")
+    parser.add_argument("--images", type=int, default=64, help="a step and process; six prompts each")
+    parser.add_argument("--workers", type=int, default=12, help="processes that draw scenes, a process that trains")
+    parser.add_argument("--rate", type=float, default=8e-4, help="the highest learning rate")
+    parser.add_argument("--check-minutes", type=float, default=3.0, help="between checks, each of which saves")
+    parser.add_argument("--check-images", type=int, default=64, help="held-out images of a check")
+    parser.add_argument("--compile", action="store_true", help="compile the layers; takes minutes before it gains")
+    parser.add_argument("--write", type=Path, help="write the checkpoint into this folder at the end")
+    given = vars(parser.parse_args())
+    given["resume"] = given["resume"] or given["run"]
+    return Settings(**given)
+
+
+def main() -> None:
+    settings = parse()
+    place = find_place()
+    try:
+        if settings.minutes > 0:
+            train(settings, place)
+        if settings.write is not None and place.first:
+            write_checkpoint(settings, settings.write)
+    except Sam3Error as error:
+        sys.exit(f"Error: {error}")
+    finally:
+        if place.count > 1:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

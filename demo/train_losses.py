@@ -1,0 +1,149 @@
+"""The losses: class, presence and box at every decoder layer, masks of what is matched, and what is asked per pixel.
+
+Classes are learnt by quality focal loss: the target of a matched query's score is the IoU of its box, so that scores
+rank detections by how good they are, which is what AP rewards. Rows that name nothing teach presence above all: there
+the class loss weighs little, as a query need only tell things apart in images that hold what was asked (the two are
+multiplied). Answers come in float32, and losses are: only the product that makes the masks may be in less. Knows
+neither scenes nor the model's inside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from demo.train_data import PIXEL_CLASSES, Batch
+from demo.train_matching import match_one_to_many, match_one_to_one, targets_of_queries
+from demo.train_model import Answers, Outputs, Trainee
+
+Losses = dict[str, Tensor]
+
+WEIGHTS = {
+    "class": 2.0, "l1": 5.0, "giou": 2.0, "presence": 2.0, "mask": 10.0, "dice": 5.0,
+    "many_class": 2.0, "many_l1": 5.0, "many_giou": 2.0, "semantic": 5.0, "semantic_dice": 2.0, "pixels": 2.0,
+}  # fmt: skip
+"""What each loss counts for; those of decoder layers are means over layers, and count for all together."""
+EACH = 4
+"""Queries that a target has in the one-to-many group."""
+_ABSENT_CLASS = 0.25  # of the class loss, in rows that name nothing
+_COST_CLASS, _COST_L1, _COST_GIOU = 2.0, 5.0, 2.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The targets of each row, for all layers: ``boxes`` [R, T, 4] xyxy 0..1, ``valid`` bool [R, T]."""
+
+    boxes: Tensor
+    valid: Tensor
+
+
+def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU of boxes xyxy, which broadcast: [..., 4] and [..., 4] to [...] each."""
+    first_area = (first[..., 2:] - first[..., :2]).prod(-1)
+    second_area = (second[..., 2:] - second[..., :2]).prod(-1)
+    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+    common = (high - low).clamp(min=0).prod(-1)
+    union = (first_area + second_area - common).clamp(min=1e-7)
+    low, high = torch.minimum(first[..., :2], second[..., :2]), torch.maximum(first[..., 2:], second[..., 2:])
+    around = (high - low).prod(-1).clamp(min=1e-7)
+    iou = common / union
+    return iou, iou - (around - union) / around
+
+
+def _centred(boxes: Tensor) -> Tensor:
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
+@torch.no_grad()
+def matching_cost(answers: Answers, truth: Truth) -> Tensor:
+    """What it costs each target to be answered by each query, [L, R, T, Q]: class, L1 and GIoU, as in DETR."""
+    score = answers.logits.sigmoid()
+    focal = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
+    target, box = truth.boxes[None, :, :, None], answers.boxes[:, :, None]
+    distance = (_centred(target) - _centred(box)).abs().sum(-1)
+    return _COST_CLASS * focal[:, :, None] + _COST_L1 * distance - _COST_GIOU * overlaps(target, box)[1]
+
+
+def _group(answers: Answers, truth: Truth, of_query: Tensor) -> Losses:
+    """Class and box losses of one group of queries, ``of_query`` [L, R, Q] being the target of each, or −1."""
+    matched = of_query >= 0
+    index = of_query.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
+    target = truth.boxes.expand(len(of_query), -1, -1, -1).gather(2, index)
+    iou, giou = overlaps(answers.boxes, target)
+    count = matched.sum().clamp(min=1)
+
+    quality = torch.where(matched, iou.detach().clamp(min=0), 0)
+    gap = (quality - answers.logits.sigmoid()).abs().detach() ** 2
+    focal = gap * F.binary_cross_entropy_with_logits(answers.logits, quality, reduction="none")
+    present = truth.valid.any(1)
+    row = torch.where(present, 1.0, _ABSENT_CLASS)[None, :, None]
+    l1 = (_centred(answers.boxes) - _centred(target)).abs().sum(-1)
+    return {
+        "class": (focal * row).sum() / count,
+        "l1": torch.where(matched, l1, 0).sum() / count,
+        "giou": torch.where(matched, 1 - giou, 0).sum() / count,
+    }
+
+
+def _mask_losses(trainee: Trainee, outputs: Outputs, batch: Batch, choice: Tensor) -> Losses:
+    """BCE and dice of the matched queries' masks at every layer. ``choice`` [L, R, T]: the query of each target.
+
+    Masks are compared at the resolution that the model gives them; targets are shares of cells, so that the edge of a
+    mask enlarged and cut at one half falls where the thing's edge is.
+    """
+    query = choice[:, batch.pair_row, batch.pair_thing]  # [L, N]
+    layer = torch.arange(len(query), device=query.device)[:, None]
+    hidden = outputs.kept.hidden[layer, batch.pair_row, query.clamp(min=0)].transpose(0, 1)  # [N, L, C]
+    logits = trainee.masks(outputs.instance.index_select(0, batch.pair_asked), hidden).float()
+    target = batch.masks.flatten(1)[:, None].expand_as(logits)
+    weight = (query >= 0).T.float()
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+    count = weight.sum().clamp(min=1)
+    return {"mask": (bce * weight).sum() / count, "dice": (_dice(logits, target) * weight).sum() / count}
+
+
+def _dice(logits: Tensor, target: Tensor) -> Tensor:
+    """1 − Dice over the last dimension; with squares below, so that soft targets are their own optimum."""
+    score = logits.sigmoid()
+    common = 2 * (score * target).sum(-1)
+    return 1 - (common + 1) / (score.square().sum(-1) + target.square().sum(-1) + 1)
+
+
+def _dense_losses(outputs: Outputs, batch: Batch) -> Losses:
+    """What needs no matching: all that a row names, and shape and colour of each patch's quarters."""
+    semantic, everything = outputs.semantic.float().flatten(1), batch.everything.flatten(1)
+    shapes, colours = torch.split(outputs.pixel_logits.float(), list(PIXEL_CLASSES), 1)
+    return {
+        "semantic": F.binary_cross_entropy_with_logits(semantic, everything),
+        "semantic_dice": _dice(semantic, everything).mean(),
+        "pixels": F.cross_entropy(shapes, batch.labels_of_pixels[:, 0])
+        + F.cross_entropy(colours, batch.labels_of_pixels[:, 1]),
+    }
+
+
+def losses(trainee: Trainee, outputs: Outputs, batch: Batch) -> Losses:
+    """Every loss by name, unweighted; their sum by ``WEIGHTS`` is what is minimised."""
+    truth = Truth(batch.boxes, batch.valid)
+    layers, rows, queries = outputs.kept.logits.shape
+    everywhere = truth.valid.repeat(layers, 1)
+    cost = matching_cost(outputs.kept, truth).flatten(0, 1)
+    choice = match_one_to_one(cost, everywhere)
+    of_query = targets_of_queries(choice, queries).view(layers, rows, queries)
+    present = truth.valid.any(1).float().expand(layers, -1)
+    result = _group(outputs.kept, truth, of_query)
+    result["presence"] = F.binary_cross_entropy_with_logits(outputs.kept.presence, present)
+    result |= _mask_losses(trainee, outputs, batch, choice.view(layers, rows, -1))
+    result |= _dense_losses(outputs, batch)
+    if outputs.many is not None:
+        cost = matching_cost(outputs.many, truth).flatten(0, 1)
+        several = match_one_to_many(cost, everywhere, EACH).view(layers, rows, -1)
+        result |= {f"many_{name}": value for name, value in _group(outputs.many, truth, several).items()}
+    return result
+
+
+def total(parts: Losses) -> Tensor:
+    return torch.stack([WEIGHTS[name] * value for name, value in parts.items()]).sum()

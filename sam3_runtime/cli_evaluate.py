@@ -1,0 +1,151 @@
+"""What ``sam3-runtime evaluate`` does: a variant's engines on a concept data set, and how well they did.
+
+The result (:class:`Evaluation`) can be shared: it holds no path, host or user name. Knows no backend.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sam3_runtime import __version__
+from sam3_runtime.config import Backend, Record
+from sam3_runtime.errors import OutputError
+from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
+from sam3_runtime.evaluation.questions import FLOOR, Detector, PromptKind, answer_all, as_coco_results, questions_of
+from sam3_runtime.files import write_atomically
+from sam3_runtime.loading import load
+from sam3_runtime.measurements import shareable
+from sam3_runtime.report_text import grid
+from sam3_runtime.toolchain import device_name
+
+
+class Evaluation(Record):
+    """How well one variant did on one data set."""
+
+    variant: str
+    backend: Backend
+    device: str
+    checkpoint: str
+    checkpoint_digest: str
+    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
+    data: str = Field(description="name of the annotation file")
+    data_digest: str
+    images: int
+    phrases: int
+    prompts: PromptKind
+    floor: float = Field(description="score from which an answer is ranked")
+    accuracy: Accuracy
+    seconds: float = Field(description="of the whole evaluation, reading and measuring included")
+    date: str
+    sam3_runtime: str
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        found = self.accuracy
+        asked = "words" if self.prompts == "words" else "one example box"
+        yield (
+            f"{self.variant} on {self.data}: {self.images} pictures, {found.pairs} prompts ({asked}, "
+            f"{self.phrases} phrases), {found.instances} instances, {self.seconds:.0f} s"
+        )
+        kinds = {"boxes": found.box} | ({"masks": found.mask} if found.mask else {})
+        rows = [{"": name} | {key: _shown(value) for key, value in one} for name, one in kinds.items()]
+        yield grid(rows, ["", *AveragePrecision.model_fields])
+        concept, alarms = found.concept, found.false_alarms
+        yield (
+            f"cgF1 {_shown(concept.cgf1, 1)} = 100 x pmF1 {_shown(concept.pmf1)} x IL_MCC {_shown(concept.il_mcc)}, "
+            f"of {concept.of}, score above {found.threshold:g}"
+        )
+        yield (
+            f"false alarms: {_shown(alarms.share)} of {alarms.absent} absent prompts, {_shown(alarms.image_share)} of "
+            f"{alarms.images} pictures that were asked one"
+        )
+        if found.areas == "relative":
+            yield "small and large are shares of the picture: below 1/300, above 3 %"
+
+
+def _shown(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def evaluate(
+    directory: Path,
+    annotations: Path,
+    *,
+    images: Path | None = None,
+    threshold: float = THRESHOLD,
+    limit: int | None = None,
+    prompts: PromptKind = "words",
+    all_categories: bool = False,
+    areas: Areas = "coco",
+    output: Path | None = None,
+    detections: Path | None = None,
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Evaluation:
+    """Measure the variant in ``directory`` on the data set of ``annotations``; see :func:`read_concepts` for its form.
+
+    ``threshold`` is for cgF1 and false alarms; AP ranks every answer above the floor. ``output`` gets the
+    result as JSON, ``detections`` the answers as COCO results. The progress bar goes to ``console`` (standard error by
+    default; only on a terminal). Raises :class:`DataSetError`, what :func:`load` and :meth:`Pipeline.detect` raise, and
+    :class:`OutputError`.
+    """
+    started = time.monotonic()
+    data = read_concepts(annotations, images, limit=limit, all_categories=all_categories)
+    with load(directory, threads=threads) as pipeline:
+        answers = _answers(data, prompts, detector_of(pipeline, data.phrases), pipeline.batch, console)
+        config, records = pipeline.config, pipeline.records
+    found = Evaluation(
+        variant=config.variant,
+        backend=config.backend,
+        device=device_name(records["decoder"].toolchain),
+        checkpoint=shareable(config.checkpoint),
+        checkpoint_digest=config.checkpoint_digest,
+        engines={part: record.sha256 for part, record in records.items()},
+        data=data.name,
+        data_digest=data.digest,
+        images=len(data.images),
+        phrases=len(data.phrases),
+        prompts=prompts,
+        floor=FLOOR,
+        accuracy=measure(data, answers, threshold, areas),
+        seconds=round(time.monotonic() - started, 1),
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        sam3_runtime=__version__,
+    )
+    if detections:
+        _write(detections, json.dumps(as_coco_results(answers)))
+    if output:
+        _write(output, found.model_dump_json(indent=2))
+    return found
+
+
+def _answers(
+    data: ConceptData, prompts: PromptKind, detect: Detector, batch: int, console: Console | None
+) -> list[Answer]:
+    questions = questions_of(data, prompts)
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    found: list[Answer] = []
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for answers in progress.track(answer_all(questions, detect, batch), len(questions), description="pictures"):
+            found += answers
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomically(path, f"{text}\n".encode())
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", "free some space, or write elsewhere"
+        ) from error

@@ -1,0 +1,53 @@
+"""Asks the engines of a variant something else of each picture: what evaluation does, and inference does not.
+
+Knows the pipeline's parts and their order. Pictures go through the vision encoder in full batches, and all prompts of
+one through the decoder together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sam3_runtime.decoder_calls import Features, features_of
+from sam3_runtime.evaluation.questions import Detector, check_phrases
+from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.postprocess import Detections, Size, detections_of
+from sam3_runtime.preprocess import Image
+from sam3_runtime.prompts import Prompt
+
+
+def detector_of(pipeline: Pipeline, phrases: Sequence[str]) -> Detector:
+    """The engines as a detector. Phrases are encoded at once, before any picture.
+
+    :class:`DataSetError` for a phrase that has more tokens than the model takes.
+    """
+    check_phrases(phrases, pipeline.tokenizer.count, pipeline.tokenizer.length)
+    pipeline.encode_texts(phrases)
+
+    def detect(
+        images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], floor: float
+    ) -> Iterator[list[Detections]]:
+        features = pipeline.encode_images(pipeline.preprocess(images))
+        for place, (image, asked) in enumerate(zip(images, prompts, strict=True)):
+            size = (image.shape[0], image.shape[1])
+            yield _detect_one(pipeline, features_of(features, place, place + 1), size, asked, floor)
+
+    return detect
+
+
+def _detect_one(
+    pipeline: Pipeline, features: Features, size: Size, prompts: Sequence[Prompt], floor: float
+) -> list[Detections]:
+    tokens = pipeline.encode_prompts(prompts, [size], features)[0]
+    limit = pipeline.engines["decoder"].limit("P")
+    found: list[Detections] = []
+    for start in range(0, len(prompts), limit):
+        outputs = pipeline.decode(features, tokens[start : start + limit])
+        for row, prompt in enumerate(prompts[start : start + limit]):
+            found.append(
+                detections_of(
+                    outputs, row, size, prompt=prompt.name, prompt_index=start + row, threshold=floor,
+                    begin=pipeline.device.begin_masks,
+                )
+            )  # fmt: skip
+    return found

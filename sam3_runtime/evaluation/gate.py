@@ -1,0 +1,38 @@
+"""How much less a variant reaches on a concept data set than float32 PyTorch does, on the same pictures.
+
+Knows engines through the pipeline, and the reference through its file. The verdict is ``verify.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sam3_runtime.config import Check
+from sam3_runtime.errors import RecordError
+from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.metrics import Accuracy, measure
+from sam3_runtime.evaluation.questions import answer_all, questions_of
+from sam3_runtime.evaluation.reference import AccuracyReference
+from sam3_runtime.pipeline import Pipeline
+
+
+def measure_pipeline(pipeline: Pipeline, reference: AccuracyReference) -> Accuracy:
+    """The engines' accuracy on the reference's data; :class:`RecordError` where it is of another checkpoint."""
+    config = pipeline.config
+    if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
+        raise RecordError(
+            f"the accuracy of the reference is of another checkpoint or resolution than {config.variant}",
+            f"run snakemake --force reference/r{config.resolution}_accuracy.safetensors",
+        )
+    data, known = reference.data, reference.accuracy
+    detect = detector_of(pipeline, data.phrases)
+    answers = [one for listed in answer_all(questions_of(data), detect, pipeline.batch) for one in listed]
+    return measure(data, answers, known.threshold, known.areas)
+
+
+def losses(found: Accuracy, wanted: Accuracy, limit: float) -> Iterator[Check]:
+    """By how much AP is below the reference's, of boxes and, where the data has them, of masks."""
+    for name, ours, theirs in (("box AP loss", found.box, wanted.box), ("mask AP loss", found.mask, wanted.mask)):
+        if theirs is not None and theirs.ap is not None:
+            reached = ours.ap if ours and ours.ap is not None else 0.0
+            yield Check(name=name, value=theirs.ap - reached, limit=limit, sense="at most")

@@ -1,0 +1,364 @@
+"""The demo's training: what it computes is what ``Sam3Model`` computes, everything learns, and a state goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from demo import checkpoint, train, train_check, train_plot  # noqa: E402
+from demo.scene_phrases import classes  # noqa: E402
+from demo.train_data import BOXED, VOCABULARY, WORDS, Batch, Questions, ask, build  # noqa: E402
+from demo.train_losses import WEIGHTS, losses, overlaps, total  # noqa: E402
+from demo.train_model import PRIOR, Trainee  # noqa: E402
+from demo.train_state import PART, WARM_UP, Progress, average, learning_rate, read_state, write_state  # noqa: E402
+from sam3_runtime.contract import BOX_PADDING_LABEL  # noqa: E402
+from sam3_runtime.errors import CheckpointError  # noqa: E402
+
+IMAGES = 3
+CPU = train.Place(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def questions() -> Questions:
+    return ask(np.random.default_rng(5), IMAGES)
+
+
+@pytest.fixture(scope="module")
+def batch(questions: Questions) -> Batch:
+    return build(questions, CPU.device, 168, 12, jitter=0)
+
+
+@pytest.fixture
+def trainer() -> train.Trainer:
+    return train.Trainer(CPU, 1e-3)
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def _stirred(seed: int = 0) -> Trainee:
+    """A trainee whose weights are no special case: nothing zero, no two embeddings alike."""
+    torch.manual_seed(seed)
+    trainee = train.new_trainee().eval()
+    with torch.no_grad():
+        for parameter in trainee.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return trainee
+
+
+@pytest.mark.parametrize("resolution", [168, 224])
+@pytest.mark.parametrize("kind", ["words", "boxes", "both"])
+def test_it_answers_as_sam3_does_at_that_resolution(questions: Questions, kind: str, resolution: int) -> None:
+    """The whole model of transformers, constructed for this resolution, row by row: words, boxes alone, words with
+    boxes."""
+    trainee = _stirred()
+    batch = build(questions, CPU.device, resolution, resolution // 14, jitter=0)
+    with torch.no_grad():
+        outputs = trainee(*batch.inputs())
+    config = checkpoint.config()
+    config.vision_config.backbone_config.image_size = resolution
+    sam3 = type(trainee.sam3)(config).eval()
+    sam3.load_state_dict(trainee.sam3.state_dict())
+    first = 0 if kind == "words" else IMAGES * (WORDS + BOXED.index(kind))
+    for row in range(first, first + IMAGES):
+        image = int(batch.image[row])
+        boxed: dict[str, Any] = {}
+        if kind != "words":
+            place = row - IMAGES * WORDS
+            boxed = {
+                "input_boxes": batch.example_boxes[[place]],
+                "input_boxes_labels": batch.labels[[place]],
+            }
+        with torch.no_grad():
+            said = sam3(
+                pixel_values=batch.pixels[[image]],
+                input_ids=trainee.input_ids[batch.phrase[[row]]],
+                attention_mask=trainee.attention_mask[batch.phrase[[row]]],
+                **boxed,
+            )
+        torch.testing.assert_close(outputs.kept.logits[-1, row], said.pred_logits[0], atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(outputs.kept.boxes[-1, row], said.pred_boxes[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(outputs.kept.presence[-1, row], said.presence_logits[0, 0], atol=2e-4, rtol=1e-4)
+        among = (batch.asked == row).nonzero().flatten()
+        if len(among):
+            masks = trainee.masks(outputs.instance[among], outputs.kept.hidden[-1, [row]])
+            torch.testing.assert_close(masks[0], said.pred_masks[0].flatten(1), atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(outputs.semantic[among], said.semantic_seg[0], atol=1e-3, rtol=1e-3)
+
+
+def test_boxes_on_another_image_are_looked_up_there(batch: Batch) -> None:
+    """What an ``across`` row is told depends on the image that its boxes are on, and not on the one it searches."""
+    trainee = _stirred()
+    with torch.no_grad():
+        features, sine, _ = trainee.encode_images(batch.pixels)
+        told = trainee.encode_prompts(
+            batch.phrase, features[2], sine, batch.example, batch.example_boxes, batch.labels
+        )[0]
+        changed = [level.clone() for level in features]
+        across = len(batch.phrase) - 2 * IMAGES  # its first row: image 0, examples on the last
+        changed[2][IMAGES - 1] += 1
+        seen = trainee.encode_prompts(batch.phrase, changed[2], sine, batch.example, batch.example_boxes, batch.labels)[
+            0
+        ]
+    assert int(batch.example[IMAGES]) == IMAGES - 1
+    assert int(batch.image[across]) == 0
+    assert not torch.allclose(told[across], seen[across])
+    torch.testing.assert_close(told[across + 1], seen[across + 1])
+
+
+def test_queries_begin_with_a_low_score(batch: Batch) -> None:
+    trainee = train.new_trainee()
+    with torch.no_grad():
+        scores = trainee(*batch.inputs()).kept.logits.sigmoid()
+    assert PRIOR / 4 < float(scores.median()) < PRIOR * 4
+
+
+def test_everything_that_inference_reads_learns(trainer: train.Trainer, batch: Batch) -> None:
+    before = {name: parameter.detach().clone() for name, parameter in trainer.trainee.named_parameters()}
+    for number in range(2):  # the last layer of the box head begins with zeros: those before it learn a step later
+        parts = trainer.step(batch, number, 0.0)
+    unused = ("neck.fpn_layers.3.", "text_encoder.text_projection.", "pixel_decoder.conv_layers.2.",
+              "pixel_decoder.norms.2.")  # fmt: skip
+    still = [n for n, p in trainer.trainee.named_parameters() if torch.equal(p, before[n])]
+    assert [name for name in still if not any(part in name for part in unused)] == []
+    assert set(parts) == {*WEIGHTS, "loss", "norm"}
+    assert all(math.isfinite(float(value)) for value in parts.values())
+
+
+def test_it_learns_what_it_is_shown(trainer: train.Trainer, batch: Batch) -> None:
+    seen = [float(trainer.step(batch, WARM_UP // 10 + number, 0.0)["loss"]) for number in range(7)]
+    assert seen[-1] < 0.85 * seen[0]
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_right_answers_cost_next_to_nothing(batch: Batch) -> None:
+    """Answers made from the truth: the box, mask and presence losses vanish, and every target has its query."""
+    trainee = _stirred()
+    with torch.no_grad():
+        outputs = trainee(*batch.inputs())
+        kept = outputs.kept
+        kept.boxes[:, :, :15] = batch.boxes
+        kept.logits.fill_(-12)
+        kept.logits[:, :, :15] = torch.where(batch.valid, 12.0, -12.0)
+        kept.presence.copy_(torch.where(batch.valid.any(1), 10.0, -10.0).expand_as(kept.presence))
+        parts = losses(trainee, outputs, batch)
+    for name in ("class", "l1", "giou", "presence"):
+        assert float(parts[name]) < 1e-3, name
+
+
+def test_absent_prompts_with_a_score_cost(batch: Batch) -> None:
+    trainee = _stirred()
+    with torch.no_grad():
+        outputs = trainee(*batch.inputs())
+        absent = ~batch.valid.any(1)
+        quiet = losses(trainee, outputs, batch)
+        outputs.kept.presence[:, absent] = 5.0
+        loud = losses(trainee, outputs, batch)
+    assert absent.any()
+    assert float(loud["presence"]) > float(quiet["presence"]) + 0.5
+
+
+def test_overlaps_of_known_boxes() -> None:
+    box = torch.tensor([0.0, 0.0, 0.4, 0.4])
+    others = torch.tensor([[0.0, 0.0, 0.4, 0.4], [0.2, 0.0, 0.6, 0.4], [0.6, 0.6, 1.0, 1.0]])
+    iou, giou = overlaps(box, others)
+    np.testing.assert_allclose(iou, [1, 1 / 3, 0], atol=1e-6)
+    np.testing.assert_allclose(giou, [1, 1 / 3, -0.68], atol=1e-6)
+
+
+def test_the_sum_weighs_each_loss() -> None:
+    assert float(total({"l1": torch.tensor(2.0), "giou": torch.tensor(1.0)})) == 2 * WEIGHTS["l1"] + WEIGHTS["giou"]
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+def _kind(questions: Questions, row: int) -> str:
+    return (*("words",) * WORDS, *BOXED)[row // len(questions.layouts)]
+
+
+def test_what_is_asked_is_true_of_what_is_meant() -> None:
+    """Phrases name what is meant, and example boxes show it; what a negative box shows is not meant."""
+    questions = ask(np.random.default_rng(0), 40)
+    there = [classes(layout) for layout in questions.layouts]
+    absent = dict.fromkeys(("words", *BOXED), 0)
+    for row, (phrase, image, wanted) in enumerate(
+        zip(questions.phrase, questions.image, questions.wanted, strict=True)
+    ):
+        kind, text = _kind(questions, row), VOCABULARY[phrase]
+        meant = {there[image][index] for index in wanted.nonzero()[0]}
+        absent[kind] += not meant
+        named = {(s, c) for s, c in there[image] if text in (f"{c} {s}", s, f"{c} object")}
+        place = row - WORDS * len(there)
+        if kind == "words":
+            assert meant == named
+            continue
+        shown = there[questions.example[place]]
+        labels, things = questions.labels[place], questions.things[place]
+        positive = {shown[index] for index in things[labels == 1]}
+        negative = {shown[index] for index in things[labels == 0]}
+        assert (labels != BOX_PADDING_LABEL).any()
+        if kind == "both":
+            assert questions.example[place] == image
+            assert meant == named - negative
+            assert positive <= meant
+        else:
+            assert text == "visual"
+            assert len(positive) == 1
+            assert not positive & negative
+            assert meant == positive & set(there[image])
+            assert (questions.example[place] == image) == (kind == "boxes")
+    assert absent["boxes"] == 0
+    for kind in ("words", "across"):
+        assert 0.15 < absent[kind] / (40 * (WORDS if kind == "words" else 1)) < 0.6
+
+
+def test_truth_is_what_can_be_seen(questions: Questions) -> None:
+    batch = build(questions, CPU.device, 336, 24, jitter=0)
+    # A mask's share of the image is the share of its cells, and it lies in its box.
+    for row, thing, mask in zip(batch.pair_row, batch.pair_thing, batch.masks, strict=True):
+        assert batch.valid[row, thing]
+        low, high = (batch.boxes[row, thing].view(2, 2) * 96).unbind()
+        ys, xs = (mask > 0).nonzero().T
+        assert math.floor(low[0]) == int(xs.min())
+        assert math.ceil(high[0]) == int(xs.max()) + 1
+        assert math.floor(low[1]) == int(ys.min())
+        assert math.ceil(high[1]) == int(ys.max()) + 1
+        assert float(mask.max()) <= 1 + 1e-5
+    assert float(batch.pixels.min()) >= -1
+    assert float(batch.pixels.max()) <= 1
+    example, labels = batch.example_boxes, batch.labels
+    assert (example[labels == BOX_PADDING_LABEL] == 0).all()
+    assert (example[labels != BOX_PADDING_LABEL][:, 2:] > 0).all()
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _found(scores: list[float], found: list[bool], targets: int) -> train_check._Row:
+    return train_check._Row(np.array(scores), np.array(found), targets, ())
+
+
+def test_average_precision_of_known_rankings() -> None:
+    ap = train_check.average_precision
+    assert ap([_found([0.9, 0.1], [True, False], 1)]) == 1.0
+    # The one target is found second, after a false detection of another row.
+    assert ap([_found([0.5], [True], 1), _found([0.9], [False], 0)]) == 0.5
+    # One of two targets is found: recalls up to one half, 51 of COCO's 101.
+    assert ap([_found([0.9], [True], 2)]) == pytest.approx(51 / 101)
+    assert ap([_found([0.9], [False], 0)]) == 0.0
+
+
+def test_a_target_is_found_once() -> None:
+    iou = np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.6]], np.float32)
+    assert train_check._found(iou).tolist() == [True, False, True]
+
+
+def test_curves_of_a_log() -> None:
+    lines = [{"minutes": 1.0, "l1": 0.5, "norm": 9.0}, {"minutes": 2.0, "check": {"words_ap50": 0.25}}]
+    assert train_plot.curves(lines) == (
+        {"l1": ([1.0], [0.5 * WEIGHTS["l1"]])},
+        {"words_ap50": ([2.0], [0.25])},
+    )
+
+
+# --- state ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_goes_on_where_it_ended(trainer: train.Trainer, batch: Batch, tmp_path: Path) -> None:
+    for number in range(2):
+        trainer.step(batch, number, 0.0)
+    write_state(tmp_path / "state", Progress(2, 30.0, 1), trainer.trainee, trainer.averaged, trainer.optimizer)
+    parts = list((tmp_path / "state").glob("tensors.*"))
+    assert all(part.stat().st_size <= PART for part in parts)
+    assert sum(part.stat().st_size for part in parts) < 64 << 20
+    again = train.Trainer(CPU, 1e-3)
+    progress = read_state(tmp_path / "state", again.trainee, again.averaged, again.optimizer)
+    assert progress == Progress(2, 30.0, 1)
+    one, other = (t.step(batch, 2, 0.5) for t in (trainer, again))
+    assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
+    for mine, yours in zip(trainer.trainee.parameters(), again.trainee.parameters(), strict=True):
+        torch.testing.assert_close(mine, yours, atol=1e-4, rtol=1e-2)  # the moments are kept in bfloat16
+
+
+def test_half_a_state_is_refused(trainer: train.Trainer, tmp_path: Path) -> None:
+    write_state(tmp_path / "state", Progress(), trainer.trainee, trainer.averaged, trainer.optimizer)
+    last = max((tmp_path / "state").glob("tensors.*"))
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="bytes of tensors"):
+        read_state(tmp_path / "state", trainer.trainee, trainer.averaged)
+    last.unlink()
+    with pytest.raises(CheckpointError, match="no training state"):
+        read_state(tmp_path / "state", trainer.trainee, trainer.averaged)
+
+
+def test_the_rate_rises_then_falls_to_nothing() -> None:
+    assert learning_rate(1.0, 0, 0.0) == pytest.approx(1 / WARM_UP)
+    assert learning_rate(1.0, WARM_UP, 0.0) == 1.0
+    assert learning_rate(1.0, 10 * WARM_UP, 0.5) == pytest.approx(0.5)
+    assert learning_rate(1.0, 10 * WARM_UP, 1.1) == 0.0
+
+
+def test_the_average_lags_less_at_first() -> None:
+    current, averaged = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.nn.init.zeros_(averaged.weight)
+    torch.nn.init.ones_(current.weight)
+    average(averaged, current, 0)
+    assert float(averaged.weight.detach()) == pytest.approx(0.9)
+    torch.nn.init.zeros_(averaged.weight)
+    average(averaged, current, 10**6)
+    assert float(averaged.weight.detach()) == pytest.approx(5e-4)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_a_stretch_writes_a_checkpoint_that_transformers_loads(tmp_path: Path, project: Path) -> None:
+    """Two stretches of a moment each, the second going on; then the checkpoint, whose answers are the average's."""
+    from transformers import Sam3Model
+
+    run, folder = tmp_path / "run", tmp_path / "checkpoint"
+    command = [sys.executable, "-m", "demo.train", str(run), "--images", "1", "--workers", "0", "--minutes", "0.02"]
+    command += ["--total-minutes", "1", "--check-images", "2"]
+    for options in ([], ["--write", str(folder)]):
+        subprocess.run([*command, *options], check=True, capture_output=True, text=True, cwd=project)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if "check" in line]) == 2
+    progress = json.loads((run / "state/progress.json").read_text())
+    assert progress["stretch"] == 2
+    assert progress["step"] >= 2
+
+    trainee, averaged = train.new_trainee().eval(), train.new_trainee().eval()
+    read_state(run / "state", trainee, averaged)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"} <= {
+        file.name for file in folder.iterdir()
+    }
+    assert (folder / "model.safetensors").stat().st_size <= 12_000_000
+    loaded = Sam3Model.from_pretrained(folder).eval()
+    assert loaded.dtype == torch.float32
+    image = torch.rand(1, 3, 336, 336) * 2 - 1
+    ask_for = {"input_ids": trainee.input_ids[:1], "attention_mask": trainee.attention_mask[:1]}
+    with torch.no_grad():
+        ours, theirs = (model(pixel_values=image, **ask_for) for model in (averaged.sam3, loaded))
+    torch.testing.assert_close(ours.pred_boxes, theirs.pred_boxes, atol=5e-3, rtol=0)
+    torch.testing.assert_close(ours.pred_logits, theirs.pred_logits, atol=5e-2, rtol=0)

@@ -1,0 +1,154 @@
+"""Evaluation on the fake backend: the right pictures are asked the right things, and the result says so."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sam3_runtime import load
+from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
+from sam3_runtime.cli_evaluate import Evaluation, evaluate
+from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
+from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.metrics import MOST
+from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
+from sam3_runtime.prompts import Prompt
+from tests.concepts import coco_file, write
+from tests.test_cli import run
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    write_fake_variant(tmp_path / "engines/b4_q20_r112")
+    return tmp_path / "engines/b4_q20_r112"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "data", coco_file())
+
+
+@pytest.fixture
+def data(file: Path) -> ConceptData:
+    return read_concepts(file)
+
+
+def quiet(*arguments: Any, **named: Any) -> Evaluation:
+    return evaluate(*arguments, console=Console(file=io.StringIO()), **named)
+
+
+@pytest.mark.parametrize("kind", ["words", "boxes"])
+def test_answers_are_those_of_one_picture_and_prompt_at_a_time(engines: Path, data: ConceptData, kind: Any) -> None:
+    questions = questions_of(data, kind)
+    with load(engines) as pipeline:
+        answers = list(answer_all(questions, detector_of(pipeline, data.phrases), pipeline.batch))
+        assert len(answers) == len(questions)
+        for (image, asked), found in zip(questions, answers, strict=True):
+            assert [one.pair for one in found] == [(image.id, category) for category in asked]
+            for (category, prompt), answer in zip(asked.items(), found, strict=True):
+                alone = pipeline.detect([image.read()], [prompt], threshold=FLOOR)[0][0]
+                assert len(alone) > 0, category
+                np.testing.assert_array_equal(answer.scores, np.sort(alone.scores)[::-1])
+                np.testing.assert_array_equal(answer.boxes, alone.boxes)
+                assert answer.masks == alone.rle()
+
+
+def test_pictures_go_in_batches_and_prompts_together(engines: Path, data: ConceptData) -> None:
+    with load(engines) as pipeline:
+        list(answer_all(questions_of(data), detector_of(pipeline, data.phrases), pipeline.batch))
+        counts = {part: engine.calls for part, engine in pipeline.engines.items() if isinstance(engine, FakeEngine)}
+    # Six pictures in batches of four, four phrases each, encoded once.
+    assert counts == {"vision-encoder": 2, "text-encoder": 1, "geometry-encoder": 0, "decoder": 6}
+
+
+def test_example_boxes_are_of_instances_and_always_the_same(data: ConceptData) -> None:
+    asked = questions_of(data, "boxes")
+    assert {(image.id, category) for image, prompts in asked for category in prompts} == set(data.instances)
+    for image, prompts in asked:
+        for category, prompt in prompts.items():
+            assert prompt.text is None
+            assert prompt.boxes[0] in [one.box for one in data.instances[(image.id, category)]]
+    assert [prompts for _, prompts in questions_of(data, "boxes")] == [prompts for _, prompts in asked]
+
+
+def test_phrases_that_a_box_cannot_show_are_not_asked_by_one(tmp_path: Path) -> None:
+    content = coco_file()
+    content["categories"][0]["exemplar"] = False
+    data = read_concepts(write(tmp_path, content))
+    assert {category for _, prompts in questions_of(data, "boxes") for category in prompts} == {2, 3, 4}
+    assert {category for _, prompts in questions_of(data) for category in prompts} == {1, 2, 3, 4}
+
+
+def test_boxes_are_cut_at_the_picture(tmp_path: Path) -> None:
+    content = coco_file()
+    for one in content["annotations"]:
+        one["bbox"] = [-3.5, -2, 400, 300]
+    data = read_concepts(write(tmp_path, content))
+    assert {prompt.boxes for _, asked in questions_of(data, "boxes") for prompt in asked.values()} == {
+        ((0, 0, 160, 120),)
+    }
+
+
+def test_the_result_can_be_read_again_and_shared(engines: Path, file: Path, tmp_path: Path) -> None:
+    found = quiet(engines, file, output=tmp_path / "result.json", detections=tmp_path / "detections.json")
+    assert Evaluation.read(tmp_path / "result.json") == found
+    assert str(tmp_path) not in (tmp_path / "result.json").read_text()
+    assert (found.variant, found.images, found.phrases, found.data) == ("b4_q20_r112", 6, 4, "annotations.json")
+    assert found.accuracy.false_alarms.share == 1  # the fake engines find everything
+    answers = json.loads((tmp_path / "detections.json").read_text())
+    assert {(one["image_id"], one["category_id"]) for one in answers} == set(read_concepts(file).pairs)
+    assert all(one["score"] > FLOOR for one in answers)
+    assert len(answers) <= 24 * MOST
+
+
+def test_words_of_the_command(engines: Path, file: Path, tmp_path: Path) -> None:
+    said = run("evaluate", str(engines), str(file), "--limit", "2", "--output", str(tmp_path / "result.json"))
+    assert said.returncode == 0, said.stderr
+    assert "b4_q20_r112 on annotations.json: 2 pictures, 8 prompts (words, 4 phrases)" in said.stdout
+    assert "| ap50" in said.stdout
+    assert "cgF1" in said.stdout
+    assert "false alarms: 1.000 of" in said.stdout
+    by_box = run("evaluate", str(engines), str(file), "--prompts", "boxes", "--relative-areas")
+    assert "(one example box, 4 phrases)" in by_box.stdout
+    assert "shares of the picture" in by_box.stdout
+
+
+def test_a_data_set_that_is_wrong_is_one_message(engines: Path, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/3.png").write_bytes(b"no picture")
+    for arguments, message in (
+        ((str(file),), "3.png is no picture that can be read"),
+        ((str(file), "--images", str(tmp_path)), "6 of 6 pictures are not in"),
+        ((str(tmp_path / "none.json"),), "does not exist"),
+    ):
+        said = run("evaluate", str(engines), *arguments)
+        assert said.returncode == 1
+        assert said.stderr.startswith("Error: ")
+        assert message in said.stderr
+        assert "Traceback" not in said.stderr
+
+
+def test_a_phrase_longer_than_the_model_reads(engines: Path, tmp_path: Path) -> None:
+    content = coco_file()
+    content["categories"][0]["name"] = "a very long phrase that no tokenizer of letters can take"
+    with pytest.raises(DataSetError, match="has 48 tokens, and the model takes 32"):
+        quiet(engines, write(tmp_path / "long", content))
+
+
+def test_nothing_to_take_an_example_from(engines: Path, tmp_path: Path) -> None:
+    content = coco_file()
+    content["annotations"] = []
+    with pytest.raises(DataSetError, match="no instance to take an example box from"):
+        quiet(engines, write(tmp_path / "empty", content), prompts="boxes")
+    found = quiet(engines, tmp_path / "empty/annotations.json").accuracy
+    assert (found.box.ap, found.concept.pmf1, found.false_alarms.share) == (None, None, 1)
+
+
+def test_a_prompt_is_named_by_its_phrase(data: ConceptData) -> None:
+    image, asked = questions_of(data)[0]
+    assert list(asked.values()) == [Prompt(data.categories[category].name) for category in image.prompted]
