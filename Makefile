@@ -11,11 +11,14 @@ INSTALLED := .venv/.installed
 
 install: $(INSTALLED)
 
+# TrackEval measures tracks. Of what it requires, opencv-python would overwrite opencv-python-headless, and no other is
+# missing here that it needs.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Error: the workflow needs Python 3.11 or newer. Hint: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Hint: apt install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --editable '.[workflow,media,dev]'
+	$(BIN)/pip install --quiet --no-deps 'trackeval==1.3.0'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -53,6 +56,7 @@ kernels:
 
 schema: $(INSTALLED)
 	$(BIN)/sam3-runtime schema > variants.schema.json
+	$(BIN)/sam3-runtime schema --project > project.schema.json
 
 clean-demo:
 	rm -rf demo/work

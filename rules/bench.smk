@@ -16,6 +16,8 @@ rule bench_variant:
             "benchmark_parts.py",
             "backends/host.py",
             "backends/on_demand.py",
+            "batches.py",
+            "decoder_calls.py",
             "gpu_monitor.py",
             "loading.py",
             "pipeline.py",

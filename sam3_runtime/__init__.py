@@ -8,15 +8,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sam3_runtime.banks import Bank as Bank
+    from sam3_runtime.banks import extract as extract
+    from sam3_runtime.banks import load_bank as load_bank
+    from sam3_runtime.detector import Detector as Detector
+    from sam3_runtime.detector import open_detector as open_detector
     from sam3_runtime.loading import load as load
     from sam3_runtime.pipeline import Pipeline as Pipeline
     from sam3_runtime.postprocess import Detections as Detections
+    from sam3_runtime.projects import read_project as read_project
     from sam3_runtime.prompts import Prompt as Prompt
+    from sam3_runtime.streams.flow import Flow as Flow
+    from sam3_runtime.streams.flow import Result as Result
+    from sam3_runtime.streams.flow import stream as stream
+    from sam3_runtime.tracking.tracker import Tracker as Tracker
+    from sam3_runtime.tracking.tracker import TrackSettings as TrackSettings
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Pipeline", "Prompt", "__version__", "load"]
-
-_HOMES = {"load": "loading", "Pipeline": "pipeline", "Detections": "postprocess", "Prompt": "prompts"}
+_HOMES = {
+    "Bank": "banks",
+    "Detections": "postprocess",
+    "Detector": "detector",
+    "Flow": "streams.flow",
+    "Pipeline": "pipeline",
+    "Prompt": "prompts",
+    "Result": "streams.flow",
+    "TrackSettings": "tracking.tracker",
+    "Tracker": "tracking.tracker",
+    "extract": "banks",
+    "load": "loading",
+    "load_bank": "banks",
+    "open_detector": "detector",
+    "read_project": "projects",
+    "stream": "streams.flow",
+}
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

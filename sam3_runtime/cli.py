@@ -38,12 +38,15 @@ WorkFolder = Annotated[Path, typer.Option("--directory", "-d", help="The work fo
 
 @app.command()
 def info(
-    directory: Annotated[Path, typer.Argument(help="A variant's folder, or the folder of all.")],
+    directory: Annotated[Path, typer.Argument(help="A variant's folder, the folder of all, or a bank (.npz).")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what a variant is, or list all variants and what sharing their engines saved."""
+    """Say what a variant or a bank is, or list all variants and what sharing their engines saved."""
     from sam3_runtime.overview import describe, overview
 
+    if directory.suffix == ".npz" and not directory.is_dir():
+        _print_bank(directory, as_json)
+        return
     if not directory.is_dir():
         raise Sam3Error(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
     single = (directory / "config.json").exists()
@@ -54,6 +57,18 @@ def info(
         _print_variant(found)
     else:
         _print_overview(found)
+
+
+def _print_bank(path: Path, as_json: bool) -> None:
+    from sam3_runtime.banks import load_bank
+    from sam3_runtime.cli_bank import bank_origin, bank_table
+
+    bank = load_bank(path)
+    if as_json:
+        print(bank.record.model_dump_json(indent=2))
+    else:
+        console.print(bank_origin(bank), markup=False, highlight=False)
+        console.print(bank_table(bank))
 
 
 def _print_variant(found: dict[str, Any]) -> None:
@@ -137,6 +152,73 @@ def infer(
 
 
 @app.command()
+def extract(
+    project: Annotated[Path, typer.Argument(help="The project file (YAML) that names the classes.")],
+    engines: Annotated[Path, typer.Option(help="A variant's folder, such as engines/b8_q50_r672.")],
+    output: Annotated[Path, typer.Option(help="The bank to write.")] = Path("bank.npz"),
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
+) -> None:
+    """Encode the classes of a project once: what then runs needs neither the text nor the geometry encoder."""
+    from sam3_runtime.cli_bank import extract_bank
+
+    for line in extract_bank(project, engines, output, threads):
+        console.print(line, markup=False, highlight=False)
+
+
+@app.command()
+def stream(
+    engines: Annotated[Path, typer.Option(help="A variant's folder, such as engines/b8_q50_r672.")],
+    source: Annotated[
+        list[str],
+        typer.Option(help="A video, picture, folder, glob, frames_%05d.png, camera:0 or address; may be repeated."),
+    ],
+    project: Annotated[Path | None, typer.Argument(help="The project file that names the classes.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="The classes as a bank; see sam3-runtime extract.")] = None,
+    cameras: Annotated[
+        int | None, typer.Option(help="Take the given files again and again to stand for this many cameras.", min=1)
+    ] = None,
+    track: Annotated[bool, typer.Option("--track", help="Give detections an identity through time.")] = False,
+    output: Annotated[Path, typer.Option(help="Where results are written.")] = Path("out"),
+    save: Annotated[
+        str, typer.Option(help="What is written, with commas: video, images, jsonl, coco; none of it when empty.")
+    ] = "video,jsonl",
+    frames: Annotated[int | None, typer.Option(help="End each source after this many frames.", min=1)] = None,
+    fps: Annotated[float, typer.Option(help="Frames a second that pictures stand for.", min=0.1, max=1000)] = 25.0,
+    top: Annotated[
+        int | None, typer.Option(help="Keep this many best of each class, whatever their score.", min=1)
+    ] = None,
+    stall: Annotated[
+        float, typer.Option(help="Seconds without a frame after which a live source counts as failed.", min=0.1)
+    ] = 10.0,
+    attempts: Annotated[
+        int | None,
+        typer.Option(help="Give a live source up after so many failures in a row; never by default.", min=1),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
+) -> None:
+    """Detect on videos, pictures and cameras, several at once: annotated video, JSON Lines, COCO, and a summary."""
+    from sam3_runtime.cli_stream import parse_kinds, run_stream
+    from sam3_runtime.streams.readers import LiveSettings
+
+    classes = _one_of(project, bank)
+    outcome = run_stream(
+        engines, classes, source, cameras=cameras, fps=fps, track=track, frames=frames, save=parse_kinds(save),
+        output=output, threads=threads, top=top, live=LiveSettings(stall=stall, attempts=attempts),
+    )  # fmt: skip
+    console.print(outcome.table())
+    for line in outcome.lines():
+        console.print(line, markup=False, highlight=False)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _one_of(project: Path | None, bank: Path | None) -> Path:
+    given = [one for one in (project, bank) if one is not None]
+    if len(given) != 1:
+        raise Sam3Error("classes come from one file", "name a project file, such as shop.yaml, or --bank shop.npz")
+    return given[0]
+
+
+@app.command()
 def verify(
     directory: Variant,
     reference: Annotated[Path | None, typer.Option(help="The reference; found by itself where it was packed.")] = None,
@@ -210,6 +292,40 @@ def bench(
         mark = "" if camera.stable else " (unstable)"
         console.print(f"{camera.cameras} cameras: {camera.end_to_end.median:.1f} ms a round{mark}")
     console.print(f"{shared.bench.variant}: {shared.status}; wrote {output}")
+
+
+@app.command("bench-stream")
+def bench_stream(
+    engines: Annotated[Path, typer.Option(help="A variant's folder, such as engines/b8_q50_r672.")],
+    source: Annotated[list[str], typer.Option(help="A video, folder of pictures or glob; may be repeated.")],
+    project: Annotated[Path | None, typer.Argument(help="The project file that names the classes.")] = None,
+    bank: Annotated[Path | None, typer.Option(help="The classes as a bank; see sam3-runtime extract.")] = None,
+    cameras: Annotated[
+        int | None, typer.Option(help="Take the given files again and again to stand for this many cameras.", min=1)
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Frames of each camera that are measured.", min=8)] = 200,
+    warmup: Annotated[int, typer.Option(help="Rounds before that.", min=3)] = 10,
+    top: Annotated[
+        int | None, typer.Option(help="Keep this many best of each class: for weights that detect nothing.", min=1)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
+    output: Annotated[Path, typer.Option(help="Where to write, without an ending: OUTPUT.md and OUTPUT.json.")] = Path(
+        "bench-stream"
+    ),
+) -> None:
+    """Measure a run over several sources, nothing written: frames a second, and rounds beside their engines alone."""
+    from sam3_runtime.files import write_atomically
+    from sam3_runtime.streams.benchmark import benchmark_stream
+    from sam3_runtime.streams.benchmark_text import markdown
+
+    found = benchmark_stream(
+        engines, _one_of(project, bank), source,
+        cameras=cameras, frames=frames, warm_up=warmup, top=top, threads=threads,
+    )  # fmt: skip
+    text = markdown(found)
+    found.write(output.with_name(f"{output.name}.json"))
+    write_atomically(output.with_name(f"{output.name}.md"), text.encode())
+    print(text, end="")
 
 
 @app.command()
@@ -308,11 +424,16 @@ def unlock(directory: WorkFolder = Path()) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of variants.yaml, as committed in variants.schema.json."""
-    from sam3_runtime.settings import json_schema
+def schema(project: Annotated[bool, typer.Option("--project", help="That of project files.")] = False) -> None:
+    """Print the JSON schema of variants.yaml, as committed in variants.schema.json, or of project files."""
+    if project:
+        from sam3_runtime.projects import project_schema
 
-    print(json_schema(), end="")
+        print(project_schema(), end="")
+    else:
+        from sam3_runtime.settings import json_schema
+
+        print(json_schema(), end="")
 
 
 @app.callback(invoke_without_command=True)

@@ -120,7 +120,7 @@ def infer(
     sources = expand_images(images)
     if video is not None:
         locate(video)
-    _quiet_decoders()
+    quiet_decoders()
     summary = Summary()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
@@ -158,7 +158,7 @@ def _parse_box(text: str) -> tuple[Box, int]:
         raise PromptError(f"{text!r} is no box", "write x0,y0,x1,y1 in pixels, such as 10,20,200,180") from None
 
 
-def _quiet_decoders() -> None:
+def quiet_decoders() -> None:
     """One message about a damaged file is ours; OpenCV and FFmpeg would print their own beside it."""
     import cv2
 

@@ -5,7 +5,7 @@ Pure: reads records, opens no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from sam3_runtime.errors import RecordError
 from sam3_runtime.files import sha256_of
 
 
-def read_records(directory: Path) -> dict[str, EngineRecord]:
-    """The records of the four parts in a variant's folder, by part."""
-    return {part: EngineRecord.read(directory / f"{part}.engine.json") for part in PART_NAMES}
+def read_records(directory: Path, parts: Iterable[str] = PART_NAMES) -> dict[str, EngineRecord]:
+    """The records of the four parts in a variant's folder, or of some of them, by part."""
+    return {part: EngineRecord.read(directory / f"{part}.engine.json") for part in parts}
 
 
 def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str, EngineRecord]) -> None:

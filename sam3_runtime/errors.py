@@ -2,6 +2,7 @@
 
 Sam3Error                    a message for people: what is wrong, where, what to do
 ├── VariantsError            variants.yaml, or a variant's name
+├── ProjectError             a project file: its classes, their boxes and reference images
 ├── CheckpointError          weights or configuration cannot be had, or are not what they were
 ├── ExportError              a graph came out in a form that this project does not ship
 ├── CalibrationError         no usable frames, or scales that belong to something else
@@ -28,6 +29,10 @@ class Sam3Error(Exception):
 
 
 class VariantsError(Sam3Error):
+    pass
+
+
+class ProjectError(Sam3Error):
     pass
 
 

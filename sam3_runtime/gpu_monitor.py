@@ -25,6 +25,7 @@ _FIELDS = {
     "temperature_c": "temperature.gpu",
     "power_w": "power.draw",
     "used_mib": "memory.used",
+    "busy_percent": "utilization.gpu",
 }
 INTERVAL = 0.5
 """Seconds between two samples: ``nvidia-smi`` takes a core for some milliseconds each time."""

@@ -6,7 +6,7 @@ Knows which records belong together and what is checked before anything is opene
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sam3_runtime.backends import check_engine, open_device, open_engine, rebuild_hint
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 def load(
     directory: str | Path,
     *,
+    parts: Collection[PartName] = PART_NAMES,
     threads: int | None = None,
     providers: Sequence[str] = (),
     gpu: int = 0,
@@ -38,11 +39,13 @@ def load(
 ) -> Pipeline:
     """Open the variant in ``directory``, such as ``engines/b8_q50_r672`` or an unpacked archive.
 
-    Records are read and compared before any engine is opened. ``threads`` is for engines on a CPU (all cores when
-    None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number where there are several. On a GPU, launches of
-    shapes that were seen before are replayed as one with ``cuda_graphs``, and with ``release_text`` the text encoder
-    leaves its memory once the prompts are encoded (and comes back for new words). ``verify_digest=False`` skips hashing
-    the engines, for files that were checked before; an engine is a program, so do that only where nobody else writes.
+    Records are read and compared before any engine is opened. ``parts`` are those to open: detecting classes of a bank
+    needs the vision encoder and the decoder alone, and neither files nor memory of the others. ``threads`` is for
+    engines on a CPU (all cores when None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number where there are
+    several. On a GPU, launches of shapes that were seen before are replayed as one with ``cuda_graphs``, and with
+    ``release_text`` the text encoder leaves its memory once the prompts are encoded (and comes back for new words).
+    ``verify_digest=False`` skips hashing the engines, for files that were checked before; an engine is a program, so do
+    that only where nobody else writes.
     A variant that the accuracy gate did not pass is opened with a warning in the log.
 
     Raises :class:`RecordError` for records that are missing, damaged or do not belong together, :class:`EngineError`
@@ -52,20 +55,21 @@ def load(
     if not directory.is_dir():
         raise RecordError(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
     config = VariantConfig.read(directory / "config.json")
-    records = read_records(directory)
+    chosen = [part for part in PART_NAMES if part in parts]
+    records = read_records(directory, chosen)
     check_agreement(directory, config, records)
-    tokenizer = _read_tokenizer(directory, config)
+    tokenizer = _read_tokenizer(directory, config) if "text-encoder" in chosen else None
     status, reason = status_of(directory, records)
     if status != "passed":
         log.warning("%s is %s: %s", config.variant, status.upper(), reason)
     options = EngineOptions(threads, tuple(providers), gpu, cuda_graphs)
-    for part in PART_NAMES:
+    for part in chosen:
         check_engine(directory, part, verify_digest=verify_digest)
     device = open_device(directory, config.backend, options)
     engines: dict[PartName, Engine] = {}
     try:
         _check_memory(directory, records, device)
-        for part in PART_NAMES:
+        for part in chosen:
             engines[part] = _open(directory, part, options, device, config, release_text)
     except BaseException:
         for engine in engines.values():

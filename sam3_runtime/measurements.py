@@ -66,6 +66,7 @@ class Reading(Record):
     temperature_c: float | None = None
     power_w: float | None = None
     used_mib: float | None = Field(None, description="of the card's memory, by everyone")
+    busy_percent: float | None = Field(None, description="of the time just before, in which any kernel ran")
 
 
 class Clocks(Record):
@@ -155,6 +156,59 @@ class BenchResult(Rounds):
     device_memory: DeviceMemory | None = Field(None, description="where the engines run on a GPU")
     clocks: Clocks | None = Field(None, description="where the driver tells")
     without: dict[str, Rounds] = Field({}, description="the same with one option of the runtime off, by its name")
+
+
+class EngineCalls(Record):
+    """Calls of one engine with inputs of one shape: how often in a round, and what one takes with nothing beside it."""
+
+    part: str
+    shape: dict[str, int] = Field(description="value of each dimension that differs from call to call")
+    calls: float = Field(description="in a round, mean")
+    alone: Latency
+    stable: bool
+
+
+class StreamBench(Record):
+    """A run over several sources, nothing written, and beside it its engines alone.
+
+    A round is one batch of frames, decoding of the files included; ``rounds`` times from one to the next in the steady
+    state. ``engines_ms`` is what the engines' calls of a mean round take together, each alone; ``ratio`` is the mean
+    round over it. ``frame`` is from a frame's being read to its detections being there, waiting in queues included.
+    """
+
+    variant: str
+    backend: Backend
+    device: str
+    driver: str | None = None
+    toolchain: Toolchain
+    checkpoint: str
+    checkpoint_digest: str
+    engines: dict[str, str] = Field(description="SHA-256 of each part that ran")
+    date: str
+    threads: int | None
+    classes: int
+    kept: int | None = Field(description="best detections that each class keeps whatever their score; null: by score")
+    masks: float = Field(description="kept in a round, mean")
+    cameras: int
+    pictures: tuple[tuple[int, int], ...] = Field(description="height and width, of each camera's frames")
+    frames: int = Field(description="in the steady state, of all cameras")
+    images: float = Field(description="in a round, mean")
+    seconds: float
+    rounds: Latency
+    stable: bool = Field(description="whether the medians of quarters of the run agree within a tenth")
+    frame: Latency
+    fps: float
+    fps_per_camera: float
+    engines_ms: float
+    ratio: float
+    ratio_inside: float | None = Field(
+        None, description="over what the same calls took within the run; null on a GPU, where calls return at once"
+    )
+    calls: tuple[EngineCalls, ...]
+    memory_peak_mib: float = Field(description="largest resident set of the process")
+    device_memory: DeviceMemory | None = None
+    clocks: Clocks | None = Field(None, description="with `busy_percent`, the median of readings during the run")
+    busy_percent: float | None = Field(None, description="mean of those readings")
 
 
 class Measured(Record):

@@ -42,6 +42,19 @@ def predict(records: Mapping[str, EngineRecord]) -> dict[str, Any] | None:
     }
 
 
+def saving(records: Mapping[str, EngineRecord], opened: Iterable[str]) -> str:
+    """What opening only some parts of a variant saves, at its peak, in words.
+
+    On a GPU that is the difference of the predictions; elsewhere the size of the engine files, which is about what
+    their weights take.
+    """
+    kept = {part: records[part] for part in opened}
+    whole, part = predict(records), predict(kept)
+    if whole is not None and part is not None:
+        return f"{whole['with_text']['total_mib'] - part['with_text']['total_mib']:.1f} MiB of GPU memory, as predicted"
+    return f"{_mib(sum(record.sizes.file for name, record in records.items() if name not in kept))} MiB of weights"
+
+
 def check_fits(directory: Path, records: Mapping[str, EngineRecord], free: int, gpu: str) -> None:
     """:class:`EngineError` where the predicted memory of the variant in ``directory`` is more than is ``free`` (bytes)
     on ``gpu``; nothing is said where it cannot be predicted."""

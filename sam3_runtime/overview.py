@@ -16,16 +16,19 @@ from sam3_runtime.toolchain import device_name
 
 
 def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, str]:
-    """Status and reason of the verdict; ``unverified`` without one, or where it is about other engines or devices."""
+    """Status and reason of the verdict; ``unverified`` without one, or where it is about other engines or devices.
+
+    ``records`` are those of the parts that are used: all, or some.
+    """
     try:
         verdict = Verdict.read(directory / "verify.json")
     except RecordError as error:
         return "unverified", str(error).splitlines()[0]
-    if verdict.engines != {part: record.sha256 for part, record in records.items()}:
+    if any(verdict.engines.get(part) != record.sha256 for part, record in records.items()):
         return "unverified", "verify.json judged other engines than those here"
     if verdict.status == "unverified":
         return verdict.status, f"{verdict.reason}; on an RTX card: sam3-runtime verify {directory}"
-    here = device_name(records["decoder"].toolchain)
+    here = device_name(next(iter(records.values())).toolchain)  # parts of one variant share a backend
     if verdict.device != here:
         return "unverified", f"judged on {verdict.device}, not on {here}: run sam3-runtime verify {directory}"
     return verdict.status, verdict.reason

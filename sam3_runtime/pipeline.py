@@ -7,56 +7,27 @@ format and no network: an engine is something with named inputs and outputs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from types import TracebackType
-from typing import Literal
 
-import numpy as np
 from typing_extensions import Self
 
-from sam3_runtime.backends.base import AnyArray, Array, Device, Engine
+from sam3_runtime.backends.base import AnyArray, Device, Engine
 from sam3_runtime.backends.host import HostDevice
+from sam3_runtime.batches import Ahead, Asked, Batch, Job, StageHook, Take, job_of
 from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.contract import PartName
+from sam3_runtime.decoder_calls import EncodedPrompt, Features, Tokens, arrange, features_of, joined, prompt_rows
+from sam3_runtime.errors import EngineError
 from sam3_runtime.postprocess import Detections, begin_detections
 from sam3_runtime.preprocess import Image, check_image
-from sam3_runtime.prompts import Prompt, Tokenizer, as_prompt, box_rows
+from sam3_runtime.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows
 
 THRESHOLD = 0.3
 """Score that a detection must exceed, as in transformers (Meta's own processor takes 0.5)."""
 _TEXTS_KEPT = 1024  # encoded prompts remembered, 32 KiB each
-
-Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
-StageHook = Callable[[Stage], AbstractContextManager[object]]
-"""Called with a stage's name, gives the context that the stage runs in: a stopwatch, for example. On a GPU a stage may
-end before its work does: who measures calls :meth:`Device.synchronize`."""
-Features = Mapping[str, AnyArray]
-"""What the vision encoder says of B images, where it said it: on a GPU its next run writes it again."""
-
-
-def _no_hook(_: Stage) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What the decoder reads of one prompt: features [L, C] and which of them count, bool [L]."""
-
-    features: Array
-    mask: Array
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What :meth:`Pipeline.detect` was asked for."""
-
-    prompts: Sequence[Prompt]
-    threshold: float
-    top: int | None
-    stage: StageHook
 
 
 class Pipeline:
@@ -64,7 +35,8 @@ class Pipeline:
 
     ``config`` and ``records`` are the variant's own; ``status`` is the accuracy gate's verdict (``passed``,
     ``rejected``, ``failed`` or ``unverified``) and ``reason`` what it says; ``engines`` holds the opened parts and
-    ``device`` what they run on.
+    ``device`` what they run on. A pipeline that was opened without the text or geometry encoder
+    (:func:`sam3_runtime.load` with ``parts``) finds prompts that were encoded before (:meth:`encode`).
 
     Thread safety: :meth:`detect` may be called from several threads at once. ONNX Runtime then really runs side by
     side; on a GPU calls take turns, a batch each. :meth:`close` only when no call runs.
@@ -74,7 +46,7 @@ class Pipeline:
         self,
         config: VariantConfig,
         engines: dict[PartName, Engine],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         status: str = "unverified",
         reason: str = "",
         device: Device | None = None,
@@ -83,7 +55,7 @@ class Pipeline:
         self.engines = engines
         self.device = device or HostDevice()
         self._turn = nullcontext() if all(engine.concurrent for engine in engines.values()) else Lock()
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.status = status
         self.reason = reason
         self._texts: OrderedDict[str, Tokens] = OrderedDict()
@@ -94,6 +66,13 @@ class Pipeline:
         return {part: engine.record for part, engine in self.engines.items()}
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """What texts become token numbers with; :class:`EngineError` where the text encoder was not opened."""
+        if self._tokenizer is None:
+            raise self._not_opened("text-encoder")
+        return self._tokenizer
+
+    @property
     def batch(self) -> int:
         """The most pictures that are encoded at once; :meth:`detect` takes any number."""
         return self.engines["vision-encoder"].limit("B")
@@ -101,17 +80,18 @@ class Pipeline:
     def detect(
         self,
         images: Sequence[Image],
-        prompts: Sequence[Prompt | str],
+        prompts: Sequence[Asked | str],
         *,
-        threshold: float = THRESHOLD,
+        threshold: float | Sequence[float] = THRESHOLD,
         top: int | None = None,
         stages: StageHook | None = None,
     ) -> list[list[Detections]]:
         """Find every instance of each prompt on each image.
 
-        ``images``: RGB uint8 [H, W, 3], any number, each of any size. ``prompts``: words or :class:`Prompt`; boxes
-        are pixels of each image given. Kept is what scores above ``threshold``, or, where ``top`` is given, that many
-        best ones whatever their score. Returns ``result[image][prompt]``. ``stages`` sees each stage of the work.
+        ``images``: RGB uint8 [H, W, 3], any number, each of any size. ``prompts``: words, :class:`Prompt`, whose
+        boxes are pixels of each image given, or what :meth:`encode` gave. Kept is what scores above ``threshold`` (one
+        for all, or one for each prompt), or, where ``top`` is given, that many best ones whatever their score. Returns
+        ``result[image][prompt]``. ``stages`` sees each stage of the work.
 
         Raises :class:`SourceError` for what is no image, :class:`PromptError` for a box that is not on an image,
         :class:`EngineError` when an engine fails.
@@ -121,14 +101,14 @@ class Pipeline:
     def stream(
         self,
         images: Sequence[Image],
-        prompts: Sequence[Prompt | str],
+        prompts: Sequence[Asked | str],
         *,
-        threshold: float = THRESHOLD,
+        threshold: float | Sequence[float] = THRESHOLD,
         top: int | None = None,
         stages: StageHook | None = None,
     ) -> Iterator[list[Detections]]:
         """As :meth:`detect`, an image at a time: only one batch's features and masks are held at once."""
-        job = _Job([as_prompt(prompt) for prompt in prompts], threshold, top, stages or _no_hook)
+        job = job_of(prompts, threshold, top, stages)
         for image in images:
             check_image(image)
         for start in range(0, len(images), self.batch):
@@ -141,22 +121,46 @@ class Pipeline:
                     found = list(self._detect_batch(batch, job))
                 yield from found
 
-    def _detect_batch(self, images: Sequence[Image], job: _Job) -> Iterator[list[Detections]]:
+    def rounds(
+        self,
+        take: Take,
+        prompts: Sequence[Asked | str],
+        *,
+        threshold: float | Sequence[float] = THRESHOLD,
+        top: int | None = None,
+        stages: StageHook | None = None,
+    ) -> Generator[list[list[Detections]], None, None]:
+        """As :meth:`detect` on one batch after another: ``result[image][prompt]`` of each.
+
+        ``take(wait)`` gives the next batch of at most :attr:`batch` images: where it may ``wait``, none means that
+        there will be none; where it may not, that there is none yet. On a GPU the next batch is begun, if it is there,
+        before the host finishes the last; nobody else may detect meanwhile.
+        """
+        job = job_of(prompts, threshold, top, stages)
+        while images := take(True):
+            with self._turn:
+                batch: Batch | None = self._batch(images, job)
+                while batch is not None:
+                    ahead = Ahead(take, lambda images: self._batch(images, job)) if self.device.queues else None
+                    found = list(self._decode_all(batch, job, ahead))
+                    batch = ahead.batch if ahead is not None else None
+                    yield found
+
+    def _batch(self, images: Sequence[Image], job: Job) -> Batch:
+        return Batch(images, self.preprocess, self.encode_images, job.stage)
+
+    def _detect_batch(self, images: Sequence[Image], job: Job) -> Iterator[list[Detections]]:
         """Detect on at most :attr:`batch` images."""
-        with job.stage("preprocess"):
-            pixels = self.preprocess(images)
-        with job.stage("vision"):
-            features = self.encode_images(pixels)
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        yield from self._decode_all(self._batch(images, job), job)
+
+    def _decode_all(self, batch: Batch, job: Job, ahead: Ahead | None = None) -> Iterator[list[Detections]]:
+        """Make the decoder's calls, one in flight while the host finishes the last; an image is given when it is
+        complete. With the last call in flight the batch ``ahead`` is begun."""
+        sizes = batch.sizes
+        features = batch.encode()
         with job.stage("prompt"):
             tokens = self.encode_prompts(job.prompts, sizes, features)
-        yield from self._decode_all(_calls(features, tokens, self.engines["decoder"].limit("P")), sizes, job)
-
-    def _decode_all(
-        self, calls: Iterable[_Call], sizes: Sequence[tuple[int, int]], job: _Job
-    ) -> Iterator[list[Detections]]:
-        """Make the decoder's calls, one in flight while the host finishes the last; an image is given when it is
-        complete."""
+        calls = list(arrange(features, tokens, self.engines["decoder"].limit("P")))
         found: list[dict[int, Detections]] = [{} for _ in sizes]
         begun: list[tuple[int, int, Callable[[], Detections]]] = []
         given = 0
@@ -169,10 +173,12 @@ class Pipeline:
                     found[image][prompt] = detections()
             begun.clear()
 
-        for call in calls:
+        for number, call in enumerate(calls, 1):
             with job.stage("decoder"):
                 masks, others = self._start_decoder(call.features, call.tokens)
             finish()
+            if ahead is not None and number == len(calls):
+                ahead.preprocess()
             while given < len(found) and len(found[given]) == len(job.prompts):
                 yield [found[given][prompt] for prompt in range(len(job.prompts))]
                 found[given], given = {}, given + 1
@@ -181,16 +187,18 @@ class Pipeline:
             with job.stage("postprocess"):
                 for row, (image, prompt) in enumerate(call.places):
                     begun.append((image, prompt, self._begin(outputs, row, sizes[image], prompt, job)))
+        if ahead is not None:
+            ahead.encode()
         finish()
         for complete in found[given:]:
             yield [complete[prompt] for prompt in range(len(job.prompts))]
 
     def _begin(
-        self, outputs: Mapping[str, AnyArray], row: int, size: tuple[int, int], prompt: int, job: _Job
+        self, outputs: Mapping[str, AnyArray], row: int, size: tuple[int, int], prompt: int, job: Job
     ) -> Callable[[], Detections]:
         return begin_detections(
-            outputs, row, size, prompt=job.prompts[prompt].name, prompt_index=prompt, threshold=job.threshold,
-            top=job.top, begin=self.device.begin_masks,
+            outputs, row, size, prompt=job.prompts[prompt].name, prompt_index=prompt,
+            threshold=job.thresholds[prompt], top=job.top, begin=self.device.begin_masks,
         )  # fmt: skip
 
     # --- the parts, one by one: verification and benchmark call them too ----------------------------------------------
@@ -210,10 +218,20 @@ class Pipeline:
         with self._texts_lock:
             found = {text: self._texts[text] for text in texts if text in self._texts}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
-        engine = self.engines["text-encoder"]
+        if missing:
+            found |= self._run_text_encoder(missing)
+        with self._texts_lock:
+            self._texts.update(found)
+            while len(self._texts) > _TEXTS_KEPT:
+                self._texts.popitem(last=False)
+        return [found[text] for text in texts]
+
+    def _run_text_encoder(self, texts: Sequence[str]) -> dict[str, Tokens]:
+        engine = self._engine("text-encoder")
         limit = engine.limit("P")
-        for start in range(0, len(missing), limit):
-            chunk = missing[start : start + limit]
+        found: dict[str, Tokens] = {}
+        for start in range(0, len(texts), limit):
+            chunk = texts[start : start + limit]
             tokens = self.tokenizer(chunk)
             feeds = engine.cast({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask})
             outputs = self.device.fetch(engine.infer(feeds))
@@ -221,20 +239,15 @@ class Pipeline:
             found |= {
                 text: Tokens(features.copy(), mask.copy()) for text, (features, mask) in zip(chunk, rows, strict=True)
             }
-        if missing:
-            engine.release()
-        with self._texts_lock:
-            self._texts.update(found)
-            while len(self._texts) > _TEXTS_KEPT:
-                self._texts.popitem(last=False)
-        return [found[text] for text in texts]
+        engine.release()
+        return found
 
     def encode_boxes(self, prompts: Sequence[Prompt], size: tuple[int, int], features: Features) -> list[Tokens]:
         """Geometry encoder: the boxes of each prompt (which has some) on one image of ``size`` (height, width).
 
         ``features`` are that image's own (N = 1). A prompt of n boxes has n + 1 valid tokens.
         """
-        engine = self.engines["geometry-encoder"]
+        engine = self._engine("geometry-encoder")
         limit = engine.limit("P")
         tokens: list[Tokens] = []
         for start in range(0, len(prompts), limit):
@@ -245,23 +258,45 @@ class Pipeline:
         return tokens
 
     def encode_prompts(
-        self, prompts: Sequence[Prompt], sizes: Sequence[tuple[int, int]], features: Features
+        self, prompts: Sequence[Asked], sizes: Sequence[tuple[int, int]], features: Features
     ) -> list[list[Tokens]]:
         """The tokens of each prompt on each image, ``result[image][prompt]``: text first, then boxes where there are.
 
-        The geometry encoder runs only for prompts with boxes, as in transformers.
+        The geometry encoder runs only for prompts with boxes, as in transformers; for encoded prompts nothing does.
         """
-        texts = self.encode_texts([prompt.words for prompt in prompts])
-        boxed = [index for index, prompt in enumerate(prompts) if prompt.boxes]
+        texts = iter(self.encode_texts([prompt.words for prompt in prompts if isinstance(prompt, Prompt)]))
+        known = [next(texts) if isinstance(prompt, Prompt) else prompt.tokens for prompt in prompts]
+        boxed = {index: prompt for index, prompt in enumerate(prompts) if isinstance(prompt, Prompt) and prompt.boxes}
         result = []
         for image, size in enumerate(sizes):
-            tokens = list(texts)
+            tokens = list(known)
             if boxed:
-                shown = self.encode_boxes([prompts[i] for i in boxed], size, features_of(features, image, image + 1))
+                shown = self.encode_boxes(list(boxed.values()), size, features_of(features, image, image + 1))
                 for index, boxes in zip(boxed, shown, strict=True):
-                    tokens[index] = _joined(texts[index], boxes)
+                    tokens[index] = joined(known[index], boxes)
             result.append(tokens)
         return result
+
+    def encode(self, prompts: Sequence[Prompt | str], image: Image | None = None) -> list[EncodedPrompt]:
+        """Prompts to look for on any image, encoded once; :meth:`detect` takes them in place of prompts.
+
+        Boxes are pixels of ``image`` (RGB uint8 [H, W, 3]), which they are examples on: its features are what the
+        geometry encoder reads, so that the tokens hold for the resolution that they were made at. A prompt's tokens do
+        not depend on the others. Raises :class:`PromptError` for boxes without an image, or outside it.
+        """
+        asked = [as_prompt(prompt) for prompt in prompts]
+        if image is not None:
+            check_image(image)
+        elif any(prompt.boxes for prompt in asked):
+            raise PromptError("a prompt has boxes, and there is no image that they are on", "give the image too")
+        with self._turn:
+            tokens = self.encode_texts([prompt.words for prompt in asked])
+            if image is not None:
+                features = self.encode_images(self.preprocess([image]))
+                size = image.shape[0], image.shape[1]
+                # One by one: together, the shorter ones would be padded to the longest.
+                tokens = [self.encode_prompts([prompt], [size], features)[0][0] for prompt in asked]
+        return [EncodedPrompt(prompt.name, one) for prompt, one in zip(asked, tokens, strict=True)]
 
     def decode(self, features: Features, tokens: Sequence[Tokens]) -> dict[str, AnyArray]:
         """Decoder: P prompts on the features of one image, or of one image each. Shorter prompts are padded.
@@ -274,16 +309,20 @@ class Pipeline:
     def _start_decoder(self, features: Features, tokens: Sequence[Tokens]) -> tuple[AnyArray, Mapping[str, AnyArray]]:
         """``pred_masks``, and the other outputs, wherever they are made: a GPU may still be at it."""
         engine = self.engines["decoder"]
-        longest = max(len(one.mask) for one in tokens)
-        channels = tokens[0].features.shape[1]
-        prompt_features = np.zeros((len(tokens), longest, channels), tokens[0].features.dtype)
-        prompt_mask = np.zeros((len(tokens), longest), np.bool_)
-        for row, one in enumerate(tokens):
-            prompt_features[row, : len(one.mask)] = one.features
-            prompt_mask[row, : len(one.mask)] = one.mask
-        feeds = {**features, "prompt_features": prompt_features, "prompt_mask": prompt_mask}
+        feeds = {**features, **prompt_rows(tokens)}
         outputs = dict(engine.infer(engine.cast(feeds)))
         return outputs.pop("pred_masks"), outputs
+
+    def _engine(self, part: PartName) -> Engine:
+        if part not in self.engines:
+            raise self._not_opened(part)
+        return self.engines[part]
+
+    def _not_opened(self, part: PartName) -> EngineError:
+        return EngineError(
+            f"the {part} of {self.config.variant} was not opened, and this prompt needs it",
+            "look for the classes of a bank alone, or open all parts: sam3_runtime.load(directory)",
+        )
 
     def close(self) -> None:
         """Free the engines. Closing twice does nothing."""
@@ -298,46 +337,3 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One run of the decoder: features of one image or of one for each row, and the image and prompt of each row."""
-
-    features: Features
-    tokens: list[Tokens]
-    places: list[tuple[int, int]]
-
-
-def _calls(features: Features, tokens: list[list[Tokens]], limit: int) -> Iterator[_Call]:
-    """All prompts of an image together (N = 1: its features are there once), or all images of a prompt (N = P).
-
-    Either way every row is an image and a prompt: the fewer calls, the better; on a tie the first reads less.
-    """
-    images, prompts = len(tokens), len(tokens[0])
-    by_image = [(image, chunk) for image in range(images) for chunk in _chunks(prompts, limit)]
-    by_prompt = [(prompt, chunk) for prompt in range(prompts) for chunk in _chunks(images, limit)]
-    if len(by_image) <= len(by_prompt):
-        for image, chunk in by_image:
-            places = [(image, prompt) for prompt in chunk]
-            yield _Call(features_of(features, image, image + 1), [tokens[image][prompt] for prompt in chunk], places)
-    else:
-        for prompt, chunk in by_prompt:
-            places = [(image, prompt) for image in chunk]
-            yield _Call(
-                features_of(features, chunk.start, chunk.stop), [tokens[image][prompt] for image in chunk], places
-            )
-
-
-def _chunks(count: int, limit: int) -> list[range]:
-    return [range(start, min(start + limit, count)) for start in range(0, count, limit)]
-
-
-def features_of(features: Features, start: int, stop: int) -> Features:
-    """The features of some images, as views. The position table has one row for all."""
-    return {name: array if name == "fpn_pos_2" else array[start:stop] for name, array in features.items()}
-
-
-def _joined(text: Tokens, boxes: Tokens) -> Tokens:
-    features = np.concatenate([text.features, boxes.features.astype(text.features.dtype, copy=False)])
-    return Tokens(features, np.concatenate([text.mask, boxes.mask]))

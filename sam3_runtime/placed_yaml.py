@@ -1,24 +1,29 @@
 """Reads YAML and remembers where every value stands, so that a message can name the line.
 
-Turns what PyYAML and pydantic say into one :class:`VariantsError`: file, line, key, value and fix. Knows the
-schema only to name the keys that would have been right. Pure.
+Turns what PyYAML and pydantic say into one error: file, line, key, value and fix. A :class:`Document` says which schema
+a kind of file has and which error is raised about it. Pure.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sam3_runtime.errors import VariantsError
-from sam3_runtime.settings import VariantsFile
+from sam3_runtime.errors import Sam3Error
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
     """A safe loader that refuses duplicate keys."""
+
+    error: type[Sam3Error] = Sam3Error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
@@ -26,7 +31,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if key in seen:
-                raise VariantsError(
+                raise self.error(
                     f"{self.name}:{line}: the key {key!r} is there twice (first on line {seen[key]})",
                     "keep one of them: a second one would silently replace the first",
                 )
@@ -52,27 +57,91 @@ def places_of(node: yaml.Node | None, path: tuple[str | int, ...] = ()) -> Place
     return places
 
 
-def read_yaml(text: str, file: str) -> tuple[dict[str, Any], Places]:
-    try:
-        loader = _Loader(text)
-        loader.name = file
-        node = loader.get_single_node()
-        value = None if node is None else loader.construct_document(node)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        source = text.splitlines()[line - 1] if mark and line <= len(text.splitlines()) else ""
-        if "\t" in source:
-            raise VariantsError(
-                f"{file}:{line}: a tab stands in this line", "YAML indents with spaces; replace the tab"
-            ) from None
-        problem = getattr(error, "problem", None) or str(error)
-        raise VariantsError(f"{file}:{line}: not valid YAML: {problem}", f"the line reads: {source.strip()}") from None
-    if value is None:
-        raise VariantsError(f"{file} is empty", "the smallest file is:  variants: [{resolution: 1008}]")
-    if not isinstance(value, dict):
-        raise VariantsError(f"{file}:1: expected sections such as `variants:`, found {type(value).__name__}")
-    return value, places_of(node)
+@dataclass(frozen=True)
+class Document(Generic[Model]):
+    """A kind of YAML file: the schema of what it holds, the error that is raised about it, its smallest example."""
+
+    model: type[Model]
+    error: type[Sam3Error]
+    smallest: str
+
+    def read(self, path: Path, shown: str | None = None, hint: str | None = None) -> str:
+        """The text of a file, which messages call ``shown``; ``hint`` helps where there is none."""
+        shown = shown or str(path)
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise self.error(f"{shown} is missing", hint) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.error(f"{shown} cannot be read: {error}") from None
+
+    def parse(self, text: str, file: str) -> tuple[Model, Places]:
+        """What ``text`` holds, checked, and the line of every value."""
+        data, places = self._read_yaml(text, file)
+        try:
+            return self.model.model_validate(data), places
+        except ValidationError as error:
+            raise self._explain(error, data, places, file) from None
+
+    def _read_yaml(self, text: str, file: str) -> tuple[dict[str, Any], Places]:
+        try:
+            loader = _Loader(text)
+            loader.name, loader.error = file, self.error
+            node = loader.get_single_node()
+            value = None if node is None else loader.construct_document(node)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = mark.line + 1 if mark else 1
+            source = text.splitlines()[line - 1] if mark and line <= len(text.splitlines()) else ""
+            if "\t" in source:
+                raise self.error(
+                    f"{file}:{line}: a tab stands in this line", "YAML indents with spaces; replace the tab"
+                ) from None
+            problem = getattr(error, "problem", None) or str(error)
+            raise self.error(f"{file}:{line}: not valid YAML: {problem}", f"the line reads: {source.strip()}") from None
+        if value is None:
+            raise self.error(f"{file} is empty", f"the smallest file is:  {self.smallest}")
+        if not isinstance(value, dict):
+            raise self.error(
+                f"{file}:1: expected sections, found {type(value).__name__}", f"for example  {self.smallest}"
+            )
+        return value, places_of(node)
+
+    def _explain(self, error: ValidationError, data: Mapping[str, Any], places: Places, file: str) -> Sam3Error:
+        """One message out of pydantic's many: that of the most specific place."""
+        known = [(detail, _real_path(detail["loc"], data)) for detail in error.errors(include_url=False)]
+        # A union reports every branch; a message of ours, or a bound, says more than "should be a list".
+        rank = {"value_error": 0, "extra_forbidden": 0, "greater_than_equal": 1, "literal_error": 1, "int_type": 2}
+        detail, path = min(known, key=lambda item: (rank.get(item[0]["type"], 3), -len(item[1])))
+        where = f"{file}:{nearest_place(places, path)}: {dotted(path)}"
+        given = detail["input"]
+        match detail["type"]:
+            case "extra_forbidden":
+                allowed = _allowed_keys(self.model, path[:-1])
+                close = difflib.get_close_matches(str(path[-1]), allowed, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(allowed))}"
+                return self.error(f"{where}: unknown key {path[-1]!r}", hint)
+            case "value_error":
+                return self.error(f"{where}: {detail['ctx']['error']}")
+            case "greater_than_equal":
+                return self.error(f"{where}: {given} is too small", f"it must be at least {detail['ctx']['ge']}")
+            case "less_than_equal":
+                return self.error(f"{where}: {given} is too large", f"it must be at most {detail['ctx']['le']}")
+            case "literal_error":
+                return self.error(f"{where}: {given!r} is not known", f"use {detail['ctx']['expected']}")
+            case "missing":
+                return self.error(
+                    f"{file}:{nearest_place(places, path)}: `{dotted(path)}` is missing",
+                    f"for example  {self.smallest}",
+                )
+            case "too_short":
+                example = f", such as  {self.smallest}" if len(path) == 1 else ""
+                return self.error(f"{where}: the list is empty", f"list at least one{example}")
+            case "string_type":
+                return self.error(f"{where}: {given!r} is no text", "write it in quotes")
+            case "model_type" | "dict_type":
+                return self.error(f"{where}: expected keys with values, found {given!r}", "write  key: value  below it")
+        return self.error(f"{where}: {given!r}: {detail['msg'].lower()}")
 
 
 def nearest_place(places: Places, path: tuple[str | int, ...]) -> int:
@@ -81,41 +150,9 @@ def nearest_place(places: Places, path: tuple[str | int, ...]) -> int:
     return places.get(path, 1)
 
 
-def _dotted(path: Iterable[str | int]) -> str:
+def dotted(path: Iterable[str | int]) -> str:
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
     return text.lstrip(".")
-
-
-def explain(error: ValidationError, data: Mapping[str, Any], places: Places, file: str) -> VariantsError:
-    """One message out of pydantic's many: that of the most specific place."""
-    known = [(detail, _real_path(detail["loc"], data)) for detail in error.errors(include_url=False)]
-    # A union reports every branch; a message of ours, or a bound, says more than "should be a list".
-    rank = {"value_error": 0, "extra_forbidden": 0, "greater_than_equal": 1, "literal_error": 1, "int_type": 2}
-    detail, path = min(known, key=lambda item: (rank.get(item[0]["type"], 3), -len(item[1])))
-    where = f"{file}:{nearest_place(places, path)}: {_dotted(path)}"
-    given = detail["input"]
-    match detail["type"]:
-        case "extra_forbidden":
-            allowed = _allowed_keys(path[:-1])
-            close = difflib.get_close_matches(str(path[-1]), allowed, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(allowed))}"
-            return VariantsError(f"{where}: unknown key {path[-1]!r}", hint)
-        case "value_error":
-            return VariantsError(f"{where}: {detail['ctx']['error']}")
-        case "greater_than_equal":
-            return VariantsError(f"{where}: {given} is too small", f"it must be at least {detail['ctx']['ge']}")
-        case "literal_error":
-            return VariantsError(f"{where}: {given!r} is not known", f"use {detail['ctx']['expected']}")
-        case "missing":
-            return VariantsError(
-                f"{file}: the section `{_dotted(path)}` is missing", "for example  variants: [{resolution: 1008}]"
-            )
-        case "too_short":
-            example = ", such as  - {resolution: 1008}" if path == ("variants",) else ""
-            return VariantsError(f"{where}: the list is empty", f"list at least one{example}")
-        case "model_type" | "dict_type":
-            return VariantsError(f"{where}: expected keys with values, found {given!r}", "write  key: value  below it")
-    return VariantsError(f"{where}: {given!r}: {detail['msg'].lower()}")
 
 
 def _real_path(location: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
@@ -134,8 +171,8 @@ def _real_path(location: tuple[str | int, ...], data: Any) -> tuple[str | int, .
     return tuple(path)
 
 
-def _allowed_keys(path: tuple[str | int, ...]) -> list[str]:
-    model: Any = VariantsFile
+def _allowed_keys(model: Any, path: tuple[str | int, ...]) -> list[str]:
+    """The keys of the section at ``path``."""
     for key in path:
         if isinstance(key, int):
             continue

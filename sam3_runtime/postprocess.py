@@ -36,6 +36,12 @@ class PackedMasks:
         """bool [K, H, W]."""
         return np.unpackbits(self.bits, axis=2, count=self.size[1]).view(np.bool_)
 
+    def at(self, masks: NDArray[np.intp], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """bool [N, n, m]: some of the ``masks`` [N], each at its own rows [N, n] and columns [N, m]."""
+        octets = self.bits[masks[:, None, None], rows[:, :, None], columns[:, None, :] >> 3]
+        shifts = (7 - (columns[:, None, :] & 7)).astype(np.uint8)
+        return np.asarray(octets >> shifts & 1).view(np.bool_)
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -55,6 +61,11 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def size(self) -> Size:
+        stored = self.stored_masks
+        return stored.size if isinstance(stored, PackedMasks) else stored.shape[1:]
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:

@@ -175,7 +175,7 @@ def _normalized(boxes: Sequence[Box], size: tuple[int, int]) -> NDArray[np.float
         if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
             raise PromptError(
                 f"the box {[x0, y0, x1, y1]} is not on the picture, which is {width} x {height} pixels",
-                "boxes are x0, y0, x1, y1 in pixels of the picture that is searched",
+                "boxes are x0, y0, x1, y1 in pixels of the picture that they are on",
             )
     corners = np.asarray(boxes, np.float32) / np.asarray([width, height, width, height], np.float32)
     low, high = corners[:, :2], corners[:, 2:]

@@ -262,7 +262,7 @@ class VariantsFile(Section):
     gate: GateSection = GateSection()
 
 
-def json_schema() -> str:
-    """The JSON schema of ``variants.yaml`` for editors, as committed in ``variants.schema.json``."""
-    schema = VariantsFile.model_json_schema()
+def json_schema(model: type[BaseModel] = VariantsFile) -> str:
+    """A JSON schema for editors; that of ``variants.yaml`` is committed in ``variants.schema.json``."""
+    schema = model.model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Self
 
 from sam3_runtime.errors import OutputError
@@ -39,10 +41,12 @@ _MASK_OPACITY = 0.4
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_IS_UNICODE = int(cv2.__version__.partition(".")[0]) >= 5
 _VIDEO_CODEC = "mp4v"
+_DISK_RESERVE = 1 << 20  # bytes that writing a video leaves free: it is closed with them
+_FRAMES_CHECKED = 16
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def reported(path: Path) -> Iterator[None]:
     """Turn what the system says about writing ``path`` into an :class:`OutputError`."""
     try:
         yield
@@ -63,20 +67,30 @@ def color_of(prompt_index: int) -> Color:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def draw(image: Image, found: Sequence[Detections]) -> Image:
-    """A copy of ``image`` [H, W, 3] with masks, contours, boxes and labels; a colour for each prompt."""
+def draw(
+    image: Image,
+    found: Sequence[Detections],
+    colors: Sequence[Color] | None = None,
+    tracks: Sequence[NDArray[np.int64]] | None = None,
+) -> Image:
+    """A copy of ``image`` [H, W, 3] with masks, contours, boxes and labels.
+
+    A colour for each prompt: of ``colors``, where given, else :func:`color_of`. ``tracks`` are the identities of each
+    prompt's detections; those that have one show it.
+    """
     canvas = image.copy()
     weight = max(1, round(max(image.shape[:2]) / 500))  # line width in pixels
-    for detections in found:
-        color = color_of(detections.prompt_index)
+    chosen = [colors[one.prompt_index] if colors else color_of(one.prompt_index) for one in found]
+    for detections, color in zip(found, chosen, strict=True):
         for mask in detections.masks:
             _draw_mask(canvas, mask, color, weight)
-    for detections in found:  # after all masks, so that none covers a label
-        color = color_of(detections.prompt_index)
-        for box, score in zip(detections.boxes, detections.scores, strict=True):
+    for place, (detections, color) in enumerate(zip(found, chosen, strict=True)):  # so that no mask covers a label
+        for row, (box, score) in enumerate(zip(detections.boxes, detections.scores, strict=True)):
             corners = [round(float(side)) for side in box]
             cv2.rectangle(canvas, corners[:2], corners[2:], color, weight, cv2.LINE_AA)
-            _draw_label(canvas, f"{detections.prompt} {score:.2f}", (corners[0], corners[1]), color)
+            track = int(tracks[place][row]) if tracks else -1
+            label = f"{detections.prompt} {score:.2f}"
+            _draw_label(canvas, label if track < 0 else f"#{track} {label}", (corners[0], corners[1]), color)
     return canvas
 
 
@@ -123,7 +137,7 @@ def write_picture(path: Path, image: Image) -> None:
         encoded = False
     if not encoded:
         raise OutputError(f"cannot write {path}: {path.suffix or 'no suffix'} is no picture format", "use .png or .jpg")
-    with _reported(path):
+    with reported(path):
         write_atomically(path, data.tobytes())
 
 
@@ -133,8 +147,9 @@ def write_picture(path: Path, image: Image) -> None:
 class VideoSink:
     """Writes frames (RGB uint8 [H, W, 3], all of one size) as an MP4; a context manager.
 
-    The file appears when the block ends well; when it fails, nothing is left. :class:`OutputError` when the video
-    cannot be opened, or is not whole on the disk in the end.
+    The file appears when the block ends well, or with :meth:`close`; when the block fails, nothing is left.
+    :class:`OutputError` when the video cannot be opened, is not whole on the disk in the end, or when the disk is
+    about to be full: what was written may still be closed then.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -142,20 +157,22 @@ class VideoSink:
         # OpenCV chooses the container by the suffix, so the temporary name keeps it.
         self._temporary = temporary_name(path).with_suffix(f".part{path.suffix}")
         self._writer: Any = None
-        self._size = (0, 0)
+        self.size: tuple[int, int] | None = None
+        """Height and width, once the first frame is written."""
 
     def write(self, frame: Image) -> None:
         if self._writer is None:
             self._open(frame)
-        if frame.shape[:2] != self._size:
-            raise OutputError(f"cannot write {self.path}: its frames change from {self._size} to {frame.shape[:2]}")
+        if frame.shape[:2] != self.size:
+            raise OutputError(f"cannot write {self.path}: its frames change from {self.size} to {frame.shape[:2]}")
+        self._check_space()
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self.frames += 1
 
     def _open(self, frame: Image) -> None:
-        with _reported(self.path):
+        with reported(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        height, width = self._size = frame.shape[:2]
+        height, width = self.size = (frame.shape[0], frame.shape[1])
         codec = cv2.VideoWriter.fourcc(*_VIDEO_CODEC)
         self._writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, (width, height))
         if not self._writer.isOpened():
@@ -164,32 +181,57 @@ class VideoSink:
                 "check that the folder can be written and has space",
             )
 
+    def _check_space(self) -> None:
+        """OpenCV does not say when the disk is full; an MP4 needs some of it for its table when it is closed."""
+        with reported(self.path):
+            free = shutil.disk_usage(self.path.parent).free
+        if free < _DISK_RESERVE:
+            raise OutputError(
+                f"cannot write {self.path}: the disk is full but for {free >> 10} KiB (after {self.frames} frames)",
+                "free some space, or write elsewhere",
+            )
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        self._release()
+        try:
+            if self.frames:
+                self._check()
+                with reported(self.path):
+                    os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        try:
-            if kind is None and self.frames:
-                self._check()
-                with _reported(self.path):
-                    os.replace(self._temporary, self.path)
-        finally:
+        if kind is None:
+            self.close()
+        else:
+            self._release()
             self._temporary.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """OpenCV does not say when the disk is full: read back what it wrote."""
+        """Read back some of what was written, the last frame among it: whether all of it is there."""
         capture = cv2.VideoCapture(str(self._temporary))
-        written = 0
-        while capture.grab():
-            written += 1
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        step = max(1, self.frames // _FRAMES_CHECKED)
+        missing = 0
+        for number in range(self.frames - 1, -1, -step) if promised >= self.frames else ():
+            capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+            missing += not capture.grab()
         capture.release()
-        if written < self.frames:
+        if promised < self.frames or missing:
             raise OutputError(
-                f"cannot write {self.path}: of {self.frames} frames {written} are on the disk",
+                f"cannot write {self.path}: not all of its {self.frames} frames are on the disk",
                 "free some space, or write elsewhere",
             )
 
@@ -198,18 +240,32 @@ class VideoSink:
 
 
 class JsonLines:
-    """A file of one JSON object a line; a context manager. It appears when the block ends well."""
+    """A file of one JSON object a line; a context manager. It appears when the block ends well, or with
+    :meth:`close`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = temporary_name(path)
-        with _reported(path):
+        with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._temporary, "w", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        with _reported(self.path):
+        with reported(self.path):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        self._end(keep=True)
+
+    def _end(self, keep: bool) -> None:
+        try:
+            with reported(self.path):
+                self._file.close()  # writes what is buffered: here a full disk shows
+                if keep:
+                    os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -217,28 +273,27 @@ class JsonLines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with _reported(self.path):
-                self._file.close()  # writes what is buffered: here a full disk shows
-                if kind is None:
-                    os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._end(keep=kind is None)
 
 
-def as_line(size: tuple[int, int], found: Sequence[Detections]) -> dict[str, Any]:
-    """What is written about one picture of ``size`` (height, width): every detection, with its mask as COCO's RLE."""
-    return {
-        "width": size[1],
-        "height": size[0],
-        "detections": [
-            {
-                "prompt": one.prompt,
-                "score": round(float(score), 6),
-                "box": [round(float(x), 3) for x in box],
-                "mask": rle,
-            }
-            for one in found
-            for score, box, rle in zip(one.scores, one.boxes, one.rle(), strict=True)
-        ],
-    }
+def as_line(
+    size: tuple[int, int], found: Sequence[Detections], tracks: Sequence[NDArray[np.int64]] | None = None
+) -> dict[str, Any]:
+    """What is written about one picture of ``size`` (height, width): every detection, with its mask as COCO's RLE.
+
+    Where ``tracks`` are given, each has its identity as ``track``: a number, or null.
+    """
+    lines = [
+        {
+            "prompt": one.prompt,
+            "score": round(float(score), 6),
+            "box": [round(float(x), 3) for x in box],
+            "mask": rle,
+        }
+        for one in found
+        for score, box, rle in zip(one.scores, one.boxes, one.rle(), strict=True)
+    ]
+    if tracks is not None:
+        for line, track in zip(lines, (int(track) for row in tracks for track in row), strict=True):
+            line["track"] = track if track >= 0 else None
+    return {"width": size[1], "height": size[0], "detections": lines}

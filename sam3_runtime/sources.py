@@ -28,6 +28,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 _DEFAULT_FPS = 25.0  # for files that do not say
 _COUNT_SLACK = 0.02  # headers of some containers estimate the frame count from the duration
+_LOST_IN_A_ROW = 50  # frames that may fail to decode before the rest counts as missing
 
 Spec = str | Path
 
@@ -51,13 +52,15 @@ class VideoInfo:
 
 
 class VideoEndsEarly(SourceError):
-    """Fewer frames decode than the header promises. What was yielded before is good."""
+    """Fewer frames decode than the header promises: the end is missing, or ``lost`` frames before it. What was yielded
+    is good."""
 
-    def __init__(self, path: Path, decoded: int, promised: int) -> None:
-        self.decoded, self.promised = decoded, promised
+    def __init__(self, path: Path, decoded: int, promised: int, lost: int = 0) -> None:
+        self.decoded, self.promised, self.lost = decoded, promised, lost
+        what = f"is damaged: {lost} frames before its end are lost" if lost else "ends early"
         super().__init__(
-            f"{path} ends early: {decoded} frames decode, and its header promises {promised}",
-            "the file is damaged or was not copied whole; what was read before is kept",
+            f"{path} {what}: {decoded} frames decode, and its header promises {promised}",
+            "the file is damaged or was not copied whole; what could be read is kept",
         )
 
 
@@ -109,13 +112,20 @@ def load_image(spec: Spec) -> Image:
         pixels = None
     if pixels is None:
         raise SourceError(f"{spec} is no picture that can be read: {_guess(data)}", _convert_hint())
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if pixels.dtype != np.uint8:
+    if pixels.dtype not in (np.uint8, np.uint16):
         raise SourceError(
             f"{spec} has {pixels.dtype} pixels; pictures of 8 and 16 bits are read", "convert it to 8 bits"
         )
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return as_rgb(pixels)
+
+
+def as_rgb(pixels: np.ndarray[Any, Any]) -> Image:
+    """What OpenCV gives, BGR, BGRA or grey of 8 or 16 bits, as RGB uint8 [H, W, 3]."""
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
+    return np.asarray(cv2.cvtColor(pixels, code))
 
 
 def _convert_hint() -> str:
@@ -219,27 +229,34 @@ class Video:
 
     def count(self) -> int:
         """The frames that really decode: a header may promise what is not there. Uses the video up."""
-        number = 0
-        while self._capture.grab():
-            number += 1
-        self._check_end(number)
-        return number
+        return sum(1 for _ in self._grab())
+
+    def numbered(self) -> Iterator[tuple[int, Image]]:
+        """As iterating, each frame with its number: a frame that does not decode leaves a gap."""
+        yield from self._decode(None)
 
     def _decode(self, wanted: frozenset[int] | None) -> Iterator[tuple[int, Image]]:
-        number = 0
-        while self._capture.grab():
+        frame = None  # OpenCV writes the next one into it
+        for number in self._grab():
             if wanted is None or number in wanted:
-                decoded, frame = self._capture.retrieve()
-                if not decoded:
-                    break
-                yield number, np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            number += 1
-        self._check_end(number)
+                decoded, frame = self._capture.retrieve(frame)
+                if decoded:
+                    yield number, as_rgb(frame)
 
-    def _check_end(self, decoded: int) -> None:
+    def _grab(self) -> Iterator[int]:
+        """The numbers of the frames that decode, each ready to be retrieved. OpenCV says that it could not grab a
+        frame at the end, and likewise where one is damaged: there the next ones may be good."""
         promised = self.info.frames or 1
-        if promised - decoded > _COUNT_SLACK * promised:
-            raise VideoEndsEarly(self._path, decoded, promised)
+        number = lost = failed = 0
+        while failed == 0 or failed < min(_LOST_IN_A_ROW, promised - number):
+            if self._capture.grab():
+                number, lost, failed = number + failed, lost + failed, 0
+                yield number
+                number += 1
+            else:
+                failed += 1
+        if lost or promised - number > _COUNT_SLACK * promised:
+            raise VideoEndsEarly(self._path, number - lost, promised, lost)
 
     def close(self) -> None:
         self._capture.release()

@@ -15,8 +15,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import VariantsError
 from sam3_runtime.gpus import (
@@ -26,11 +24,12 @@ from sam3_runtime.gpus import (
     names_of,
     without_fp8,
 )
-from sam3_runtime.placed_yaml import Places, explain, nearest_place, read_yaml
+from sam3_runtime.placed_yaml import Document, Places, nearest_place
 from sam3_runtime.settings import Quantize, VariantsFile
 
 NAME = re.compile(r"b(?P<batch>[1-9]\d*)_q(?P<queries>[1-9]\d*)_r(?P<resolution>[1-9]\d*)(?:_(?P<quantize>int8|fp8))?")
 RANDOM_CHECKPOINT = "random"
+DOCUMENT = Document(VariantsFile, VariantsError, "variants: [{resolution: 1008}]")
 
 
 @dataclass(frozen=True, order=True)
@@ -244,11 +243,7 @@ def parse(text: str, file: str = "variants.yaml", dims: ModelDims | None = None,
     ``base`` is the folder of the file, which a local checkpoint is relative to. Raises :class:`VariantsError`: the
     value, its place (file, line, key) and the fix.
     """
-    data, places = read_yaml(text, file)
-    try:
-        settings = VariantsFile.model_validate(data)
-    except ValidationError as error:
-        raise explain(error, data, places, file) from None
+    settings, places = DOCUMENT.parse(text, file)
     dims = dims or dims_of_checkpoint(settings.model.checkpoint, base)
     variants = _expand(settings, dims, places, file)
     _check_backend(settings, variants, file, places)
@@ -257,10 +252,4 @@ def parse(text: str, file: str = "variants.yaml", dims: ModelDims | None = None,
 
 def read(path: Path, shown: str | None = None) -> str:
     """The text of a ``variants.yaml``; :class:`VariantsError`, which calls it ``shown``, when it cannot be read."""
-    shown = shown or str(path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise VariantsError(f"{shown} is missing", "start from the project's own variants.yaml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VariantsError(f"{shown} cannot be read: {error}") from None
+    return DOCUMENT.read(path, shown, "start from the project's own variants.yaml")

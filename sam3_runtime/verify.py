@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import read_records
+from sam3_runtime.decoder_calls import Tokens
 from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path
-from sam3_runtime.pipeline import Pipeline, Tokens
+from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference

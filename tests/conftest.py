@@ -1,12 +1,21 @@
-"""Fixtures that every folder of tests uses: the small checkpoint, and photographs that scikit-image ships."""
+"""Fixtures that several tests use: the small checkpoint, and a variant and a project for the fake backend."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from sam3_runtime.backends.fake import write_fake_variant
+from sam3_runtime.banks import Bank, extract
+from sam3_runtime.loading import load
+from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.projects import Project, read_project
+from tests.projects import CLASSES, WriteProject, write_photo
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -35,3 +44,51 @@ def video_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("checkpoint") / "sam3_video"
     return _write_checkpoint(folder, "--layout", "sam3_video", "--shards", "3")
+
+
+@pytest.fixture
+def write_project(tmp_path: Path) -> WriteProject:
+    """Writes and reads ``shop.yaml``, beside a picture of a shelf."""
+    write_photo(tmp_path / "photos/shelf.png")
+
+    def written(text: str) -> Project:
+        (tmp_path / "shop.yaml").write_text(text, encoding="utf-8")
+        return read_project(tmp_path / "shop.yaml")
+
+    return written
+
+
+@pytest.fixture
+def fake_variant(tmp_path: Path) -> Path:
+    write_fake_variant(tmp_path / "engines/b4_q20_r112")
+    return tmp_path / "engines/b4_q20_r112"
+
+
+@pytest.fixture
+def fake_pipeline(fake_variant: Path) -> Iterator[Pipeline]:
+    with load(fake_variant) as opened:
+        yield opened
+
+
+@pytest.fixture
+def shop_bank(fake_pipeline: Pipeline, write_project: WriteProject) -> Bank:
+    return extract(fake_pipeline, write_project(CLASSES))
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes small disks, of so many KiB; they may be mounted by root alone."""
+    made: list[Path] = []
+
+    def make(kib: int) -> Path:
+        folder = tmp_path / f"disk{len(made)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("mounting a small tmpfs needs root")
+        made.append(folder)
+        return folder
+
+    yield make
+    for folder in made:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -132,7 +132,7 @@ def test_a_rules_code_covers_what_its_job_runs(rule: str) -> None:
     builder = module
     if rule == "calibrate_vision_encoder":
         builder = "builders/tensorrt"
-        needed -= {"backends/cuda"}  # carries frames to the GPU, as they are
+        needed -= {"backends/cuda"}  # carry frames to the GPU and back, as they are
     if builder.startswith("builders/"):
         assert "*PLAN.builder_modules()" in text
         own = {f"builders/{name}" for name in BUILDER_MODULES[builder.split("/")[1].replace("_", "-")]}

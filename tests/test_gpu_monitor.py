@@ -14,7 +14,7 @@ from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of, process_mi
 from sam3_runtime.measurements import DeviceMemory
 from sam3_runtime.memory import MIB
 
-ANSWER = "1980, 3201, 41, 612.5, {used}"
+ANSWER = "1980, 3201, 41, 612.5, {used}, 97"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 Smi = Callable[..., None]
 
@@ -51,7 +51,7 @@ def test_a_reading(smi: Smi) -> None:
     smi(321)
     found = read()
     assert found is not None
-    assert (found.sm_mhz, found.power_w, found.used_mib) == (1980.0, 612.5, 321.0)
+    assert (found.sm_mhz, found.power_w, found.used_mib, found.busy_percent) == (1980.0, 612.5, 321.0, 97.0)
     smi("[N/A]")
     found = read()
     assert found is not None

@@ -10,7 +10,16 @@ import pytest
 from sam3_runtime.config import EngineRecord, Sizes
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import EngineError
-from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB, buffers_of, check_fits, predict, process_mib, smallest_card
+from sam3_runtime.memory import (
+    CUDA_CONTEXT_MIB,
+    MIB,
+    buffers_of,
+    check_fits,
+    predict,
+    process_mib,
+    saving,
+    smallest_card,
+)
 from tests.records import engine_record
 
 WEIGHTS = {"vision-encoder": 900, "text-encoder": 700, "geometry-encoder": 16, "decoder": 50}
@@ -46,6 +55,17 @@ def test_without_sizes_nothing_is_predicted() -> None:
     made = records()
     made["decoder"] = engine_record("decoder")
     assert predict(made) is None
+
+
+def test_parts_that_stay_closed_save_weights_buffers_and_a_smaller_block() -> None:
+    made = records()
+    kept = {part: made[part] for part in ("vision-encoder", "decoder")}
+    buffers = (buffers_of(made.values()) - buffers_of(kept.values())) / MIB
+    said = saving(made, kept)
+    assert said.endswith(" MiB of GPU memory, as predicted")
+    assert float(said.split()[0]) == pytest.approx(700 + 16 + (1200 - 500) + buffers, abs=0.2)
+    unknown = {part: engine_record(part, sizes=Sizes(file=2 * MIB)) for part in PART_NAMES}
+    assert saving(unknown, kept) == "4.0 MiB of weights"
 
 
 def test_what_the_vision_encoder_writes_and_the_decoder_reads_is_counted_once() -> None:

@@ -6,20 +6,23 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pytest
 
 import sam3_runtime
 from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
+from sam3_runtime.backends.host import HostDevice
+from sam3_runtime.batches import Stage
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.errors import EngineError, RecordError, SourceError
 from sam3_runtime.loading import load
-from sam3_runtime.pipeline import Pipeline, Stage
+from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.prompts import Prompt, PromptError
 from sam3_runtime.variants import Variant
@@ -294,3 +297,80 @@ def test_the_fake_variant_is_written_the_same_twice(directory: Path, tmp_path: P
     for path in directory.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert VariantConfig.read(directory / "config.json").variant == "b4_q20_r112"
+
+
+# --- one batch after another ------------------------------------------------------------------------------------------
+
+
+class Queueing(HostDevice):
+    """A device that would go on by itself."""
+
+    queues = True
+
+
+def taken_from(batches: list[list[np.ndarray]], ready: bool = True) -> Callable[[bool], list[np.ndarray]]:
+    """Gives one after another; where they are not ``ready``, only to who waits."""
+    left = iter(batches)
+    return lambda wait: next(left, []) if wait or ready else []
+
+
+@pytest.mark.parametrize("ready", [True, False])
+@pytest.mark.parametrize("queues", [True, False])
+def test_rounds_say_what_detect_does(directory: Path, queues: bool, ready: bool) -> None:
+    prompts = ["cat", "dog", ONE_BOX]
+    images = photos(9)
+    batches = [images[:4], images[4:5], images[5:9]]
+    with load(directory) as pipeline:
+        expected = pipeline.detect(images, prompts)
+        pipeline.device = Queueing() if queues else HostDevice()
+        found = list(pipeline.rounds(taken_from(batches, ready), prompts))
+    assert [len(round_) for round_ in found] == [4, 1, 4]
+    for row, alone in zip((row for round_ in found for row in round_), expected, strict=True):
+        assert all(same(*pair) for pair in zip(row, alone, strict=True))
+
+
+def stages_of(pipeline: Pipeline, ready: bool) -> list[str]:
+    seen: list[str] = []
+
+    @contextmanager
+    def hook(stage: Stage) -> Iterator[None]:
+        seen.append(stage)
+        yield
+
+    batches = [photos(4), photos(4)]
+    for found in pipeline.rounds(taken_from(batches, ready), ["cat", "dog"], stages=hook):
+        assert len(found) == 4
+        seen.append("given")
+    return seen
+
+
+def test_the_next_batch_is_begun_before_the_last_is_finished(directory: Path) -> None:
+    """Handed over behind the last call of the decoder, and encoded behind the masks of that call."""
+    first = ["prompt", "decoder", "decoder", "postprocess"]  # a call: started, fetched, its masks begun
+    with load(directory) as pipeline:
+        pipeline.device = Queueing()
+        assert stages_of(pipeline, ready=True) == [
+            "preprocess", "vision",
+            *first, "decoder", "postprocess", "preprocess", "decoder", "postprocess", "vision", "postprocess", "given",
+            *first, "decoder", "postprocess", "decoder", "postprocess", "postprocess", "given",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("queues", [True, False])
+def test_nothing_waits_for_a_batch_that_is_not_there(directory: Path, queues: bool) -> None:
+    with load(directory) as pipeline:
+        pipeline.device = Queueing() if queues else HostDevice()
+        seen = stages_of(pipeline, ready=not queues)
+    assert seen.index("given") < seen.index("preprocess", 1)
+
+
+def test_rounds_take_their_turn(directory: Path) -> None:
+    """Once they are through, others may detect."""
+    with load(directory) as pipeline:
+        pipeline._turn = Lock()  # as with engines that take turns
+        found = list(pipeline.rounds(taken_from([photos(2)]), ["cat"]))
+        assert len(found[0]) == 2
+        left = pipeline.rounds(taken_from([photos(2), photos(2)]), ["cat"])
+        next(left)
+        left.close()
+        assert len(pipeline.detect(photos(1), ["cat"])) == 1

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,6 @@ from sam3_runtime.errors import OutputError
 from sam3_runtime.postprocess import Detections, rle_to_mask
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, color_of, draw, write_picture
 from sam3_runtime.sources import load_image, read_video
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB, which may be mounted by root alone."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def noise(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
@@ -73,6 +57,16 @@ def test_drawing_anything_anywhere() -> None:
         assert draw(noise(), [found(prompt=prompt, index=12)]).shape == (90, 120, 3)
     assert draw(noise(1, 1), [found(1, 1)]).shape == (1, 1, 3)
     assert np.array_equal(draw(noise(), []), noise())
+
+
+def test_colours_of_ones_own_and_identities() -> None:
+    image = np.full((90, 120, 3), 100, np.uint8)
+    tracks = [np.asarray([7, -1, 12])]
+    drawn = draw(image, [found()], [(0, 0, 0)], tracks)
+    assert drawn[30, 45].tolist() == [0, 0, 0]
+    assert not np.array_equal(drawn, draw(image, [found()], [(0, 0, 0)])), "the label has a number"
+    lines = as_line((90, 120), [found()], tracks)["detections"]
+    assert [line["track"] for line in lines] == [7, None, 12]
 
 
 def test_prompts_have_colours_of_their_own() -> None:
@@ -157,7 +151,8 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_no_half_file(small_disk: Path) -> None:
+def test_a_full_disk_leaves_no_half_file(make_disk: Callable[[int], Path]) -> None:
+    small_disk = make_disk(64)
     write_picture(small_disk / "before.png", noise(20, 20))
     whole = (small_disk / "before.png").read_bytes()
     with pytest.raises(OutputError, match=r"cannot write .*big\.png: No space left on device\nHint: free some space"):
@@ -168,3 +163,29 @@ def test_a_full_disk_leaves_no_half_file(small_disk: Path) -> None:
         write_video(small_disk / "clip.mp4", (noise(240, 320, seed) for seed in range(40)))
     assert [path.name for path in small_disk.iterdir()] == ["before.png"]
     assert (small_disk / "before.png").read_bytes() == whole
+
+
+def test_a_video_stops_before_the_disk_is_full_and_can_be_closed(make_disk: Callable[[int], Path]) -> None:
+    disk = make_disk(3000)
+    sink = VideoSink(disk / "clip.mp4", 10)
+
+    def fill() -> None:
+        for seed in range(500):
+            sink.write(noise(240, 320, seed))
+
+    with pytest.raises(OutputError, match=r"cannot write .*clip\.mp4: the disk is full but for \d+ KiB \(after"):
+        fill()
+    assert 10 < sink.frames < 500
+    sink.close()
+    with read_video(disk / "clip.mp4") as back:
+        assert len(list(back)) == sink.frames
+
+
+def test_a_video_that_is_not_whole_is_told(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "clip.mp4", 10)
+    for seed in range(20):
+        sink.write(noise(48, 64, seed))
+    sink.frames = 21
+    with pytest.raises(OutputError, match="not all of its 21 frames are on the disk"):
+        sink.close()
+    assert not list(tmp_path.iterdir())

@@ -62,9 +62,13 @@ AnyArray = Array | DeviceArray
 
 
 class Device(ABC):
-    """Where the engines of one variant run, and the steps around them that are done there too."""
+    """Where the engines of one variant run, and the steps around them that are done there too.
+
+    ``queues``: whether it goes on with what it was given while the host does something else.
+    """
 
     name: str
+    queues: ClassVar[bool] = False
 
     @abstractmethod
     def preprocess(

@@ -23,6 +23,8 @@ _TABLES_KEPT = 16  # of source sizes; a camera has one
 class CudaDevice(Device):
     """A GPU; ``cuda`` is its memory and stream, which the engines share."""
 
+    queues = True
+
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
         self.name = cuda.name

@@ -70,7 +70,8 @@ class FakeEngine(Engine):
 
     def _geometry(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         boxes, valid = feeds["input_boxes"], feeds["input_boxes_labels"] != BOX_PADDING_LABEL
-        values = (boxes.sum(axis=2) * valid).sum(axis=1)
+        weights = np.where(valid, feeds["input_boxes_labels"] + 1, 0)
+        values = (boxes.sum(axis=2) * weights).sum(axis=1) + feeds["fpn_feat_2"][:, 0, 0, 0]
         tokens, channels = boxes.shape[1] + 1, int(self.outputs[0].shape[2])
         features = np.broadcast_to(values[:, None, None], (len(boxes), tokens, channels)).astype(np.float32)
         return {"geometry_features": features, "geometry_mask": np.pad(valid, ((0, 0), (0, 1)), constant_values=True)}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sam3_runtime.decoder_calls import Features, features_of
 from sam3_runtime.evaluation.questions import Detector, check_phrases
-from sam3_runtime.pipeline import Features, Pipeline, features_of
+from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, Size, detections_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt

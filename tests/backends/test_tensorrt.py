@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,42 @@ def test_streams_may_be_read_in_turns(pipeline: Pipeline) -> None:
         found[1].append(another)
     same(found[0], wanted[0])
     same(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["next begun ahead", "next not there yet"])
+@pytest.mark.parametrize("prompts", [["cat"], PROMPTS, [f"thing {index}" for index in range(9)]], ids=len)
+def test_rounds_say_what_detect_says(pipeline: Pipeline, prompts: list[Any], ahead: bool) -> None:
+    images = photos(9)
+    batches = [images[:4], images[4:8], images[8:], images[2:6], images[5:8], images[:4], images[3:7]]
+    wanted = [pipeline.detect(batch, prompts) for batch in batches]
+    for _ in range(3):  # plainly, captured, and replayed
+        left = iter(batches)
+        rounds = list(pipeline.rounds(partial(batch_of, left, ahead), prompts))
+        assert len(rounds) == len(batches)
+        for found, expected in zip(rounds, wanted, strict=True):
+            same(found, expected)
+
+
+def batch_of(left: Iterator[list[Any]], ahead: bool, wait: bool) -> list[Any]:
+    return next(left, []) if wait or ahead else []
+
+
+def test_rounds_take_turns_with_others(pipeline: Pipeline) -> None:
+    """Who detects meanwhile waits for a round with nothing begun behind it, and changes nothing in it."""
+    images = photos(8)
+    wanted = [pipeline.detect(images[:4], ["cat"]), pipeline.detect(images[4:], ["dog"])]
+
+    def rounds(_: int) -> list[Any]:
+        left = iter([images[:4]] * 5)
+        return list(pipeline.rounds(partial(batch_of, left, False), ["cat"]))
+
+    with ThreadPoolExecutor(4) as pool:
+        both = pool.map(rounds, range(2))
+        others = pool.map(lambda _: pipeline.detect(images[4:], ["dog"]), range(6))
+        for found in chain(*both):
+            same(found, wanted[0])
+        for found in others:
+            same(found, wanted[1])
 
 
 def test_what_is_kept_may_be_read_later(pipeline: Pipeline) -> None:

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,12 +25,15 @@ from sam3_runtime.backends.cuda import Cuda, CudaArray
 from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
+from sam3_runtime.banks import extract
 from sam3_runtime.config import EngineRecord
+from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.errors import EngineError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks, scores_of
 from sam3_runtime.preprocess import Image
+from sam3_runtime.projects import read_project
 from sam3_runtime.prompts import Prompt
 
 pytestmark = pytest.mark.gpu
@@ -236,6 +240,42 @@ def test_the_text_encoder_leaves_and_comes_back(pipeline: Pipeline, pictures: li
     again = pipeline.encode_texts(["a word that nobody asked for yet", "cup"])
     assert not engine.loaded
     assert np.allclose(again[1].features, first["text_features"][0], atol=0.02 * np.abs(first["text_features"]).max())
+
+
+def test_rounds_say_the_same_with_the_next_begun_ahead(pipeline: Pipeline, pictures: list[Image]) -> None:
+    """Every bit, whatever was in the device's memory before: pictures in other orders, so that no batch is the last."""
+    turned = [pictures[place:] + pictures[:place] for place in range(len(pictures))] * 3
+    wanted = [detect(pipeline, batch) for batch in turned]
+    for there in (True, False):  # the next batch, before the last is through
+        left = iter(turned)
+        rounds = pipeline.rounds(lambda wait: next(left, []) if wait or there else [], PROMPTS, top=TOP)  # noqa: B023
+        for found, expected in zip(rounds, wanted, strict=True):
+            same(found, expected)
+
+
+def test_a_bank_says_the_same_with_two_engines_and_less_memory(
+    pipeline: Pipeline, directory: Path, pictures: list[Image], tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / "shelf.png"), pictures[0][..., ::-1])
+    (tmp_path / "shop.yaml").write_text(
+        "classes: [{words: cup}, {name: wheel, examples: {image: shelf.png, positive: [[20, 30, 90, 120]]}}]"
+    )
+    bank = extract(pipeline, read_project(tmp_path / "shop.yaml"))
+    assert all(np.isfinite(one.features).all() for one in bank.tokens)
+    wanted = pipeline.detect(pictures, bank.prompts, top=TOP)
+    (asked,) = pipeline.detect(pictures[:1], [Prompt(boxes=((20, 30, 90, 120),))], top=TOP)
+    near([asked], [pipeline.detect(pictures[:1], bank.prompts[1:], top=TOP)[0]])
+    bank.save(tmp_path / "shop.npz")
+    taken = []
+    for opening in (lambda: load(directory), lambda: open_detector(directory, tmp_path / "shop.npz", top=TOP)):
+        before = free_of(pipeline)
+        with opening() as opened:
+            if isinstance(opened, Detector):
+                same(opened.detect(pictures), wanted)
+            else:
+                same(opened.detect(pictures, bank.prompts, top=TOP), wanted)
+            taken.append(before - free_of(pipeline))
+    assert taken[1] < taken[0]
 
 
 def free_of(pipeline: Pipeline) -> int:

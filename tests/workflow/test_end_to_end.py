@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime import Prompt, load
+from sam3_runtime import Prompt, extract, load, open_detector, read_project
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.sources import load_image
 from sam3_runtime.verify import mask_iou
@@ -70,18 +70,46 @@ def test_detections_are_those_of_transformers(
     built_once: WorkFolder, reference: Any, name: str, prompt: Prompt
 ) -> None:
     image = load_image(f"package:skimage/data/{name}.png")
-    outputs = ask_transformers(reference, image, prompt)
-    scores = (outputs.pred_logits.sigmoid() * outputs.presence_logits.sigmoid())[0].numpy()
-    threshold = gap(scores)
-    processor = reference[1].image_processor
-    wanted = processor.post_process_instance_segmentation(outputs, threshold=threshold, target_sizes=[image.shape[:2]])[
-        0
-    ]
-    assert 5 <= len(wanted["scores"]) <= 20
+    threshold, wanted = answer(reference, ask_transformers(reference, image, prompt), image)
     with load(built_once.path / "engines/b2_q50_r224") as pipeline:
         assert pipeline.status == "passed"
         found = pipeline.detect([image], [prompt], threshold=threshold)[0][0]
     compare(found, wanted)
+
+
+def answer(reference: Any, outputs: Any, image: np.ndarray[Any, Any]) -> tuple[float, Any]:
+    """A threshold, and what transformers finds above it."""
+    threshold = gap((outputs.pred_logits.sigmoid() * outputs.presence_logits.sigmoid())[0].numpy())
+    processor = reference[1].image_processor
+    wanted = processor.post_process_instance_segmentation(outputs, threshold=threshold, target_sizes=[image.shape[:2]])
+    assert 5 <= len(wanted[0]["scores"]) <= 20
+    return threshold, wanted[0]
+
+
+@pytest.mark.parametrize("words", [None, "person"], ids=["boxes", "words and boxes"])
+def test_boxes_on_a_reference_image_say_what_they_say_in_transformers(
+    built_once: WorkFolder, reference: Any, words: str | None, tmp_path: Path
+) -> None:
+    """transformers has no such call: its geometry encoder reads one image, and its decoder searches another."""
+    shown, searched = (load_image(f"package:skimage/data/{name}.png") for name in ("coffee", "chelsea"))
+    prompt = Prompt(words, boxes=((40.0, 30.0, 200.0, 180.0), (10.0, 10.0, 90.0, 80.0)), labels=(1, 0))
+    encoder, said = reference[0].geometry_encoder, []
+    with encoder.register_forward_hook(lambda *call: said.append(call[-1])):
+        ask_transformers(reference, shown, prompt)
+    with encoder.register_forward_hook(lambda *_: said[0]):
+        threshold, wanted = answer(reference, ask_transformers(reference, searched, prompt), searched)
+    examples = {
+        "image": "package:skimage/data/coffee.png",
+        "positive": [prompt.boxes[0]],
+        "negative": [prompt.boxes[1]],
+    }
+    section = {"name": "thing", "threshold": threshold, "examples": examples} | ({"words": words} if words else {})
+    (tmp_path / "shop.yaml").write_text(json.dumps({"classes": [section]}))  # JSON is YAML
+    directory = built_once.path / "engines/b2_q50_r224"
+    with load(directory) as pipeline:
+        extract(pipeline, read_project(tmp_path / "shop.yaml")).save(tmp_path / "shop.npz")
+    with open_detector(directory, tmp_path / "shop.npz") as detector:
+        compare(detector.detect([searched])[0][0], wanted)
 
 
 def compare(found: Detections, wanted: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,17 +62,12 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
     for frame in frames:
         writer.write(frame[..., ::-1])
     writer.release()
+    shutil.copytree(PROJECT / "examples", built.path / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     listed = [command for command in commands() if command.startswith("sam3-runtime") and "doctor" not in command]
     assert {command.split()[1] for command in listed} == {
-        "evaluate",
-        "infer",
-        "info",
-        "pack",
-        "unpack",
-        "prune",
-        "unlock",
-    }
+        "evaluate", "extract", "infer", "info", "pack", "prune", "stream", "unlock", "unpack"
+    }  # fmt: skip
     for command in listed:
         here = command.replace("b8_q50_r672", "b2_q50_r224")
         run = subprocess.run(
@@ -79,6 +75,7 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
         )
         assert run.returncode == 0, f"{here}\n{run.stdout}{run.stderr}"
     assert (built.path / "out/images/coffee.png").exists()
+    assert (built.path / "streams/clip-2.mp4").exists()
     assert (built.path / "b2_q50_r224/config.json").exists()
 
 

@@ -1,0 +1,36 @@
+"""Finds the classes of a project on pictures: they are encoded once, and after that two engines are enough.
+
+    python examples/detect_classes.py examples/shop.yaml engines/b8_q50_r672 photos/*.jpg
+
+The first run writes shop.npz beside the project. Later ones read it, and open neither the text nor the geometry
+encoder; after an edit of the project, delete it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import sam3_runtime
+from sam3_runtime.sinks import draw, write_picture
+from sam3_runtime.sources import expand_images, load_image
+
+
+def main(project: Path, engines: Path, pictures: list[str]) -> None:
+    bank = project.with_suffix(".npz")
+    if not bank.exists():
+        with sam3_runtime.load(engines) as pipeline:
+            sam3_runtime.extract(pipeline, sam3_runtime.read_project(project)).save(bank)
+    with sam3_runtime.open_detector(engines, bank) as detector:
+        print(detector.saved)
+        colors = [info.color for info in detector.classes]
+        for picture in expand_images(pictures):
+            image = load_image(picture.path)
+            found = detector.detect([image])[0]
+            for info, detections in zip(detector.classes, found, strict=True):
+                print(f"{picture.name}: {len(detections)} {info.name} above {info.threshold:g}")
+            write_picture(Path("found") / f"{Path(picture.name).stem}.png", draw(image, found, colors))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

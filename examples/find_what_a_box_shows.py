@@ -1,0 +1,29 @@
+"""Draws a box on one picture, and finds what it shows on others.
+
+    python examples/find_what_a_box_shows.py engines/b8_q50_r672 shelf.png 110,60,400,320 photos/
+
+Prompts with boxes that are given to `detect` itself are about the picture that is searched. `encode` reads them on the
+picture that they were drawn on, once, and what it gives is looked for anywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import sam3_runtime
+from sam3_runtime.sources import expand_images, load_image
+
+
+def main(engines: str, shelf: str, box: str, pictures: list[str]) -> None:
+    x0, y0, x1, y1 = (float(side) for side in box.split(","))
+    with sam3_runtime.load(engines) as pipeline:
+        encoded = pipeline.encode([sam3_runtime.Prompt(boxes=((x0, y0, x1, y1),))], load_image(shelf))
+        for picture in expand_images(pictures):
+            (found,) = pipeline.detect([load_image(picture.path)], encoded, threshold=0.4)[0]
+            print(f"{picture.name}: {len(found)} like it")
+            for score, found_box in zip(found.scores, found.boxes, strict=True):
+                print(f"  {score:.2f} at {', '.join(f'{side:.0f}' for side in found_box)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])

@@ -1,0 +1,76 @@
+"""What was measured of a run, as Markdown, from its record and nothing else."""
+
+from __future__ import annotations
+
+from sam3_runtime.measurements import StreamBench
+from sam3_runtime.report_text import RANDOM_NOTE, checkpoint_is_random, grid
+
+_LEGEND = (
+    "A round is a batch of frames, from one round's end to the next one's: decoding, preprocessing, engines, "
+    "postprocessing, nothing written. `ratio` is the mean round over what its engines' calls take, each alone; "
+    "`ratio_inside` over what the same calls took within the run. A frame's latency is from its being read to its "
+    "detections being there: files wait in full queues. `gpu_busy` is the driver's share of time with any kernel "
+    "running."
+)
+
+
+def markdown(bench: StreamBench) -> str:
+    """Conditions, one line with the run, and one for each kind of call."""
+    height, width = bench.pictures[0]
+    sizes = f"{width} x {height}" if len(set(bench.pictures)) == 1 else "several sizes"
+    kept = f"the best {bench.kept} of each class" if bench.kept else "what scores above the threshold"
+    conditions = [
+        f"device: {bench.device}",
+        *([f"driver: {bench.driver}"] if bench.driver else []),
+        f"backend: {bench.backend} {bench.toolchain.version}",
+        f"checkpoint: {bench.checkpoint} ({bench.checkpoint_digest[:12]})",
+        f"date: {bench.date}",
+        *([f"threads: {bench.threads}"] if bench.threads else []),
+        *([_clocks(bench)] if bench.clocks else []),
+    ]
+    said = (
+        f"{bench.cameras} cameras of {sizes}, {bench.classes} classes, {kept}: {bench.masks:g} masks a round of "
+        f"{bench.images:g} frames; {bench.frames} frames in {bench.seconds:g} s."
+    )
+    memory = bench.device_memory.peak_mib if bench.device_memory else None
+    row = {
+        "variant": bench.variant,
+        "fps": f"{bench.fps:.1f}",
+        "fps_per_camera": f"{bench.fps_per_camera:.2f}",
+        "round_ms": f"{bench.rounds.median:.1f}{_mark(bench.stable)}",
+        "round_p95": f"{bench.rounds.p95:.1f}",
+        "engines_ms": f"{bench.engines_ms:.1f}",
+        "ratio": f"{bench.ratio:.3f}",
+        "ratio_inside": f"{bench.ratio_inside:.3f}" if bench.ratio_inside else None,
+        "frame_ms": f"{bench.frame.median:.1f}",
+        "frame_p95": f"{bench.frame.p95:.1f}",
+        "gpu_busy": f"{bench.busy_percent:.0f} %" if bench.busy_percent is not None else None,
+        "vram_mib": f"{memory:.0f}" if memory is not None else None,
+        "memory_mib": f"{bench.memory_peak_mib:.0f}",
+    }
+    columns = [name for name, value in row.items() if value is not None]
+    calls = [
+        {
+            "part": call.part,
+            "inputs": " ".join(f"{symbol}={size}" for symbol, size in call.shape.items()),
+            "calls a round": f"{call.calls:g}",
+            "alone_ms": f"{call.alone.median:.2f}{_mark(call.stable)}",
+            "p95": f"{call.alone.p95:.2f}",
+        }
+        for call in bench.calls
+    ]
+    parts = ["; ".join(conditions), said, grid([row], columns), grid(calls, list(calls[0])) if calls else ""]
+    if checkpoint_is_random({"name": bench.checkpoint}):
+        parts.append(RANDOM_NOTE)
+    return "\n\n".join([*filter(None, parts), _LEGEND]) + "\n"
+
+
+def _clocks(bench: StreamBench) -> str:
+    during = bench.clocks.during if bench.clocks else None
+    if during is None or during.sm_mhz is None:
+        return "clocks: not told"
+    return f"clocks: SM {during.sm_mhz:g} MHz, memory {during.memory_mhz or 0:g} MHz"
+
+
+def _mark(stable: bool) -> str:
+    return "" if stable else " (unstable)"

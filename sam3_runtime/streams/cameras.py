@@ -1,0 +1,269 @@
+"""What a run looks at: pictures in order, video files, cameras and addresses, each as frames of one source.
+
+    photos/, 'photos/*.jpg', frames_%05d.png   one source: its pictures in the order of their numbers
+    a.mp4, videos/                             a source for each video
+    camera:0, rtsp://…, http://…               a live source: a camera of this machine, or an address
+
+Knows specs, names and OpenCV's captures; knows no thread and no model. A password in an address is in no name and in no
+message.
+"""
+
+from __future__ import annotations
+
+import copy
+import glob
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import cv2
+
+from sam3_runtime.errors import SourceError
+from sam3_runtime.preprocess import Image
+from sam3_runtime.sources import (
+    IMAGE_SUFFIXES,
+    PACKAGE,
+    VIDEO_SUFFIXES,
+    as_rgb,
+    expand_images,
+    is_video,
+    load_image,
+    locate,
+    read_video,
+)
+
+CAMERA = "camera:"
+PICTURES_FPS = 25.0
+"""Frames a second that pictures stand for, where nothing else is said."""
+_ADDRESS = re.compile(r"(rtsps?|https?|rtmps?|srt|udp|tcp)://", re.IGNORECASE)
+_NUMBERED = re.compile(r"%0?(\d*)d")
+_UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f]+')
+_OPEN_MS, _READ_MS = 10_000, 10_000  # OpenCV's own limits, where a backend has them: 30 s each by default
+
+Frames = Generator[tuple[int, Image], None, None]
+Problem = Callable[[SourceError], None]
+"""Told of a frame that cannot be read while the frames behind it can."""
+
+
+class Source(ABC):
+    """Frames in order. ``name`` is unique in a run and fit for a file's name; ``fps`` is how many make a second, and
+    ``frames`` how many there are, None where that is not known. A ``live`` one does not wait for its reader."""
+
+    live: ClassVar[bool] = False
+
+    def __init__(self, name: str, fps: float, frames: int | None = None) -> None:
+        self.name, self.fps, self.frames = name, fps, frames
+
+    @abstractmethod
+    def read(self, problem: Problem) -> Frames:
+        """Frames (RGB uint8 [H, W, 3]) with their numbers from 0; closing the iterator closes what it reads.
+
+        Raises :class:`SourceError` where it ends and should not have; what was yielded is good. It may be read again.
+        """
+
+    def named(self, name: str) -> Source:
+        """The same under another name."""
+        if name == self.name:
+            return self
+        other = copy.copy(self)
+        other.name = name
+        return other
+
+    @property
+    def inputs(self) -> Sequence[Path]:
+        """The files that it reads, which nothing may overwrite."""
+        return ()
+
+
+class Pictures(Source):
+    """Pictures as frames. One that cannot be read is told, and leaves a gap in the numbers."""
+
+    def __init__(self, name: str, paths: Sequence[Path], fps: float = PICTURES_FPS) -> None:
+        super().__init__(name, fps, len(paths))
+        self._paths = tuple(paths)
+
+    def read(self, problem: Problem) -> Frames:
+        for number, path in enumerate(self._paths):
+            try:
+                image = load_image(path)
+            except SourceError as error:
+                problem(error)
+            else:
+                yield number, image
+
+    @property
+    def inputs(self) -> Sequence[Path]:
+        return self._paths
+
+
+class VideoFile(Source):
+    """A video file."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        with read_video(path) as video:  # what cannot be opened is told before anything else is
+            super().__init__(name, video.info.fps, video.info.frames)
+        self._path = path
+
+    def read(self, problem: Problem) -> Frames:
+        del problem  # a video says at its end what was lost
+        with read_video(self._path) as video:
+            yield from video.numbered()
+
+    @property
+    def inputs(self) -> Sequence[Path]:
+        return (self._path,)
+
+
+class Camera(Source):
+    """A camera of this machine, by its number, or an address. ``fps`` is its own once it is open.
+
+    ``open_capture`` makes what behaves like ``cv2.VideoCapture``.
+    """
+
+    live = True
+
+    def __init__(self, name: str, place: int | str, open_capture: Callable[[int | str], Any] | None = None) -> None:
+        super().__init__(name, PICTURES_FPS)
+        self._place = place
+        self._open = open_capture or _open_capture
+
+    def read(self, problem: Problem) -> Frames:
+        del problem
+        capture = self._open(self._place)
+        try:
+            if not capture.isOpened():
+                raise SourceError(f"{self.name} does not open", "is it there, switched on, and free?")
+            fps = capture.get(cv2.CAP_PROP_FPS)
+            self.fps = fps if 0 < fps <= 1000 else PICTURES_FPS  # not a number compares false
+            number = 0
+            while True:
+                there, pixels = capture.read()
+                if not there:
+                    raise SourceError(f"{self.name} gives no more frames (after {number})")
+                yield number, as_rgb(pixels)
+                number += 1
+        finally:
+            capture.release()
+
+
+def _open_capture(place: int | str) -> Any:
+    if isinstance(place, int) or cv2.CAP_FFMPEG not in cv2.videoio_registry.getBackends():
+        return cv2.VideoCapture(place)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
+    return cv2.VideoCapture(place, cv2.CAP_FFMPEG, limits)
+
+
+# --- from what was typed ----------------------------------------------------------------------------------------------
+
+
+def find_sources(
+    specs: Sequence[str | Path | Source], cameras: int | None = None, fps: float = PICTURES_FPS
+) -> list[Source]:
+    """The sources that ``specs`` name (or are), in order; ``fps`` is that of pictures.
+
+    With ``cameras``, that many: they are taken again from the first on, to stand for as many cameras.
+    :class:`SourceError` where a spec names nothing, or a video does not open. No camera is opened here.
+    """
+    found: list[Source] = []
+    for spec in specs:
+        found += [spec] if isinstance(spec, Source) else _sources_of(str(spec), fps)
+    if not found:
+        raise SourceError("nothing to look at", "give at least one --source, such as --source clip.mp4")
+    if cameras is not None:
+        if cameras < len(found):
+            raise SourceError(
+                f"{len(found)} sources are given for {cameras} cameras", "ask for more --cameras, or name fewer files"
+            )
+        if any(source.live for source in found) and cameras > len(found):
+            raise SourceError("a live source cannot stand for several cameras", "leave --cameras out, or name files")
+        found = [found[place % len(found)] for place in range(cameras)]
+    names = unique([source.name for source in found])
+    return [source.named(name) for source, name in zip(found, names, strict=True)]
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, told apart by a number behind what was there before; case alone does not tell two files apart."""
+    taken: set[str] = set()
+    given = []
+    for name in names:
+        tried, count = name, 1
+        while tried.casefold() in taken:
+            count += 1
+            tried = f"{name}-{count}"
+        taken.add(tried.casefold())
+        given.append(tried)
+    return given
+
+
+def _sources_of(spec: str, fps: float) -> list[Source]:
+    if spec.startswith(CAMERA):
+        number = spec.removeprefix(CAMERA)
+        if not number.isdecimal():
+            raise SourceError(f"{spec!r} names no camera", "write camera:0 for the first one")
+        return [Camera(f"camera-{number}", int(number))]
+    if _ADDRESS.match(spec):
+        return [Camera(_address_name(spec), spec)]
+    if any(sign in spec for sign in "*?[") and not spec.startswith(PACKAGE) and not Path(spec).exists():
+        return _of_files(sorted(_matches(spec), key=natural), spec, fps)
+    if _NUMBERED.search(Path(spec).name) and not Path(spec).exists():
+        return [_numbered(Path(spec), fps)]
+    path = locate(spec)
+    if path.is_dir():
+        return _of_files(sorted(path.iterdir(), key=natural), spec, fps)
+    if not path.is_file():
+        raise SourceError(f"{spec} is no file", "name a picture, a video, a folder, camera:0 or an address")
+    if is_video(path):
+        return [VideoFile(_file_name(path.stem), path)]
+    return [Pictures(_file_name(path.stem), [path], fps)]
+
+
+def _matches(pattern: str) -> list[Path]:
+    return [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute one)
+
+
+def _of_files(paths: Sequence[Path], spec: str, fps: float) -> list[Source]:
+    """All pictures as one source, and each video as one."""
+    files = [path for path in paths if path.is_file()]
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    videos = [path for path in files if is_video(path)]
+    if not pictures and not videos:
+        suffixes = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise SourceError(f"{spec} names no picture and no video", f"in {Path.cwd()}; suffixes: {suffixes}")
+    rows: list[Source] = []
+    if pictures:
+        expanded = [source.path for source in expand_images(pictures)]  # each file once
+        rows.append(Pictures(_file_name(pictures[0].absolute().parent.name), expanded, fps))
+    return rows + [VideoFile(_file_name(path.stem), path) for path in videos]
+
+
+def _numbered(pattern: Path, fps: float) -> Source:
+    """``frames_%05d.png``: the files that there are, by number."""
+    sign = _NUMBERED.search(pattern.name)
+    if sign is None:
+        raise ValueError(f"{pattern} has no number")
+    before, behind = pattern.name[: sign.start()], pattern.name[sign.end() :]
+    matching = re.compile(rf"{re.escape(before)}(\d{{{sign[1].lstrip('0') or 1},}}){re.escape(behind)}")
+    folder = locate(pattern.parent)
+    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := matching.fullmatch(path.name))]
+    if not numbered:
+        raise SourceError(f"{pattern} matches no file", f"looked in {folder.absolute()}")
+    name = _file_name(before.rstrip("_-. ") or folder.absolute().name)
+    return Pictures(name, [path for _, path in sorted(numbered)], fps)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts ``frame_2`` before ``frame_10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _address_name(address: str) -> str:
+    """Host and path: no user, no password, no query."""
+    parts = urlsplit(address)
+    return _file_name(f"{parts.hostname or 'address'}{parts.path}")
+
+
+def _file_name(text: str) -> str:
+    return _UNSAFE.sub("-", text).strip("-. ")[:80] or "source"

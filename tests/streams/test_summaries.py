@@ -1,0 +1,39 @@
+"""What is counted of a run, in little memory however long it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sam3_runtime.streams.summaries import COLUMNS, Durations, RunSummary, Tally, rows_of
+
+
+@pytest.mark.parametrize("percent", [1, 50, 95, 99, 100])
+def test_percentiles_are_known_to_a_hundredth(percent: int) -> None:
+    samples = np.random.default_rng(0).lognormal(-3, 1, 20_000)
+    durations = Durations()
+    for sample in samples:
+        durations.add(float(sample))
+    assert durations.percentile(percent) == pytest.approx(float(np.percentile(samples, percent)), rel=0.011)
+    assert len(durations._counts) < 1500
+
+
+def test_nothing_measured() -> None:
+    assert Durations().percentile(50) is None
+    assert Tally().summary("a", 0.0, dropped=0, failures=0).latency_p50 is None
+
+
+def test_a_table_of_one_and_of_several() -> None:
+    tallies = [Tally(), Tally()]
+    for latency in (0.1, 0.2, 0.4):
+        tallies[0].add(latency)
+    lines = [tally.summary(name, 2.0, dropped=3, failures=1) for tally, name in zip(tallies, "ab", strict=True)]
+    total = tallies[0].merged(tallies[1]).summary("total", 2.0, dropped=6, failures=2)
+    run = RunSummary(seconds=2.0, rounds=3, sources=tuple(lines), total=total, found={})
+    rows = rows_of(run)
+    assert [row[0] for row in rows] == ["a", "b", "total"]
+    assert rows[1] == ["b", "0", "0.00", "–", "–", "3", "1"]
+    assert rows[2][:3] == ["total", "3", "1.50"]
+    assert float(rows[0][3]) == pytest.approx(200, rel=0.01)
+    assert all(len(row) == len(COLUMNS) for row in rows)
+    assert len(rows_of(run.model_copy(update={"sources": run.sources[:1]}))) == 1
