@@ -10,7 +10,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sam3_runtime import __version__
+from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant
 from sam3_runtime.errors import Sam3Error
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ def info(
     from sam3_runtime.overview import describe, overview
 
     if directory.suffix == ".npz" and not directory.is_dir():
-        _print_bank(directory, as_json)
+        print_bank(console, directory, as_json)
         return
     if not directory.is_dir():
         raise Sam3Error(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
@@ -54,72 +55,9 @@ def info(
     if as_json:
         print(json.dumps(found, indent=2))
     elif single:
-        _print_variant(found)
+        print_variant(console, found)
     else:
-        _print_overview(found)
-
-
-def _print_bank(path: Path, as_json: bool) -> None:
-    from sam3_runtime.banks import load_bank
-    from sam3_runtime.cli_bank import bank_origin, bank_table
-
-    bank = load_bank(path)
-    if as_json:
-        print(bank.record.model_dump_json(indent=2))
-    else:
-        console.print(bank_origin(bank), markup=False, highlight=False)
-        console.print(bank_table(bank))
-
-
-def _print_variant(found: dict[str, Any]) -> None:
-    config = found["config"]
-    console.print(f"[bold]{found['variant']}[/bold]: {found['status']}: {found['reason']}")
-    console.print(f"checkpoint {config['checkpoint']} {config['commit'] or ''} ({config['checkpoint_digest'][:12]})")
-    table = Table("part", "graph", "precision", "MiB", "built in s", "profile", "sha256")
-    for part, engine in found["engines"].items():
-        profile = " ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in engine["profile"].items())
-        precision = engine["quantize"] or engine["precision"]
-        size = f"{engine['sizes']['file'] / (1 << 20):.1f}"
-        table.add_row(
-            part, engine["graph"], precision, size, f"{engine['build_seconds']:.1f}", profile, engine["sha256"][:12]
-        )
-    console.print(table)
-    toolchain = next(iter(found["engines"].values()))["toolchain"]
-    console.print(f"built with {toolchain['backend']} {toolchain['version']} on {toolchain['gpu'] or 'the CPU'}")
-    if found["memory"]:
-        _print_memory(found["memory"])
-
-
-def _print_memory(memory: dict[str, Any]) -> None:
-    """Predicted device memory, with and without the text encoder."""
-    from sam3_runtime.memory import smallest_card
-
-    table = Table("predicted MiB on the GPU", "weights", "scratch", "buffers", "together", "fits in")
-    for label, key in (("all four engines", "with_text"), ("text encoder released", "without_text")):
-        sizes = memory[key]
-        numbers = (f"{sizes[f'{name}_mib']:.1f}" for name in ("weights", "scratch", "buffers", "total"))
-        table.add_row(label, *numbers, smallest_card(sizes["fits_gb"]))
-    console.print(table)
-    console.print(f"a CUDA context of {memory['assumed_cuda_context_mib']} MiB is assumed beside it; not measured")
-
-
-def _print_overview(found: dict[str, Any]) -> None:
-    from sam3_runtime.memory import smallest_card
-
-    predicted = any(variant["memory"] for variant in found["variants"])
-    table = Table("variant", "status", "MiB", *(("predicted VRAM", "fits in") if predicted else ()), "reason")
-    for variant in found["variants"]:
-        sizes = (variant["memory"] or {}).get("with_text")
-        memory = (f"{sizes['total_mib']:.0f}", smallest_card(sizes["fits_gb"])) if sizes else ("", "")
-        table.add_row(
-            variant["variant"], variant["status"], f"{variant['total_mib']:.1f}", *(memory if predicted else ()),
-            variant["reason"],
-        )  # fmt: skip
-    console.print(table)
-    console.print(
-        f"{found['distinct_engines']} engines, {found['stored_mib']} MiB; "
-        f"sharing saved {found['saved_by_sharing_mib']} MiB"
-    )
+        print_overview(console, found)
 
 
 @app.command()
@@ -355,20 +293,9 @@ def doctor(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        _print_findings(found)
+        print_findings(console, found)
     if not found["ready"]:
         raise typer.Exit(1)
-
-
-def _print_findings(found: dict[str, Any]) -> None:
-    for one in found["findings"]:
-        colour = {"ok": "green", "warning": "yellow"}.get(one["state"], "red" if one["needed"] else "dim")
-        line = f"[{colour}]{one['state']:8}[/{colour}] {one['name']:16} {escape(one['said'])}"
-        console.print(line, highlight=False)
-        if one["hint"]:
-            console.print(f"{'':25} Hint: {escape(one['hint'])}", highlight=False)
-    ready = "ready" if found["ready"] else "not ready: what is missing above is needed"
-    console.print(f"{found['backend'] or 'without variants.yaml'}: {ready}")
 
 
 @app.command()

@@ -1,0 +1,85 @@
+"""What ``sam3-runtime info`` and ``doctor`` print for people: variants, banks, and what a machine has.
+
+Knows what :mod:`overview <sam3_runtime.overview>` and :mod:`doctor <sam3_runtime.doctor>` return; reads nothing else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sam3_runtime.memory import smallest_card
+
+
+def print_bank(console: Console, path: Path, as_json: bool) -> None:
+    from sam3_runtime.banks import load_bank
+    from sam3_runtime.cli_bank import bank_origin, bank_table
+
+    bank = load_bank(path)
+    if as_json:
+        print(bank.record.model_dump_json(indent=2))
+    else:
+        console.print(bank_origin(bank), markup=False, highlight=False)
+        console.print(bank_table(bank))
+
+
+def print_variant(console: Console, found: dict[str, Any]) -> None:
+    config = found["config"]
+    console.print(f"[bold]{found['variant']}[/bold]: {found['status']}: {found['reason']}")
+    console.print(f"checkpoint {config['checkpoint']} {config['commit'] or ''} ({config['checkpoint_digest'][:12]})")
+    table = Table("part", "graph", "precision", "MiB", "built in s", "profile", "sha256")
+    for part, engine in found["engines"].items():
+        profile = " ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in engine["profile"].items())
+        precision = engine["quantize"] or engine["precision"]
+        size = f"{engine['sizes']['file'] / (1 << 20):.1f}"
+        table.add_row(
+            part, engine["graph"], precision, size, f"{engine['build_seconds']:.1f}", profile, engine["sha256"][:12]
+        )
+    console.print(table)
+    toolchain = next(iter(found["engines"].values()))["toolchain"]
+    console.print(f"built with {toolchain['backend']} {toolchain['version']} on {toolchain['gpu'] or 'the CPU'}")
+    if found["memory"]:
+        _print_memory(console, found["memory"])
+
+
+def _print_memory(console: Console, memory: dict[str, Any]) -> None:
+    """Predicted device memory, with and without the text encoder."""
+    table = Table("predicted MiB on the GPU", "weights", "scratch", "buffers", "together", "fits in")
+    for label, key in (("all four engines", "with_text"), ("text encoder released", "without_text")):
+        sizes = memory[key]
+        numbers = (f"{sizes[f'{name}_mib']:.1f}" for name in ("weights", "scratch", "buffers", "total"))
+        table.add_row(label, *numbers, smallest_card(sizes["fits_gb"]))
+    console.print(table)
+    console.print(f"a CUDA context of {memory['assumed_cuda_context_mib']} MiB is assumed beside it; not measured")
+
+
+def print_overview(console: Console, found: dict[str, Any]) -> None:
+    predicted = any(variant["memory"] for variant in found["variants"])
+    table = Table("variant", "status", "MiB", *(("predicted VRAM", "fits in") if predicted else ()), "reason")
+    for variant in found["variants"]:
+        sizes = (variant["memory"] or {}).get("with_text")
+        memory = (f"{sizes['total_mib']:.0f}", smallest_card(sizes["fits_gb"])) if sizes else ("", "")
+        table.add_row(
+            variant["variant"], variant["status"], f"{variant['total_mib']:.1f}", *(memory if predicted else ()),
+            variant["reason"],
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        f"{found['distinct_engines']} engines, {found['stored_mib']} MiB; "
+        f"sharing saved {found['saved_by_sharing_mib']} MiB"
+    )
+
+
+def print_findings(console: Console, found: dict[str, Any]) -> None:
+    for one in found["findings"]:
+        colour = {"ok": "green", "warning": "yellow"}.get(one["state"], "red" if one["needed"] else "dim")
+        line = f"[{colour}]{one['state']:8}[/{colour}] {one['name']:16} {escape(one['said'])}"
+        console.print(line, highlight=False)
+        if one["hint"]:
+            console.print(f"{'':25} Hint: {escape(one['hint'])}", highlight=False)
+    ready = "ready" if found["ready"] else "not ready: what is missing above is needed"
+    console.print(f"{found['backend'] or 'without variants.yaml'}: {ready}")
