@@ -130,8 +130,8 @@ def main() -> None:
     if reason:
         print(f"Engines:  {shown}/engines/. The demo stops here: {reason}.")
         print(f"Next:     sam3-runtime pack {shown}/engines/{VARIANT} out.tar, and docs/rtx.md")
-    for path in sorted((folder / "results").rglob("[!.]*.*")):
-        print(f"Results:  {shown}/{path.relative_to(folder)}")
+    for path in sorted((folder / "results").glob("[!.]*")):
+        print(f"Results:  {shown}/{path.relative_to(folder)}{'/' if path.is_dir() else ''}")
     real = "build times are real, memory is predicted" if reason else "times, memory and accuracy are real"
     print(f"The checkpoint's weights are random: its detections mean nothing; {real}.")
 
