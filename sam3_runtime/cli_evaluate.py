@@ -19,9 +19,9 @@ from sam3_runtime import __version__
 from sam3_runtime.config import Backend, Record
 from sam3_runtime.errors import OutputError
 from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
-from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
-from sam3_runtime.evaluation.questions import FLOOR, Detector, PromptKind, answer_all, as_coco_results, questions_of
+from sam3_runtime.evaluation.questions import FLOOR, Finder, PromptKind, answer_all, as_coco_results, questions_of
 from sam3_runtime.files import write_atomically
 from sam3_runtime.loading import load
 from sam3_runtime.measurements import shareable
@@ -102,7 +102,7 @@ def evaluate(
     started = time.monotonic()
     data = read_concepts(annotations, images, limit=limit, all_categories=all_categories)
     with load(directory, threads=threads) as pipeline:
-        answers = _answers(data, prompts, detector_of(pipeline, data.phrases), pipeline.batch, console)
+        answers = _answers(data, prompts, finder_of(pipeline, data.phrases), pipeline.batch, console)
         config, records = pipeline.config, pipeline.records
     found = Evaluation(
         variant=config.variant,
@@ -130,7 +130,7 @@ def evaluate(
 
 
 def _answers(
-    data: ConceptData, prompts: PromptKind, detect: Detector, batch: int, console: Console | None
+    data: ConceptData, prompts: PromptKind, detect: Finder, batch: int, console: Console | None
 ) -> list[Answer]:
     questions = questions_of(data, prompts)
     console = console or Console(stderr=True)

@@ -15,7 +15,7 @@ from sam3_runtime import load
 from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
 from sam3_runtime.cli_evaluate import Evaluation, evaluate
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
-from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
 from sam3_runtime.prompts import Prompt
@@ -47,7 +47,7 @@ def quiet(*arguments: Any, **named: Any) -> Evaluation:
 def test_answers_are_those_of_one_picture_and_prompt_at_a_time(engines: Path, data: ConceptData, kind: Any) -> None:
     questions = questions_of(data, kind)
     with load(engines) as pipeline:
-        answers = list(answer_all(questions, detector_of(pipeline, data.phrases), pipeline.batch))
+        answers = list(answer_all(questions, finder_of(pipeline, data.phrases), pipeline.batch))
         assert len(answers) == len(questions)
         for (image, asked), found in zip(questions, answers, strict=True):
             assert [one.pair for one in found] == [(image.id, category) for category in asked]
@@ -61,7 +61,7 @@ def test_answers_are_those_of_one_picture_and_prompt_at_a_time(engines: Path, da
 
 def test_pictures_go_in_batches_and_prompts_together(engines: Path, data: ConceptData) -> None:
     with load(engines) as pipeline:
-        list(answer_all(questions_of(data), detector_of(pipeline, data.phrases), pipeline.batch))
+        list(answer_all(questions_of(data), finder_of(pipeline, data.phrases), pipeline.batch))
         counts = {part: engine.calls for part, engine in pipeline.engines.items() if isinstance(engine, FakeEngine)}
     # Six pictures in batches of four, four phrases each, encoded once.
     assert counts == {"vision-encoder": 2, "text-encoder": 1, "geometry-encoder": 0, "decoder": 6}

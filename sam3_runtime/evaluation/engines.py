@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sam3_runtime.decoder_calls import Features, features_of
-from sam3_runtime.evaluation.questions import Detector, check_phrases
+from sam3_runtime.evaluation.questions import Finder, check_phrases
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, Size, detections_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
 
 
-def detector_of(pipeline: Pipeline, phrases: Sequence[str]) -> Detector:
-    """The engines as a detector. Phrases are encoded at once, before any picture.
+def finder_of(pipeline: Pipeline, phrases: Sequence[str]) -> Finder:
+    """The engines as a finder. Phrases are encoded at once, before any picture.
 
     :class:`DataSetError` for a phrase that has more tokens than the model takes.
     """

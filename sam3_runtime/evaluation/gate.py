@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from sam3_runtime.config import Check
 from sam3_runtime.errors import RecordError
-from sam3_runtime.evaluation.engines import detector_of
+from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import Accuracy, measure
 from sam3_runtime.evaluation.questions import answer_all, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference
@@ -25,7 +25,7 @@ def measure_pipeline(pipeline: Pipeline, reference: AccuracyReference) -> Accura
             f"run snakemake --force reference/r{config.resolution}_accuracy.safetensors",
         )
     data, known = reference.data, reference.accuracy
-    detect = detector_of(pipeline, data.phrases)
+    detect = finder_of(pipeline, data.phrases)
     answers = [one for listed in answer_all(questions_of(data), detect, pipeline.batch) for one in listed]
     return measure(data, answers, known.threshold, known.areas)
 

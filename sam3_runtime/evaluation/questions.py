@@ -1,6 +1,6 @@
-"""Asks a detector everything that a concept data set asks, and measures its answers.
+"""Asks a finder everything that a concept data set asks, and measures its answers.
 
-A detector is anything that finds prompts on pictures: a variant's engines (``engines.py``), or float32 PyTorch
+A finder is anything that finds prompts on pictures: a variant's engines (``engines.py``), or float32 PyTorch
 (``export/accuracy.py``), so that both are measured alike. Knows neither.
 """
 
@@ -24,7 +24,7 @@ _SEED = 0
 
 PromptKind = Literal["words", "boxes"]
 """Whether phrases are asked in words, or by an example box of one instance on the same picture."""
-Detector = Callable[[Sequence[Image], Sequence[Sequence[Prompt]], float], Iterable[Sequence[Detections]]]
+Finder = Callable[[Sequence[Image], Sequence[Sequence[Prompt]], float], Iterable[Sequence[Detections]]]
 """Finds on each picture the prompts that are meant for it, with all scores above a floor: an entry a picture."""
 Question = tuple[ConceptImage, dict[int, Prompt]]
 """A picture and what it is asked, by category."""
@@ -74,7 +74,7 @@ def _by_example(data: ConceptData, image: ConceptImage) -> dict[int, Prompt]:
     return chosen
 
 
-def answer_all(questions: Sequence[Question], detect: Detector, batch: int) -> Iterator[list[Answer]]:
+def answer_all(questions: Sequence[Question], detect: Finder, batch: int) -> Iterator[list[Answer]]:
     """The answers to each picture's questions, ``batch`` pictures at a time; one list a picture."""
     for start in range(0, len(questions), batch):
         chunk = questions[start : start + batch]

@@ -57,7 +57,7 @@ def compute_accuracy(
 
 
 class TorchDetector:
-    """The whole model in float32, as a detector. Prompts are words; phrases are encoded at once."""
+    """The whole model in float32, as a finder. Prompts are words; phrases are encoded at once."""
 
     @torch.no_grad()
     def __init__(self, lock: CheckpointLock, resolution: int, phrases: Sequence[str]) -> None:
