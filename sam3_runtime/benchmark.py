@@ -15,7 +15,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sam3_runtime.errors import SourceError
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.gpus import find_gpu
 from sam3_runtime.loading import load
-from sam3_runtime.measurements import BenchResult, CameraBench, Rounds, latency, shareable, stable
+from sam3_runtime.measurements import BenchResult, CameraBench, Rounds, latency, of_variant, stable
 from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image
@@ -78,15 +77,9 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         config, records = pipeline.config, pipeline.records
     peak, gpu = process_mib("VmHWM") or 0.0, find_gpu()
     return BenchResult(
-        variant=config.variant,
-        backend=config.backend,
-        device=settings["device"],
+        **of_variant(config, records, settings["device"]),
         driver=gpu.driver if on_gpu and gpu else None,
         toolchain=records["decoder"].toolchain,
-        checkpoint=shareable(config.checkpoint),
-        checkpoint_digest=config.checkpoint_digest,
-        engines={part: record.sha256 for part, record in records.items()},
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         threads=settings["threads"],
         prompts=len(settings["prompts"]),
         load_seconds=round(load_seconds, 3),

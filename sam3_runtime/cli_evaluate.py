@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import Field
@@ -16,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sam3_runtime import __version__
-from sam3_runtime.config import Backend, Record
 from sam3_runtime.errors import OutputError
 from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
 from sam3_runtime.evaluation.engines import finder_of
@@ -24,20 +22,14 @@ from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, 
 from sam3_runtime.evaluation.questions import FLOOR, Finder, PromptKind, answer_all, as_coco_results, questions_of
 from sam3_runtime.files import write_atomically
 from sam3_runtime.loading import load
-from sam3_runtime.measurements import shareable
+from sam3_runtime.measurements import OfVariant, of_variant
 from sam3_runtime.report_text import grid
 from sam3_runtime.toolchain import device_name
 
 
-class Evaluation(Record):
+class Evaluation(OfVariant):
     """How well one variant did on one data set."""
 
-    variant: str
-    backend: Backend
-    device: str
-    checkpoint: str
-    checkpoint_digest: str
-    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
     data: str = Field(description="name of the annotation file")
     data_digest: str
     images: int
@@ -46,7 +38,6 @@ class Evaluation(Record):
     floor: float = Field(description="score from which an answer is ranked")
     accuracy: Accuracy
     seconds: float = Field(description="of the whole evaluation, reading and measuring included")
-    date: str
     sam3_runtime: str
 
     def lines(self) -> Iterator[str]:
@@ -105,12 +96,7 @@ def evaluate(
         answers = _answers(data, prompts, finder_of(pipeline, data.phrases), pipeline.batch, console)
         config, records = pipeline.config, pipeline.records
     found = Evaluation(
-        variant=config.variant,
-        backend=config.backend,
-        device=device_name(records["decoder"].toolchain),
-        checkpoint=shareable(config.checkpoint),
-        checkpoint_digest=config.checkpoint_digest,
-        engines={part: record.sha256 for part, record in records.items()},
+        **of_variant(config, records, device_name(records["decoder"].toolchain)),
         data=data.name,
         data_digest=data.digest,
         images=len(data.images),
@@ -119,7 +105,6 @@ def evaluate(
         floor=FLOOR,
         accuracy=measure(data, answers, threshold, areas),
         seconds=round(time.monotonic() - started, 1),
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         sam3_runtime=__version__,
     )
     if detections:

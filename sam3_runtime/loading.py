@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from sam3_runtime.backends import check_engine, open_device, open_engine, rebuild_hint
@@ -63,14 +64,13 @@ def load(
     if status != "passed":
         log.warning("%s is %s: %s", config.variant, status.upper(), reason)
     options = EngineOptions(threads, tuple(providers), gpu, cuda_graphs)
-    for part in chosen:
-        check_engine(directory, part, verify_digest=verify_digest)
+    checked = {part: check_engine(directory, part, verify_digest=verify_digest) for part in chosen}
     device = open_device(directory, config.backend, options)
     engines: dict[PartName, Engine] = {}
     try:
         _check_memory(directory, records, device)
         for part in chosen:
-            engines[part] = _open(directory, part, options, device, config, release_text)
+            engines[part] = _open(directory, checked[part], part, options, device, config, release_text)
     except BaseException:
         for engine in engines.values():
             engine.close()
@@ -80,14 +80,19 @@ def load(
 
 
 def _open(
-    directory: Path, part: PartName, options: EngineOptions, device: Device, config: VariantConfig, release_text: bool
+    directory: Path,
+    checked: EngineRecord,
+    part: PartName,
+    options: EngineOptions,
+    device: Device,
+    config: VariantConfig,
+    release_text: bool,
 ) -> Engine:
-    variant = Variant(config.batch, config.queries, config.resolution, config.quantize or "none")
-
-    def open_it(verify_digest: bool = True) -> Engine:
-        return open_engine(directory, part, options, device=device, variant=variant, verify_digest=verify_digest)
-
-    opened = open_it(verify_digest=False)  # it was checked a moment ago
+    open_it = partial(
+        open_engine, directory, part, options, device=device,
+        variant=Variant(config.batch, config.queries, config.resolution, config.quantize or "none"),
+    )  # fmt: skip
+    opened = open_it(checked=checked)
     on_demand = part == "text-encoder" and release_text and device.memory() is not None
     return OnDemandEngine(opened, open_it) if on_demand else opened
 

@@ -6,14 +6,16 @@ What each number has in it: docs/measuring.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
 
 from pydantic import Field
 
-from sam3_runtime.config import Backend, Check, EngineRecord, Record, Toolchain
+from sam3_runtime.config import Backend, Check, EngineRecord, Record, Toolchain, VariantConfig
+from sam3_runtime.contract import PartName
 
 _STABLE = 0.1
 
@@ -21,6 +23,31 @@ _STABLE = 0.1
 def shareable(checkpoint: str) -> str:
     """A checkpoint's name without the folders that it lies in: people are to share the result."""
     return checkpoint if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) else Path(checkpoint).name
+
+
+class OfVariant(Record):
+    """Which variant was measured, on what, and when: what every measurement of one begins with."""
+
+    variant: str
+    backend: Backend
+    device: str
+    checkpoint: str
+    checkpoint_digest: str
+    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
+    date: str
+
+
+def of_variant(config: VariantConfig, records: Mapping[PartName, EngineRecord], device: str) -> dict[str, Any]:
+    """The fields of :class:`OfVariant`, today."""
+    return {
+        "variant": config.variant,
+        "backend": config.backend,
+        "device": device,
+        "checkpoint": shareable(config.checkpoint),
+        "checkpoint_digest": config.checkpoint_digest,
+        "engines": {part: record.sha256 for part, record in records.items()},
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
 
 
 class Latency(Record):
@@ -136,18 +163,11 @@ class Rounds(Record):
         return next((one for one in self.parts if (one.part, one.images, one.prompts) == asked), None)
 
 
-class BenchResult(Rounds):
+class BenchResult(Rounds, OfVariant):
     """One variant's benchmark."""
 
-    variant: str
-    backend: Backend
-    device: str
     driver: str | None = None
     toolchain: Toolchain
-    checkpoint: str
-    checkpoint_digest: str
-    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
-    date: str
     threads: int | None
     prompts: int
     load_seconds: float
@@ -168,7 +188,7 @@ class EngineCalls(Record):
     stable: bool
 
 
-class StreamBench(Record):
+class StreamBench(OfVariant):
     """A run over several sources, nothing written, and beside it its engines alone.
 
     A round is one batch of frames, decoding of the files included; ``rounds`` times from one to the next in the steady
@@ -176,15 +196,8 @@ class StreamBench(Record):
     round over it. ``frame`` is from a frame's being read to its detections being there, waiting in queues included.
     """
 
-    variant: str
-    backend: Backend
-    device: str
     driver: str | None = None
     toolchain: Toolchain
-    checkpoint: str
-    checkpoint_digest: str
-    engines: dict[str, str] = Field(description="SHA-256 of each part that ran")
-    date: str
     threads: int | None
     classes: int
     kept: int | None = Field(description="best detections that each class keeps whatever their score; null: by score")

@@ -125,14 +125,16 @@ def open_engine(
     device: Device | None = None,
     variant: Variant | None = None,
     verify_digest: bool = True,
+    checked: EngineRecord | None = None,
 ) -> Engine:
     """Open ``<part>.engine`` of a variant's directory, which is checked first (:func:`check_engine`).
 
+    ``checked`` is what that check gave, where it was made a moment ago: it is not made again.
     ``device`` is where it runs (:func:`open_device`): engines of one variant share one; by default it gets its own.
     ``variant`` is what messages about too large a batch go by. Raises :class:`EngineError` for an engine that does not
     load here; :class:`CannotRunHere` among them for a sound one that needs another machine.
     """
-    record = check_engine(directory, part, verify_digest=verify_digest)
+    record = checked or check_engine(directory, part, verify_digest=verify_digest)
     path = engine_file(directory, part)
     options = options or EngineOptions()
     device = device or open_device(directory, record.backend, options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sam3_runtime.decoder_calls import Features, features_of
+from sam3_runtime.decoder_calls import Features, arrange, features_of
 from sam3_runtime.evaluation.questions import Finder, check_phrases
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, Size, detections_of
@@ -38,15 +38,14 @@ def finder_of(pipeline: Pipeline, phrases: Sequence[str]) -> Finder:
 def _detect_one(
     pipeline: Pipeline, features: Features, size: Size, prompts: Sequence[Prompt], floor: float
 ) -> list[Detections]:
-    tokens = pipeline.encode_prompts(prompts, [size], features)[0]
-    limit = pipeline.engines["decoder"].limit("P")
+    tokens = pipeline.encode_prompts(prompts, [size], features)
     found: list[Detections] = []
-    for start in range(0, len(prompts), limit):
-        outputs = pipeline.decode(features, tokens[start : start + limit])
-        for row, prompt in enumerate(prompts[start : start + limit]):
+    for call in arrange(features, tokens, pipeline.engines["decoder"].limit("P")):
+        outputs = pipeline.decode(call.features, call.tokens)
+        for row, (_, place) in enumerate(call.places):
             found.append(
                 detections_of(
-                    outputs, row, size, prompt=prompt.name, prompt_index=start + row, threshold=floor,
+                    outputs, row, size, prompt=prompts[place].name, prompt_index=place, threshold=floor,
                     begin=pipeline.device.begin_masks,
                 )
             )  # fmt: skip

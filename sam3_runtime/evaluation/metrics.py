@@ -204,7 +204,7 @@ def _concept_f1(
             if kind == "masks":
                 ious = _iou([answer.masks[row] for row in kept], [one.mask for one in there])
             else:
-                ious = _iou(_xywh(answer.boxes[kept]), _xywh(np.asarray([one.box for one in there])))
+                ious = _iou(xywh(answer.boxes[kept]), xywh(np.asarray([one.box for one in there])))
             hits += (_matched(ious)[:, None] >= IOUS).sum(axis=0)
     pmf1 = float((2 * hits / (found + wanted)).mean()) if wanted else None
     mcc = _matthews(said)
@@ -212,7 +212,8 @@ def _concept_f1(
     return ConceptF1(of=kind, cgf1=cgf1, pmf1=pmf1, il_mcc=mcc)
 
 
-def _xywh(boxes: NDArray[Any]) -> NDArray[np.float64]:
+def xywh(boxes: NDArray[Any]) -> NDArray[np.float64]:
+    """Boxes xyxy [K, 4] as COCO has them: left, top, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64)
 
 

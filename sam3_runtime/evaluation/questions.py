@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sam3_runtime.evaluation.data_set import ConceptData, ConceptImage, DataSetError
-from sam3_runtime.evaluation.metrics import MOST, Answer
+from sam3_runtime.evaluation.metrics import MOST, Answer, xywh
 from sam3_runtime.postprocess import Detections, mask_to_rle
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
@@ -96,10 +96,10 @@ def as_coco_results(answers: Iterable[Answer]) -> list[dict[str, Any]]:
         {
             "image_id": answer.pair[0],
             "category_id": answer.pair[1],
-            "bbox": [round(float(side), 3) for side in (*box[:2], *(box[2:] - box[:2]))],
+            "bbox": [round(side, 3) for side in box],
             "score": round(float(score), 6),
             "segmentation": mask,
         }
         for answer in answers
-        for score, box, mask in zip(answer.scores, answer.boxes, answer.masks, strict=True)
+        for score, box, mask in zip(answer.scores, xywh(answer.boxes).tolist(), answer.masks, strict=True)
     ]

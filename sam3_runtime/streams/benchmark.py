@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +25,7 @@ from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.errors import SourceError
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.gpus import find_gpu
-from sam3_runtime.measurements import EngineCalls, Reading, StreamBench, latency, shareable, stable
+from sam3_runtime.measurements import EngineCalls, Reading, StreamBench, latency, of_variant, stable
 from sam3_runtime.memory import process_mib
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources
@@ -188,15 +187,9 @@ def benchmark_stream(
     seconds, engines_ms = sum(periods) / 1e3, sum(one.calls * one.alone.median for one in calls)
     busy = [one.busy_percent for one in seen.readings if one.busy_percent is not None]
     return StreamBench(
-        variant=config.variant,
-        backend=config.backend,
-        device=device_name(records["decoder"].toolchain),
+        **of_variant(config, records, device_name(records["decoder"].toolchain)),
         driver=gpu.driver if gpu else None,
         toolchain=records["decoder"].toolchain,
-        checkpoint=shareable(config.checkpoint),
-        checkpoint_digest=config.checkpoint_digest,
-        engines={part: record.sha256 for part, record in records.items()},
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         threads=threads,
         classes=len(detector.classes),
         kept=top,
