@@ -22,7 +22,7 @@ PLUMBING = {
     "builders/cache", "builders/graph", "builders/tensorrt_progress", "builders/timing_cache", "builders/inspector",
     "export/locking", "backends/__init__", "backends/base", "backends/onnxruntime",
     "export/__init__", "evaluation/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__",
-    "backends/fake", "backends/host_room", "gpus", "memory",
+    "backends/fake", "backends/page_locked", "gpus", "memory",
     "backends/tensorrt_rtx", "backends/tensorrt_logger",
 }  # fmt: skip
 

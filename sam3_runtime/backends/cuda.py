@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import resources
 from math import prod
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.backends.base import Array, DeviceArray
-from sam3_runtime.backends.host_room import SharedRoom
+from sam3_runtime.backends.page_locked import Buffer, Pool
 from sam3_runtime.errors import EngineError
 
 ALIGNMENT = 256
@@ -90,9 +91,8 @@ class Cuda:
         self.compute_capability = ".".join(map(str, device.compute_capability()))
         self.allocations = 0
         self._blocks: dict[str, Block] = {}
-        self._pinned: dict[str, _Pinned] = {}
-        self._free_pinned: list[_Pinned] = []
-        self._room = SharedRoom()
+        self._pinned: dict[str, Buffer] = {}
+        self._results = Pool(self._new_pinned, partial(_free_pinned, self._driver, self._context))
         self._kernels: dict[str, Any] = {}
         self._module: Any = None
         with self.current():
@@ -190,31 +190,19 @@ class Cuda:
         return [place.copy() for place in places]
 
     def begin_fetch(self, array: CudaArray) -> Callable[[], Array]:
-        """As :meth:`fetch`, of one array and later: the function that is returned waits, once, and gives the copy.
+        """As :meth:`fetch`, of one array and later: the function that is returned waits, once, and gives the result.
 
-        What is put on the stream afterwards may write ``array`` again. The copies of what was begun together lie in one
-        block of memory, which lives as long as any of them.
+        What is put on the stream afterwards may write ``array`` again. The result belongs to the caller, outlives this
+        object, and lies in page-locked memory that is used again when it is forgotten.
         """
-        place = next((n for n, pinned in enumerate(self._free_pinned) if len(pinned.array) >= array.nbytes), None)
-        # Too small a buffer is let go where one is replaced, so that their number stays that of the largest need.
-        pinned = self._free_pinned.pop(place if place is not None else 0) if self._free_pinned else None
-        if pinned is None or place is None:
-            with self.current():
-                pinned = self._new_pinned(array.nbytes)
-        held: list[_Pinned] = [pinned]
-        there = pinned.array[: array.nbytes].view(array.dtype).reshape(array.shape)
+        buffer = self._results.take(array.nbytes)
         with self.current():
-            self._driver.memcpy_dtoh_async(there, array.pointer, self._stream)
-            pinned.event.record(self._stream)
-        room = self._room.reserve(array.nbytes)
+            self._driver.memcpy_dtoh_async(buffer.array[: array.nbytes], array.pointer, self._stream)
+            buffer.event.record(self._stream)
 
         def finish() -> Array:
-            buffer = held.pop()
             buffer.event.synchronize()
-            copied = room().view(array.dtype).reshape(array.shape)
-            np.copyto(copied, there)
-            self._free_pinned.append(buffer)
-            return copied
+            return self._results.hand_over(buffer, array.shape, array.dtype)
 
         return finish
 
@@ -223,7 +211,7 @@ class Cuda:
         with self.current():
             self._driver.memcpy_dtod_async(target, source.pointer, source.nbytes, self._stream)
 
-    def _pinned_of(self, name: str, size: int) -> _Pinned:
+    def _pinned_of(self, name: str, size: int) -> Buffer:
         known = self._pinned.get(name)
         if known is None or len(known.array) < size:
             if known is not None:
@@ -232,11 +220,10 @@ class Cuda:
                 known = self._pinned[name] = self._new_pinned(size)
         return known
 
-    def _new_pinned(self, size: int) -> _Pinned:
+    def _new_pinned(self, size: int) -> Buffer:
         with self.current():
             event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
-        # Powers of two, so that sizes which differ from frame to frame soon find what fits them.
-        return _Pinned(self.pinned(1 << max(size - 1, ALIGNMENT).bit_length(), np.uint8), event)
+        return Buffer(self.pinned(_roomy(size), np.uint8), event)
 
     def synchronize(self) -> None:
         """Wait for everything that was put on the stream."""
@@ -300,16 +287,16 @@ class Cuda:
         return None if failed else CudaGraph(self, library, executable)
 
     def close(self) -> None:
-        """Free everything. Arrays and graphs made here must not be used afterwards."""
+        """Free everything but results that callers hold. Device arrays and graphs must not be used afterwards."""
         if self._context is None:
             return
         self.synchronize()
         for block in self._blocks.values():
             block.free()
+        self._results.close()
         with self.current():
             self._blocks.clear()
             self._pinned.clear()
-            self._free_pinned.clear()
             self._kernels.clear()
             self._module = self._stream = None
         self._context = None
@@ -336,21 +323,21 @@ class CudaGraph:
             self._executable = None
 
 
-class _Pinned:
-    """A page-locked buffer and the event after which its last transfer is over."""
-
-    def __init__(self, array: Array, event: Any) -> None:
-        self.array = array
-        self.event = event
-        self.used = False
-
-    def wait(self) -> None:
-        if self.used:
-            self.event.synchronize()
-            self.used = False
-
-
 _CAPTURE_THREAD_LOCAL = 1
+
+
+def _roomy(size: int) -> int:
+    """``size``, up to an eighth more: sizes that differ from frame to frame soon find what fits them."""
+    step = max(ALIGNMENT, 1 << max(max(size - 1, 1).bit_length() - 4, 0))
+    return -(-max(size, 1) // step) * step
+
+
+def _free_pinned(driver: Any, context: Any, buffer: Buffer) -> None:
+    context.push()
+    try:
+        del buffer.array, buffer.event
+    finally:
+        driver.Context.pop()
 
 
 def _argument(value: Any) -> Any:

@@ -176,7 +176,18 @@ class QueryDecoder(nn.Module):
     def _spread(self, bias_y: Tensor, bias_x: Tensor) -> Tensor:
         return reshape(bias_y.unsqueeze(4) + bias_x.unsqueeze(3), 0, self.heads, bias_y.shape[2], self.grid**2)
 
+    def _set_apart(self, image: Tensor) -> Tensor:
+        """``image`` [P, T, C] as it is, through a pooling of single cells.
+
+        TensorRT 8.6 cannot compile one kernel for what lies around the border between the DETR encoder and this
+        decoder ("NVRTC Compilation failure" in its log), and then fuses no attention on either side. It never fuses
+        across a pooling.
+        """
+        maps = reshape(image.permute(0, 2, 1), 0, image.shape[2], self.grid, self.grid)
+        return reshape(F.max_pool2d(maps, 1), 0, image.shape[2], -1).permute(0, 2, 1)
+
     def forward(self, image: Tensor, position: Tensor, prompt: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        image = self._set_apart(image)
         key = image + position
         x, boxes, place = self.first_queries, self.first_boxes, self.first_position
         axis_biases = self.first_bias_y, self.first_bias_x

@@ -269,6 +269,7 @@ _OPERATORS: dict[str, Callable[[Values, Attributes], Any]] = {
     "LessOrEqual": _plain(torch.le),
     "Log": _plain(torch.log),
     "MatMul": _plain(torch.matmul),
+    "MaxPool": lambda x, a: F.max_pool2d(x[0], tuple(a["kernel_shape"]), tuple(a["strides"])),
     "Min": _plain(torch.minimum),
     "Mul": _plain(torch.mul),
     "Not": _plain(torch.logical_not),
