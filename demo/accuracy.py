@@ -4,9 +4,12 @@
     python -m demo.accuracy --backend tensorrt     the same on the GPU of this machine
     python -m demo.accuracy --page                 the page alone, from docs/results/accuracy-*.json
 
-What `make accuracy` runs. One thing is varied at a time from 336 pixels, 200 queries and floating point. Each algorithm
-of INT8 is a work folder of its own in demo/work/accuracy/, as it is a setting of one; done again, only what changed is
-built and measured. A variant that its gate rejects is measured like the others, and the table says so.
+What `make accuracy` runs. One thing is varied at a time from 336 pixels, 200 queries and floating point; on a GPU it is
+the precision alone, as resolution and queries cost the same accuracy anywhere. Each algorithm of INT8 is a work folder
+of its own in demo/work/accuracy/, as it is a setting of one; done again, only what changed is built and measured. With
+`--prepare` these folders are written and nothing is run: where PyTorch and TensorRT live in different environments,
+`snakemake export_all --directory FOLDER` is then for the one, and this without `--prepare` for the other. A variant
+that its gate rejects is measured like the others, and the table says so.
 """
 
 from __future__ import annotations
@@ -56,16 +59,12 @@ PROMPTS = ["red circle", "blue square", "star", "green object"]  # that speed is
 
 def measure(backend: str, checkpoint: Path, scenes: int) -> Path:
     """Build and measure everything with ``backend``, and write its JSON, whose path is returned."""
-    annotations = _write_scenes(scenes)
     rows: list[dict[str, Any]] = []
-    for algorithm in get_args(Algorithm):
-        plain = algorithm == get_args(Algorithm)[0]
-        variants = [*FLOATS, INT8] if plain else [INT8]
-        folder = WORK / backend / algorithm
-        _snakemake(folder, _settings(backend, checkpoint, annotations, algorithm, variants))
+    for algorithm, folder, variants in prepare(backend, checkpoint, scenes):
+        _snakemake(folder)
         rows += [_row(folder, variant, algorithm) for variant in variants]
-        if plain:
-            boxes = _by_boxes(folder / "engines" / BASE.name, annotations, folder / "accuracy/boxes.json")
+        if BASE in variants:
+            boxes = _by_boxes(folder / "engines" / BASE.name, _scenes(scenes), folder / "accuracy/boxes.json")
     first = Evaluation.model_validate(rows[0]["evaluation"])
     found = {"device": first.device, "rows": rows, "boxes": boxes.model_dump(mode="json")}
     place = backend if backend == "onnxruntime" else f"{backend}-{first.device}"
@@ -74,13 +73,26 @@ def measure(backend: str, checkpoint: Path, scenes: int) -> Path:
     return target
 
 
-def _write_scenes(count: int) -> Path:
-    annotations = DEMO / f"work/scenes-{count}/annotations.json"
+def prepare(backend: str, checkpoint: Path, scenes: int) -> list[tuple[str, Path, list[Variant]]]:
+    """Write the scenes, and the work folder of each algorithm with its ``variants.yaml``."""
+    annotations = _scenes(scenes)
     if not annotations.is_file():
-        command = [sys.executable, "-m", "demo.scenes", str(annotations.parent), "--count", str(count)]
+        command = [sys.executable, "-m", "demo.scenes", str(annotations.parent), "--count", str(scenes)]
         show(*command)
         subprocess.run(command, cwd=PROJECT, check=True)
-    return annotations
+    prepared: list[tuple[str, Path, list[Variant]]] = []
+    for algorithm in get_args(Algorithm):
+        floats = [] if prepared else FLOATS if backend == "onnxruntime" else [BASE]
+        folder = WORK / backend / algorithm
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = _settings(backend, checkpoint, annotations, algorithm, [*floats, INT8])
+        (folder / "variants.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        prepared.append((algorithm, folder, [*floats, INT8]))
+    return prepared
+
+
+def _scenes(count: int) -> Path:
+    return DEMO / f"work/scenes-{count}/annotations.json"
 
 
 def _settings(
@@ -101,9 +113,7 @@ def _settings(
     }
 
 
-def _snakemake(folder: Path, settings: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "variants.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+def _snakemake(folder: Path) -> None:
     shown = str(folder.relative_to(PROJECT))
     command = [sys.executable, "-msnakemake", "bench_all", "accuracy_all", "--directory", shown]
     show(*command)
@@ -219,10 +229,16 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, default=DEMO / "checkpoint")
     parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--page", action="store_true", help="measure nothing")
+    parser.add_argument("--prepare", action="store_true", help="write the work folders, and run nothing in them")
     arguments = parser.parse_args()
+    checkpoint = arguments.checkpoint.resolve()
     try:
+        if arguments.prepare:
+            for _, folder, _ in prepare(arguments.backend, checkpoint, arguments.scenes):
+                print(folder.relative_to(PROJECT))
+            return 0
         if not arguments.page:
-            print(f"wrote {measure(arguments.backend, arguments.checkpoint.resolve(), arguments.scenes)}")
+            print(f"wrote {measure(arguments.backend, checkpoint, arguments.scenes)}")
     except Sam3Error as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

@@ -63,3 +63,19 @@ def test_what_is_built_is_one_change_at_a_time(tmp_path: Path) -> None:
 def test_what_was_not_measured_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="b4_q200_r336 was not measured"):
         accuracy._row(tmp_path, accuracy.BASE, "entropy")
+
+
+def test_folders_are_prepared_and_nothing_is_run_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "PROJECT", tmp_path)
+    monkeypatch.setattr(accuracy, "WORK", tmp_path / "work")
+    monkeypatch.setattr(accuracy, "_scenes", lambda count: write(tmp_path / f"scenes-{count}", coco_file()))
+    measured = {}
+    for backend in ("onnxruntime", "tensorrt"):
+        prepared = accuracy.prepare(backend, tmp_path / "checkpoint", 5)
+        assert [path.name for path in (tmp_path / "work" / backend / "entropy").iterdir()] == ["variants.yaml"]
+        for algorithm, folder, variants in prepared:
+            checked = VariantsFile.model_validate(yaml.safe_load((folder / "variants.yaml").read_text()))
+            assert checked.calibration.algorithm == algorithm
+            assert len(checked.variants) == len(variants)
+        measured[backend] = [len(variants) for _, _, variants in prepared]
+    assert measured == {"onnxruntime": [7, 1, 1], "tensorrt": [2, 1, 1]}
