@@ -25,6 +25,7 @@ rule bench_variant:
             "postprocess.py",
             "prompts.py",
             "sources.py",
+            "timing.py",
         ),
     output:
         result="bench/{variant}.json",
@@ -46,6 +47,7 @@ rule measure_baseline:
             "export/baselines.py",
             "export/checkpoint.py",
             "gpu_monitor.py",
+            "timing.py",
         ),
     output:
         result="bench/baselines/r{resolution}.json",

@@ -30,6 +30,7 @@ from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import expand_images, is_video, load_image, read_video
+from sam3_runtime.timing import timed_windows
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 
@@ -127,26 +128,16 @@ def _measure(
     watch = StopWatch(pipeline.device.synchronize)
     kept: list[int] = []
 
-    def rounds(count: int, stages: StopWatch | None = None) -> list[float]:
-        times = []
-        for _ in range(count):
-            images = list(itertools.islice(feed, cameras))
-            pipeline.device.synchronize()
-            started = time.perf_counter()
-            found = pipeline.detect(images, settings["prompts"], top=top, stages=stages)
-            pipeline.device.synchronize()
-            times.append((time.perf_counter() - started) * 1e3)
-            kept.append(sum(len(one.scores) for image in found for one in image))
-        return times
+    def one_round(stages: StopWatch | None = None) -> None:
+        found = pipeline.detect(list(itertools.islice(feed, cameras)), settings["prompts"], top=top, stages=stages)
+        kept.append(sum(len(one.scores) for image in found for one in image))
 
-    rounds(settings["warmup"])
-    kept.clear()
-    windows = [rounds(settings["rounds"]) for _ in range(settings["windows"])]
+    windows = timed_windows(one_round, settings, pipeline.device.synchronize)
     samples = [sample for times in windows for sample in times]
-    masks = float(np.mean(kept))
+    masks = float(np.mean(kept[-len(samples) :]))
     stages = []
     for _ in range(settings["rounds"]):
-        rounds(1, watch)
+        one_round(watch)
         stages.append(watch.take())
     return CameraBench(
         cameras=cameras,

@@ -7,7 +7,6 @@ handing them over, and fetching everything but the masks. Knows no backend.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from sam3_runtime.measurements import PartBench, latency, stable
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.timing import timed_windows
 
 MANY = 8
 """Prompts on one image, and images for one prompt, that the decoder is compared at (the batch, where it is less)."""
@@ -26,18 +26,7 @@ def measure_parts(pipeline: Pipeline, frames: Sequence[Image], settings: Mapping
     """Each part at one image (or prompt) and at the full batch; ``frames`` are the pictures looked at."""
 
     def timed(part: str, call: Callable[[], object], images: int, prompts: int = 0) -> PartBench:
-        def samples(count: int) -> list[float]:
-            times = []
-            for _ in range(count):
-                pipeline.device.synchronize()
-                started = time.perf_counter()
-                call()
-                pipeline.device.synchronize()
-                times.append((time.perf_counter() - started) * 1e3)
-            return times
-
-        samples(settings["warmup"])
-        windows = [samples(settings["rounds"]) for _ in range(settings["windows"])]
+        windows = timed_windows(call, settings, pipeline.device.synchronize)
         every = [sample for window in windows for sample in window]
         return PartBench(part=part, images=images, prompts=prompts, latency=latency(every), stable=stable(windows))
 

@@ -36,6 +36,7 @@ from sam3_runtime.gpus import find_gpu
 from sam3_runtime.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
 from sam3_runtime.memory import MIB
 from sam3_runtime.settings import BenchSection
+from sam3_runtime.timing import timed_windows
 from sam3_runtime.toolchain import cpu_name
 
 PICTURE = (720, 1280)
@@ -193,8 +194,8 @@ def _measure_run(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     pixels = contender.preprocess(pictures)
-    vision = _windows(contender, lambda: contender.see(pixels), settings)
-    rounds = _windows(contender, lambda: contender.detect(pictures), settings)
+    vision = timed_windows(lambda: contender.see(pixels), settings, contender.wait)
+    rounds = timed_windows(lambda: contender.detect(pictures), settings, contender.wait)
     samples = {"vision": vision, "end_to_end": rounds}
     flat = {name: [sample for window in windows for sample in window] for name, windows in samples.items()}
     return BaselineRun(
@@ -206,21 +207,6 @@ def _measure_run(
         reserved_mib=round(torch.cuda.max_memory_reserved() / MIB, 1) if on_gpu else None,
         samples_ms={name: tuple(round(sample, 3) for sample in values) for name, values in flat.items()},
     )
-
-
-def _windows(contender: Contender, call: Callable[[], object], settings: Mapping[str, Any]) -> list[list[float]]:
-    """Milliseconds of each call, in windows; the warm-up is a window that is thrown away."""
-    windows = []
-    for count in (settings["warmup"], *[settings["rounds"]] * settings["windows"]):
-        times = []
-        for _ in range(count):
-            contender.wait()
-            started = time.perf_counter()
-            call()
-            contender.wait()
-            times.append((time.perf_counter() - started) * 1e3)
-        windows.append(times)
-    return windows[1:]
 
 
 def main() -> None:

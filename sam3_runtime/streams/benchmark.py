@@ -30,6 +30,7 @@ from sam3_runtime.memory import process_mib
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources
 from sam3_runtime.streams.flow import Flow, FlowSettings
+from sam3_runtime.timing import timed
 from sam3_runtime.toolchain import device_name
 
 _Shape = tuple[tuple[str, int], ...]
@@ -245,14 +246,7 @@ def _alone(engine: CountedEngine, rounds: int, synchronize: Callable[[], None]) 
     """Each kind of call of ``engine``, timed with nothing beside it."""
     found = []
     for shape, count in sorted(engine.calls.items()):
-        times = []
-        for _ in range(_WARM_UP + _ALONE):
-            synchronize()
-            started = time.perf_counter()
-            engine.engine.infer(engine.feeds[shape])
-            synchronize()
-            times.append((time.perf_counter() - started) * 1e3)
-        times = times[_WARM_UP:]
+        times = timed(partial(engine.engine.infer, engine.feeds[shape]), _WARM_UP + _ALONE, synchronize)[_WARM_UP:]
         found.append(
             EngineCalls(
                 part=engine.record.part,
