@@ -46,6 +46,18 @@ class Block:
             self._allocation = None
 
 
+class Slot:
+    """A piece of device memory that is filled or emptied beside the stream, one of several that take turns.
+
+    ``ready``: what the stream does with it is over; ``moved``: so is the transfer. It is filled from ``buffer``.
+    """
+
+    def __init__(self, block: Block, ready: Any, moved: Any) -> None:
+        self.block = block
+        self.ready, self.moved = ready, moved
+        self.buffer: Buffer | None = None
+
+
 class CudaArray(DeviceArray):
     """An array in device memory, C-contiguous, at ``pointer``. ``cuda`` is where it lies."""
 
@@ -77,7 +89,9 @@ class CudaArray(DeviceArray):
 
 
 class Cuda:
-    """One GPU, by its number, and one stream on it. ``allocations`` counts what was ever allocated on either side.
+    """One GPU, by its number, and one stream on it; a second one moves pictures and masks beside it.
+
+    ``allocations`` counts what was ever allocated on either side.
 
     pycuda frees what it is told to, or what is forgotten, only where the context is current or in the thread that
     opened it, and otherwise leaves it behind: hence :meth:`current` around all that frees.
@@ -91,12 +105,13 @@ class Cuda:
         self.compute_capability = ".".join(map(str, device.compute_capability()))
         self.allocations = 0
         self._blocks: dict[str, Block] = {}
+        self._slots: dict[str, list[Slot]] = {}
         self._pinned: dict[str, Buffer] = {}
         self._results = Pool(self._new_pinned, partial(_free_pinned, self._driver, self._context))
         self._kernels: dict[str, Any] = {}
         self._module: Any = None
         with self.current():
-            self._stream = self._driver.Stream()
+            self._stream, self._beside = self._driver.Stream(), self._driver.Stream()
         self.stream_handle = int(self._stream.handle)
 
     @contextmanager
@@ -148,6 +163,27 @@ class Cuda:
             self._blocks[name] = self.alloc(size)
         return self._blocks[name]
 
+    def slot(self, name: str, size: int, of: int) -> Slot:
+        """The next of ``of`` slots of that name, of at least ``size`` bytes. The stream may write it at once, since it
+        waits for what reads it beside."""
+        slots = self._slots.setdefault(name, [])
+        if len(slots) < of or slots[0].block.size < size:  # all at once, so that nothing is allocated later
+            size = max([size, *(slot.block.size for slot in slots)])
+            self._free_slots(slots)
+            with self.current():
+                slots += [Slot(self.alloc(size), self._new_event(), self._new_event()) for _ in range(of)]
+        slot = slots.pop(0)
+        slots.append(slot)
+        with self.current():
+            self._stream.wait_for_event(slot.moved)
+        return slot
+
+    def _free_slots(self, slots: list[Slot]) -> None:
+        self.synchronize()
+        with self.current():
+            while slots:
+                slots.pop().block.free()
+
     def pinned(self, shape: Sequence[int] | int, dtype: Any) -> Array:
         """A page-locked array on the host: transfers from and to it run beside the host."""
         with self.current():
@@ -189,20 +225,47 @@ class Cuda:
             self._stream.synchronize()
         return [place.copy() for place in places]
 
-    def begin_fetch(self, array: CudaArray) -> Callable[[], Array]:
-        """As :meth:`fetch`, of one array and later: the function that is returned waits, once, and gives the result.
-
-        What is put on the stream afterwards may write ``array`` again. The result belongs to the caller, outlives this
-        object, and lies in page-locked memory that is used again when it is forgotten.
-        """
-        buffer = self._results.take(array.nbytes)
+    def send(self, slot: Slot, array: Array) -> None:
+        """Fill ``slot`` beside the stream, which waits for it. ``array`` may be changed at once; :meth:`sent` must
+        follow when all that reads the slot is on the stream."""
+        if slot.buffer is None:
+            slot.buffer = self._new_pinned(slot.block.size)
+        buffer = slot.buffer
+        buffer.wait()
+        copy = buffer.array[: array.nbytes].view(array.dtype).reshape(array.shape)
+        np.copyto(copy, array)
         with self.current():
-            self._driver.memcpy_dtoh_async(buffer.array[: array.nbytes], array.pointer, self._stream)
-            buffer.event.record(self._stream)
+            self._beside.wait_for_event(slot.ready)
+            self._driver.memcpy_htod_async(slot.block.pointer, copy, self._beside)
+            buffer.event.record(self._beside)
+            buffer.used = True
+            self._stream.wait_for_event(buffer.event)
+
+    def sent(self, slot: Slot) -> None:
+        """Nothing that comes on the stream from here on reads ``slot``: it may be filled again."""
+        with self.current():
+            slot.ready.record(self._stream)
+
+    def begin_fetch(self, slot: Slot, shape: Sequence[int], dtype: Any) -> Callable[[], Array]:
+        """Empty ``slot``, which holds an array, beside what is put on the stream from here on; the function that is
+        returned waits, once, and gives the array.
+
+        It belongs to the caller, outlives this object, and lies in page-locked memory that is used again when it is
+        forgotten.
+        """
+        kind = np.dtype(dtype)
+        size = prod(shape) * kind.itemsize
+        buffer = self._results.take(size)
+        with self.current():
+            slot.ready.record(self._stream)
+            self._beside.wait_for_event(slot.ready)
+            self._driver.memcpy_dtoh_async(buffer.array[:size], slot.block.pointer, self._beside)
+            buffer.event.record(self._beside)
+            slot.moved.record(self._beside)
 
         def finish() -> Array:
             buffer.event.synchronize()
-            return self._results.hand_over(buffer, array.shape, array.dtype)
+            return self._results.hand_over(buffer, shape, kind)
 
         return finish
 
@@ -222,13 +285,17 @@ class Cuda:
 
     def _new_pinned(self, size: int) -> Buffer:
         with self.current():
-            event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
+            event = self._new_event()
         return Buffer(self.pinned(_roomy(size), np.uint8), event)
 
+    def _new_event(self) -> Any:
+        return self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
+
     def synchronize(self) -> None:
-        """Wait for everything that was put on the stream."""
+        """Wait for everything that was put on the stream, and for what goes on beside it."""
         with self.current():
             self._stream.synchronize()
+            self._beside.synchronize()
 
     # --- kernels ------------------------------------------------------------------------------------------------------
 
@@ -293,12 +360,14 @@ class Cuda:
         self.synchronize()
         for block in self._blocks.values():
             block.free()
+        for slots in self._slots.values():
+            self._free_slots(slots)
         self._results.close()
         with self.current():
             self._blocks.clear()
             self._pinned.clear()
             self._kernels.clear()
-            self._module = self._stream = None
+            self._module = self._stream = self._beside = None
         self._context = None
 
 

@@ -18,6 +18,7 @@ from sam3_runtime.postprocess import PackedMasks, Size
 from sam3_runtime.preprocess import Image, check_image, scaled_statistics, taps_of
 
 _TABLES_KEPT = 16  # of source sizes; a camera has one
+_MASKS_IN_FLIGHT = 3  # prompts whose masks are made and brought to the host at the same time
 
 
 class CudaDevice(Device):
@@ -56,13 +57,13 @@ class CudaDevice(Device):
             height, width, _ = image.shape
             if len(self._tables) + 2 > _TABLES_KEPT:  # before either of this picture's is looked up
                 self._free_tables()
-            # Two of each, taken in turn: the next picture is copied while the last is resized.
-            turn = place % 2
-            raw = self.cuda.block(f"picture {turn}", image.nbytes)
-            narrow = self.cuda.block(f"narrow {turn}", 3 * height * resolution)
-            self.cuda.stage(f"picture {turn}", raw, image)
+            # A slot for each, so that all pictures of a batch are there when the GPU is done with the last one.
+            raw = self.cuda.slot("picture", image.nbytes, of=len(images))
+            narrow = self.cuda.block("narrow", 3 * height * resolution)
+            self.cuda.send(raw, image)
             across, down = self._table(width, resolution), self._table(height, resolution)
-            self.cuda.launch("resize_rows", (resolution, height), raw, height, width, resolution, *across, narrow)
+            self.cuda.launch("resize_rows", (resolution, height), raw.block, height, width, resolution, *across, narrow)
+            self.cuda.sent(raw)
             self.cuda.launch(
                 f"resize_columns_{dtype}", (resolution, resolution, 3),
                 narrow, height, resolution, *down, mean, deviation, pixels[place : place + 1],
@@ -107,13 +108,11 @@ class CudaDevice(Device):
         pixels = down * across
         probabilities = self.cuda.block("probabilities", count * pixels * 4)
         self.cuda.launch(f"sigmoid_rows_{logits.dtype.name}", (pixels, count), logits, index, pixels, probabilities)
-        bits = CudaArray(
-            self.cuda, self.cuda.block("bits", count * height * stride).pointer, (count, height, stride), np.uint8
-        )
+        bits = self.cuda.slot("bits", count * height * stride, of=_MASKS_IN_FLIGHT)
         self.cuda.launch(
-            "resize_masks", (stride, height, count), probabilities, down, across, height, width, stride, bits
+            "resize_masks", (stride, height, count), probabilities, down, across, height, width, stride, bits.block
         )
-        finish = self.cuda.begin_fetch(bits)
+        finish = self.cuda.begin_fetch(bits, (count, height, stride), np.uint8)
         return lambda: PackedMasks(finish(), size)
 
     def close(self) -> None:

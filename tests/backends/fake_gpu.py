@@ -1,9 +1,10 @@
 """A module ``pycuda.driver`` whose GPU is a few NumPy arrays at made-up addresses.
 
-Stricter than the real one where that finds mistakes. What is put on the stream happens only when somebody waits for it,
-so that reading or overwriting too early shows. No address is used twice, so that memory which was freed is never
-mistaken for other memory. Calls need a context that was pushed by their own thread; what is freed elsewhere than in the
-context or in the thread that made it is not freed, as with pycuda. Broken rules that no caller sees are in ``faults``.
+Stricter than the real one where that finds mistakes. What is put on a stream happens only when somebody waits for it,
+or another stream does, so that reading or overwriting too early shows. No address is used twice, so that memory which
+was freed is never mistaken for other memory. Calls need a context that was pushed by their own thread; what is freed
+elsewhere than in the context or in the thread that made it is not freed, as with pycuda. Broken rules that no caller
+sees are in ``faults``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -206,6 +208,11 @@ class Stream(_Owned):
         self.queue.append(operation)
         self.given += 1
 
+    def wait_for_event(self, event: Event) -> None:
+        with self.gpu.call():
+            if event.mark is not None:
+                self.put(partial(event.mark[0].run_to, event.mark[1]))
+
     def run_to(self, place: int) -> None:
         while self.done < place:
             self.done += 1
@@ -222,16 +229,16 @@ class Stream(_Owned):
 class Event(_Owned):
     def __init__(self, gpu: FakeGpu) -> None:
         super().__init__(gpu)
-        self._mark: tuple[Stream, int] | None = None
+        self.mark: tuple[Stream, int] | None = None
 
     def record(self, stream: Stream) -> None:
         with self.gpu.call():
-            self._mark = stream, stream.given
+            self.mark = stream, stream.given
 
     def synchronize(self) -> None:
         # Needs no context: cuEventSynchronize knows its own.
-        assert self._mark is not None, "the event was never recorded"
-        stream, place = self._mark
+        assert self.mark is not None, "the event was never recorded"
+        stream, place = self.mark
         stream.run_to(place)
 
 

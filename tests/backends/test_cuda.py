@@ -13,7 +13,7 @@ import pytest
 
 from sam3_runtime.backends import cuda as cuda_module
 from sam3_runtime.backends.base import EngineOptions
-from sam3_runtime.backends.cuda import ALIGNMENT, Cuda, CudaArray
+from sam3_runtime.backends.cuda import ALIGNMENT, Cuda, CudaArray, Slot
 from sam3_runtime.errors import EngineError
 from tests.backends.fake_gpu import FakeGpu
 from tests.backends.fake_kernels import FUNCTIONS, signatures
@@ -77,7 +77,8 @@ def test_everything_is_freed(gpu: FakeGpu, elsewhere: bool) -> None:
     cuda = Cuda()
     cuda.stage("a", cuda.block("a", 1000), np.zeros(1000, np.uint8))
     cuda.fetch([CudaArray(cuda, cuda.block("a", 1000).pointer, (10,), np.uint8)])
-    cuda.begin_fetch(CudaArray(cuda, cuda.block("a", 1000).pointer, (10,), np.uint8))()
+    cuda.begin_fetch(cuda.slot("m", 10, 2), (10,), np.uint8)()
+    cuda.send(cuda.slot("p", 10, 2), np.zeros(10, np.uint8))
     assert gpu.used >= 1000
     assert gpu.pinned
     in_a_thread(cuda.close) if elsewhere else cuda.close()
@@ -108,19 +109,21 @@ def test_calls_come_from_any_thread(opened: Cuda) -> None:
 def test_what_grows_in_another_thread_is_freed_there(opened: Cuda, gpu: FakeGpu) -> None:
     opened.block("a", 1000)
     opened.stage("s", opened.block("s", 4000), np.zeros(10, np.uint8))
-    opened.begin_fetch(CudaArray(opened, opened.block("s", 4000).pointer, (100,), np.uint8))()
+    opened.begin_fetch(opened.slot("m", 100, 1), (100,), np.uint8)()
+    opened.send(opened.slot("p", 100, 1), np.zeros(100, np.uint8))
 
     def grow() -> None:
         opened.block("a", 2000)
         opened.stage("s", opened.block("s", 4000), np.zeros(3000, np.uint8))
-        opened.begin_fetch(CudaArray(opened, opened.block("s", 4000).pointer, (3000,), np.uint8))()
+        opened.begin_fetch(opened.slot("m", 3000, 1), (3000,), np.uint8)()
+        opened.send(opened.slot("p", 3000, 1), np.zeros(3000, np.uint8))
         opened.synchronize()
 
     in_a_thread(grow)
     gc.collect()
     assert gpu.faults == []
-    assert sorted(len(block) for block in gpu.memory.values()) == [2000, 4000]
-    assert len(gpu.pinned) == 2
+    assert sorted(len(block) for block in gpu.memory.values()) == [2000, 3000, 3000, 4000]
+    assert len(gpu.pinned) == 3
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -208,25 +211,62 @@ def test_what_was_fetched_belongs_to_the_caller(opened: Cuda) -> None:
     assert first.tolist() == [0, 1, 2]
 
 
-def test_a_fetch_that_was_begun_outlives_what_comes_after(opened: Cuda) -> None:
-    array = filled(opened, np.arange(5, dtype=np.float32))
-    finish = opened.begin_fetch(array)
-    opened.stage("over", array, np.full(5, 7, np.float32))
-    second = opened.begin_fetch(array)
-    assert finish().tolist() == [0, 1, 2, 3, 4]
-    assert second().tolist() == [7] * 5
+def fill(cuda: Cuda, slot: Slot, values: np.ndarray) -> None:
+    """Let the stream write ``values`` into ``slot``, as a kernel would."""
+    staged = cuda.block(f"written {len(values)} {values[0]}", values.nbytes)
+    cuda.upload(staged, values)
+    cuda.copy(slot.block.pointer, CudaArray(cuda, staged.pointer, values.shape, values.dtype))
+
+
+def test_what_is_fetched_beside_is_not_overwritten_before(opened: Cuda) -> None:
+    """Five arrays through two slots; the stream is waited for before any of them."""
+    begun = []
+    for value in range(5):
+        slot = opened.slot("bits", 20, of=2)
+        fill(opened, slot, np.full(5, value, np.int32))
+        begun.append(opened.begin_fetch(slot, (5,), np.int32))
+    opened.fetch([CudaArray(opened, slot.block.pointer, (5,), np.int32)])
+    assert [finish().tolist() for finish in reversed(begun)] == [[value] * 5 for value in (4, 3, 2, 1, 0)]
+
+
+def test_what_is_sent_beside_waits_for_whoever_reads_the_last(opened: Cuda) -> None:
+    """Four pictures through two slots; each is read on the stream, and the host's array is changed at once."""
+    picture, read = np.empty(6, np.uint8), []
+    for value in range(4):
+        slot = opened.slot("picture", 6, of=2)
+        picture[:] = value
+        opened.send(slot, picture)
+        array = CudaArray(opened, opened.block(f"read {value}", 6).pointer, (6,), np.uint8)
+        opened.copy(array.pointer, CudaArray(opened, slot.block.pointer, (6,), np.uint8))
+        opened.sent(slot)
+        read.append(array)
+    assert [found.tolist() for found in opened.fetch(read)] == [[value] * 6 for value in range(4)]
+
+
+def test_a_slot_that_grows_waits_for_its_transfer(opened: Cuda) -> None:
+    small = opened.slot("bits", 8, of=1)
+    fill(opened, small, np.full(2, 3, np.int32))
+    first = opened.begin_fetch(small, (2,), np.int32)
+    large = opened.slot("bits", 800, of=1)
+    fill(opened, large, np.full(200, 4, np.int32))
+    second = opened.begin_fetch(large, (200,), np.int32)
+    assert second().tolist() == [4] * 200
+    assert first().tolist() == [3, 3]
 
 
 def test_page_locked_buffers_are_used_again(opened: Cuda, gpu: FakeGpu) -> None:
-    array = filled(opened, np.arange(500, dtype=np.float32))
+    def some(*sizes: int) -> list[int]:
+        begun = [opened.begin_fetch(opened.slot("bits", 4 * size, of=3), (size,), np.float32) for size in sizes]
+        return [len(finish()) for finish in begun]
+
     for _ in range(3):
-        begun = [opened.begin_fetch(array[: 100 * n]) for n in (1, 5, 3)]
-        assert [len(finish()) for finish in begun] == [100, 500, 300]
+        assert some(100, 500, 300) == [100, 500, 300]
+    for _ in range(3):
+        some(500, 500, 500)
     warm = opened.allocations
     assert len(gpu.pinned) == 3
     for _ in range(4):
-        begun = [opened.begin_fetch(array[: 100 * n]) for n in (1, 1, 3)]
-        assert [finish()[-1] for finish in begun] == [99, 99, 299]
+        assert some(100, 100, 300) == [100, 100, 300]
     assert (opened.allocations, len(gpu.pinned)) == (warm, 3)
 
 

@@ -56,7 +56,7 @@ def test_more_sizes_than_are_remembered(device: CudaDevice, gpu: FakeGpu) -> Non
     for start in range(0, 24, 6):
         found = device.preprocess(pictures[start : start + 6], 28, Preprocessing(), "float32")
         assert np.array_equal(np.asarray(found), wanted[start : start + 6])
-        assert len(gpu.memory) < 2 * 16 + 8  # the tables of so many sizes, and a few buffers
+        assert len(gpu.memory) < 2 * 16 + 14  # the tables of so many sizes, six pictures, and a few buffers
     closed(device, gpu)
 
 

@@ -6,6 +6,7 @@ Every answer is the best few whatever their score, so that weights which detect 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 import subprocess
@@ -191,32 +192,37 @@ def test_features_never_reach_the_host(
         (array.pointer, array.pointer + array.nbytes) for array in features.values() if isinstance(array, CudaArray)
     ]
     assert len(lie_at) == 4
-    brought: list[CudaArray] = []
-    fetch, begin_fetch, upload = Cuda.fetch, Cuda.begin_fetch, Cuda.upload
+    brought: list[tuple[int, int]] = []
+    fetch, begin_fetch, upload, send = Cuda.fetch, Cuda.begin_fetch, Cuda.upload, Cuda.send
     taken: list[int] = []
 
     def seen_fetch(cuda: Cuda, arrays: Sequence[CudaArray]) -> Any:
-        brought.extend(arrays)
+        brought.extend((array.pointer, array.nbytes) for array in arrays)
         return fetch(cuda, arrays)
 
-    def seen_begin_fetch(cuda: Cuda, array: CudaArray) -> Any:
-        brought.append(array)
-        return begin_fetch(cuda, array)
+    def seen_begin_fetch(cuda: Cuda, slot: Any, shape: Sequence[int], dtype: Any) -> Any:
+        brought.append((slot.block.pointer, math.prod(shape) * np.dtype(dtype).itemsize))
+        return begin_fetch(cuda, slot, shape, dtype)
 
     def seen_upload(cuda: Cuda, target: Any, array: Any) -> None:
         taken.append(array.nbytes)
         upload(cuda, target, array)
 
+    def seen_send(cuda: Cuda, slot: Any, array: Any) -> None:
+        taken.append(array.nbytes)
+        send(cuda, slot, array)
+
     monkeypatch.setattr(Cuda, "fetch", seen_fetch)
+    monkeypatch.setattr(Cuda, "send", seen_send)
     monkeypatch.setattr(Cuda, "begin_fetch", seen_begin_fetch)
     monkeypatch.setattr(Cuda, "upload", seen_upload)
     words = [prompt for prompt in PROMPTS if isinstance(prompt, str)]
     detect(pipeline, pictures, words)
     assert brought
-    for array in brought:
-        assert all(array.pointer + array.nbytes <= start or array.pointer >= end for start, end in lie_at)
+    for pointer, size in brought:
+        assert all(pointer + size <= start or pointer >= end for start, end in lie_at)
     smallest_feature = min(array.nbytes for array in features.values() if isinstance(array, CudaArray))
-    assert sum(array.nbytes for array in brought) < len(pictures) * len(words) * (smallest_feature + 8 * 2**20)
+    assert sum(size for _, size in brought) < len(pictures) * len(words) * (smallest_feature + 8 * 2**20)
     assert max(taken) <= max(picture.nbytes for picture in pictures)
 
 
