@@ -1,6 +1,6 @@
-"""Puts measured tables into the README.
+"""Puts measured tables into the README: what `make demo` measured, if it did, and what docs/results/h200.json has.
 
-python demo/readme.py           what `make demo` measured, its JSON into docs/results/ too, and what docs/results/h200.json has
+python demo/readme.py           after make demo, whose JSON goes into docs/results/
 """
 
 from __future__ import annotations
