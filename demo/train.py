@@ -24,14 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from demo import checkpoint
 from demo.scenes import HELD_OUT
 from demo.train_check import check
 from demo.train_data import PIXEL_CLASSES, VOCABULARY, Batch, ask, build
 from demo.train_feed import Feeder, loader
-from demo.train_losses import losses, total
+from demo.train_graphs import Recorded, clip, flat_gradients
+from demo.train_losses import WEIGHTS, losses, total
 from demo.train_model import Trainee
 from demo.train_state import Clock, Progress, average, learning_rate, read_state, write_state
 from sam3_runtime.errors import Sam3Error
@@ -44,7 +45,7 @@ _DECAY = 0.02  # weight decay of matrices
 
 @dataclass(frozen=True)
 class Settings:
-    """``images`` are of one process; ``minutes`` of this stretch, ``total_minutes`` of all."""
+    """``images`` are of one process, at the largest sizes; ``minutes`` of this stretch, ``total_minutes`` of all."""
 
     run: Path
     resume: Path
@@ -55,7 +56,7 @@ class Settings:
     rate: float = 8e-4
     check_minutes: float = 3.0
     check_images: int = 64
-    compile: bool = False
+    eager: bool = False
     write: Path | None = None
 
 
@@ -95,7 +96,7 @@ def new_optimizer(trainee: Trainee, fused: bool) -> torch.optim.AdamW:
 class Trainer:
     """One process's model, averaged model and optimiser."""
 
-    def __init__(self, place: Place, rate: float) -> None:
+    def __init__(self, place: Place, rate: float, eager: bool = False) -> None:
         torch.manual_seed(0)  # every process begins with the same weights
         self.place, self.rate = place, rate
         kind = place.device.type
@@ -104,62 +105,65 @@ class Trainer:
             self.trainee = self.trainee.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.trainee).requires_grad_(False).eval()
         self.optimizer = new_optimizer(self.trainee, fused=kind == "cuda")
-        self.learning = [p for p in self.trainee.parameters() if p.requires_grad]
-        self.autocast = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+        self.gradients = flat_gradients(p for p in self.trainee.parameters() if p.requires_grad)
+        self.learn = Recorded(self.learn_eagerly, place.device, wanted=not eager)
+
+    @property
+    def autocast(self) -> torch.autocast:
+        """Without its cache: a recorded step must turn the weights to bfloat16 itself, at each replay."""
+        kind = self.place.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
+
+    def learn_eagerly(self, batch: Batch) -> Tensor:
+        """Put the gradients of a batch into the buffer; each loss of ``WEIGHTS`` and their sum, [n + 1]."""
+        self.gradients.zero_()
+        with self.autocast:
+            parts = losses(self.trainee, self.trainee(*batch.inputs()), batch)
+        loss = total(parts)
+        torch.autograd.backward(loss)
+        return torch.stack([*(parts[name] for name in WEIGHTS), loss]).detach()
 
     def step(self, batch: Batch, number: int, fraction: float) -> dict[str, Tensor]:
         """Learn from a batch; the losses by name, on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.rate, number, fraction)
         self.trainee.train()
-        with self.autocast:
-            parts = losses(self.trainee, self.trainee(*batch.inputs()), batch)
-        loss = total(parts)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        values = self.learn(batch)
         if self.place.count > 1:
-            self._average_gradients()
-        norm = nn.utils.clip_grad_norm_(self.learning, _CLIP)
+            dist.all_reduce(self.gradients)
+            self.gradients /= self.place.count
+        norm = clip(self.gradients, _CLIP)
         self.optimizer.step()
         average(self.averaged, self.trainee, number)
-        return {name: value.detach() for name, value in parts.items()} | {"loss": loss.detach(), "norm": norm}
-
-    def _average_gradients(self) -> None:
-        gradients = [p.grad for p in self.learning if p.grad is not None]  # the same ones in every process
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= self.place.count
-        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        return dict(zip((*WEIGHTS, "loss"), values, strict=True)) | {"norm": norm}
 
 
 def train(settings: Settings, place: Place) -> None:
     """One stretch, from the state in ``settings.resume`` where there is one."""
-    trainer = Trainer(place, settings.rate)
+    trainer = Trainer(place, settings.rate, settings.eager)
     progress = Progress()
     if (settings.resume / "state").is_dir():
         progress = read_state(settings.resume / "state", trainer.trainee, trainer.averaged, trainer.optimizer)
         say(place, f"goes on from step {progress.step}, {progress.seconds / 60:.1f} minutes trained")
     progress.stretch += 1
-    if settings.compile:
-        compile_layers(trainer.trainee)
     patch = trainer.trainee.patch
     held_out = build(
         ask(np.random.default_rng(HELD_OUT), settings.check_images), place.device, 336, 336 // patch, jitter=0
     )
     questions = loader(settings.images, settings.workers, place.rank, progress.stretch)
-    feeder = Feeder(questions, place.device, patch, progress.step)
     log = Log(settings, place)
     clock = Clock(settings.minutes, settings.total_minutes, progress.seconds, place.count)
+    feeder = Feeder(questions, place.device, patch, progress.step, clock.fraction)
     checked = clock.seconds
     while not clock.over:
-        parts = trainer.step(feeder.take(), progress.step, clock.fraction)
-        feeder.prepare()
+        batch = feeder.take()
+        parts = trainer.step(batch, progress.step, clock.fraction)
+        feeder.prepare(clock.fraction)
         progress.step += 1
         if place.count == 1 or progress.step % _AGREE_EVERY == 0:
             clock.agree()
             progress.seconds = clock.seconds
-        log.add(parts, progress, clock, feeder, trainer.optimizer.param_groups[0]["lr"])
+        log.add(parts, len(batch.pixels), progress, clock, feeder, trainer.optimizer.param_groups[0]["lr"])
         if clock.seconds - checked > settings.check_minutes * 60:
             checked = clock.seconds
             if place.first:
@@ -180,15 +184,19 @@ class Log:
     """``log.jsonl``: one JSON object a line, means over the steps since the last."""
 
     def __init__(self, settings: Settings, place: Place) -> None:
-        self.file, self.images, self.place = settings.run / "log.jsonl", settings.images * place.count, place
+        self.file, self.place, self.images = settings.run / "log.jsonl", place, 0
         self.parts: list[dict[str, Tensor]] = []
         self.since, self.waited = time.monotonic(), 0.0
         before = settings.resume / "log.jsonl"
         if place.first and before != self.file and before.is_file() and not self.file.is_file():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.write_bytes(before.read_bytes())
 
-    def add(self, parts: dict[str, Tensor], progress: Progress, clock: Clock, feeder: Feeder, rate: float) -> None:
+    def add(
+        self, parts: dict[str, Tensor], images: int, progress: Progress, clock: Clock, feeder: Feeder, rate: float
+    ) -> None:
         self.parts.append(parts)
+        self.images += images * self.place.count
         if progress.step % _LOG_EVERY:
             return
         names = list(self.parts[0])
@@ -198,9 +206,10 @@ class Log:
         self.write(
             {"step": progress.step, "minutes": round(clock.seconds / 60, 2), "rate": rate}
             | {name: round(mean, 5) for name, mean in zip(names, means, strict=True)}
-            | {"images_per_s": round(len(self.parts) * self.images / spent, 1), "waiting": round(waited / spent, 3)}
+            | {"ms": round(spent / len(self.parts) * 1e3, 1), "images_per_s": round(self.images / spent, 1)}
+            | {"waiting": round(waited / spent, 3)}
         )
-        self.parts, self.since, self.waited = [], now, feeder.waited
+        self.parts, self.images, self.since, self.waited = [], 0, now, feeder.waited
 
     def write(self, line: dict[str, Any]) -> None:
         if self.place.first:
@@ -208,15 +217,6 @@ class Log:
             with open(self.file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-
-
-def compile_layers(trainee: Trainee) -> None:
-    """Compile each kind of layer; every resolution is another program."""
-    torch._dynamo.config.recompile_limit = 64
-    sam3 = trainee.sam3
-    for layers in (sam3.vision_encoder.backbone.layers, sam3.detr_encoder.layers, sam3.detr_decoder.layers):
-        for layer in layers:
-            layer.compile(dynamic=False)
 
 
 def write_checkpoint(settings: Settings, folder: Path) -> None:
@@ -242,6 +242,8 @@ def find_place() -> Place:
         torch.backends.cuda.enable_cudnn_sdp(False)  # it has no gradient for an additive mask
         torch.set_float32_matmul_precision("high")
     if count > 1:
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(count) and Path("/sys/class/net/lo").exists():
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine, whose name need not resolve
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     return Place(rank, count, device)
 
@@ -252,12 +254,12 @@ def parse() -> Settings:
     parser.add_argument("--resume", type=Path, help="the folder of an earlier stretch, RUN itself where left out")
     parser.add_argument("--minutes", type=float, default=25.0, help="of this stretch")
     parser.add_argument("--total-minutes", type=float, default=60.0, help="of all stretches")
-    parser.add_argument("--images", type=int, default=64, help="a step and process; six prompts each")
+    parser.add_argument("--images", type=int, default=64, help="a step and process, more where they are small")
     parser.add_argument("--workers", type=int, default=12, help="processes that draw scenes, a process that trains")
     parser.add_argument("--rate", type=float, default=8e-4, help="the highest learning rate")
     parser.add_argument("--check-minutes", type=float, default=3.0, help="between checks, each of which saves")
     parser.add_argument("--check-images", type=int, default=64, help="held-out images of a check")
-    parser.add_argument("--compile", action="store_true", help="compile the layers; takes minutes before it gains")
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--write", type=Path, help="write the checkpoint into this folder at the end")
     given = vars(parser.parse_args())
     given["resume"] = given["resume"] or given["run"]

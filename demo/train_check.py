@@ -79,16 +79,16 @@ def _found(iou: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _mask_ious(trainee: Trainee, outputs: Outputs, batch: Batch, query: Tensor) -> dict[int, list[float]]:
     """IoU of the mask of the query whose box fits each target best, by row."""
-    chosen = query[batch.pair_row, batch.pair_thing]
-    hidden = outputs.kept.hidden[-1, batch.pair_row, chosen][:, None]
-    mask = trainee.masks(outputs.instance[batch.pair_asked], hidden)[:, 0] > 0
-    true = batch.masks.flatten(1) > 0.5
-    iou = (mask & true).sum(1) / (mask | true).sum(1).clamp(min=1)
+    chosen = query[batch.asked].gather(1, batch.slots)  # [M, P]
+    hidden = outputs.kept.hidden[-1][batch.asked[:, None], chosen]
+    mask = trainee.masks(outputs.pixels, hidden) > 0
+    true = batch.masks.flatten(2) > 0.5
+    iou = (mask & true).sum(2) / (mask | true).sum(2).clamp(min=1)
+    visible = batch.slots_valid & batch.valid[batch.asked].gather(1, batch.slots)
     result: dict[int, list[float]] = {}
-    visible = batch.valid[batch.pair_row, batch.pair_thing]
-    for row, value, seen in zip(batch.pair_row.tolist(), iou.tolist(), visible.tolist(), strict=True):
-        if seen:
-            result.setdefault(row, []).append(value)
+    for row, values, seen in zip(batch.asked.tolist(), iou.tolist(), visible.tolist(), strict=True):
+        if any(seen):
+            result[row] = [value for value, counts in zip(values, seen, strict=True) if counts]
     return result
 
 

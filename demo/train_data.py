@@ -1,6 +1,7 @@
 """Training batches: scenes and what is asked of them, drawn by worker processes; pictures and truth, on the device.
 
-A batch is B images with six prompts each, R = 6 B rows in four blocks, so that every step has the same shapes:
+A batch is B images with six prompts each, R = 6 B rows in six blocks of one row an image, so that row r is about image
+r mod B, and every step has the same shapes:
 
     words    3 a image   a phrase, absent in about a third of the rows
     boxes    1 a image   example boxes on the same image: all things of that shape and colour
@@ -13,8 +14,9 @@ Knows scenes, and no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +37,12 @@ BOXED = ("boxes", "across", "both")
 MOST_BOXES = 4
 PIXEL_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)
 """Shapes and colours that a pixel can show, the last of each being the ground."""
+ASKED, SLOTS = 3, 3
+"""Rows of an image whose masks a step learns, and things of a row: two thirds of those that mean something, and nearly
+all that they mean. Masks are among the largest of what a step makes, and are learnt before boxes are."""
 _JITTER = 0.05  # of an example box's sides: people do not draw tight boxes
 
+_WORD_BLOCKS = tuple(f"words {number}" for number in range(WORDS))
 _INDEX = {text: index for index, text in enumerate(VOCABULARY)}
 Ints = NDArray[np.int64]
 
@@ -62,7 +68,7 @@ class Questions:
 def ask(rng: np.random.Generator, images: int) -> Questions:
     """Draw scenes and prompts. Each scene but the first often holds a thing like the one shown on the scene before."""
     layouts: list[Layout] = []
-    rows: dict[str, list[_Row]] = {"words": [], **{kind: [] for kind in BOXED}}
+    rows: dict[str, list[_Row]] = {kind: [] for kind in (*_WORD_BLOCKS, *BOXED)}
     first: Layout = sample_layout(rng)
     layouts.append(first)
     shown = []
@@ -74,7 +80,8 @@ def ask(rng: np.random.Generator, images: int) -> Questions:
             layouts.append(sample_layout(rng, include=[like] if rng.random() > ABSENT_SHARE else ()))
     for index, layout in enumerate(layouts):
         asked = phrases(layout, rng, WORDS + 1)
-        rows["words"] += [_Row(index, one.text, one.things) for one in asked[:WORDS]]
+        for block, one in zip(_WORD_BLOCKS, asked, strict=False):
+            rows[block].append(_Row(index, one.text, one.things))
         same = example_boxes(layout, rng)
         rows["boxes"].append(_Row(index, BOXES_ONLY_TEXT, same.things, index, same.positive, same.negative))
         place, positive, negative, like = shown[index - 1]
@@ -131,50 +138,75 @@ def _as_arrays(layouts: list[Layout], rows: list[_Row]) -> Questions:
     )
 
 
+def join(several: Sequence[Questions]) -> Questions:
+    """One batch's questions of several, block by block; each one's ``across`` rows stay among its own scenes."""
+    starts = np.cumsum([0] + [len(one.layouts) for one in several[:-1]])
+
+    def together(parts: list[NDArray[Any]], blocks: int) -> NDArray[Any]:
+        return np.concatenate([p.reshape(blocks, -1, *p.shape[1:]) for p in parts], 1).reshape(-1, *parts[0].shape[1:])
+
+    def rows(name: str) -> NDArray[Any]:
+        return together([getattr(one, name) for one in several], WORDS + len(BOXED))
+
+    def boxed(name: str) -> NDArray[Any]:
+        return together([getattr(one, name) for one in several], len(BOXED))
+
+    return Questions(
+        layouts=tuple(layout for one in several for layout in one.layouts),
+        phrase=rows("phrase"),
+        image=together([one.image + start for one, start in zip(several, starts, strict=True)], WORDS + len(BOXED)),
+        wanted=rows("wanted"),
+        example=together([one.example + start for one, start in zip(several, starts, strict=True)], len(BOXED)),
+        things=boxed("things"),
+        labels=boxed("labels"),
+    )
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the model sees and what is true, on the device. Boxes are xyxy from 0 to 1 where nothing else is said.
 
-    ``pixels`` float32 [B, 3, r, r], normalised as the processor does; ``phrase``, ``image`` int64 [R];
-    ``example`` int64 [3 B], ``example_boxes`` float32 [3 B, n, 4] **cxcywh**, ``labels`` int64 [3 B, n];
-    ``boxes`` [R, T, 4] and ``valid`` bool [R, T]: the targets of each row. ``pair_row``, ``pair_thing`` int64 [N]:
-    every (row, thing) that is meant; ``masks`` float32 [N, 4g, 4g], how much of each cell it covers, and
-    ``everything`` [R, 4g, 4g], how much all that is meant does. ``asked`` int64 [M]: rows that mean something, and
-    ``pair_asked`` int64 [N] the place of each pair's row among them. ``labels_of_pixels`` int64 [B, 2, 2g, 2g]: shape
+    ``pixels`` float32 [B, 3, r, r], normalised as the processor does; ``phrase`` int64 [R]; ``example`` int64 [3 B],
+    ``example_boxes`` float32 [3 B, n, 4] **cxcywh**, ``labels`` int64 [3 B, n]; ``boxes`` [R, T, 4] and ``valid`` bool
+    [R, T]: the targets of each row. ``asked`` int64 [M]: the rows whose masks are learnt, of which the m-th is about
+    image m mod B, and ``asked_valid`` bool [M], whether it means something. Of each, ``slots`` int64 [M, P] are the
+    things that it means, where ``slots_valid``; ``masks`` float32 [M, P, 4g, 4g], how much of each cell these cover,
+    and ``everything`` [M, 4g, 4g], how much all that is meant does. ``labels_of_pixels`` int64 [B, 2, 2g, 2g]: shape
     and colour.
     """
 
     pixels: Tensor
     phrase: Tensor
-    image: Tensor
     example: Tensor
     example_boxes: Tensor
     labels: Tensor
     boxes: Tensor
     valid: Tensor
-    pair_row: Tensor
-    pair_thing: Tensor
-    pair_asked: Tensor
-    masks: Tensor
     asked: Tensor
+    asked_valid: Tensor
+    slots: Tensor
+    slots_valid: Tensor
+    masks: Tensor
     everything: Tensor
     labels_of_pixels: Tensor
 
     def inputs(self) -> tuple[Tensor, ...]:
         """What the model is given, in its own order."""
-        return self.pixels, self.phrase, self.image, self.example, self.example_boxes, self.labels, self.asked
+        return self.pixels, self.phrase, self.example, self.example_boxes, self.labels, self.asked
 
-    def tensors(self) -> Iterator[Tensor]:
-        for field in fields(self):
-            yield getattr(self, field.name)
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 @torch.no_grad()
-def build(questions: Questions, device: torch.device, resolution: int, grid: int, jitter: float = _JITTER) -> Batch:
+def build(
+    questions: Questions, device: torch.device, resolution: int, grid: int, jitter: float = _JITTER,
+    draw: np.random.Generator | None = None,
+) -> Batch:  # fmt: skip
     """Draw the scenes at their own size, shrink them to ``resolution`` pixels (``grid`` patches), and work out the
-    truth from which thing each pixel shows. What is meant but cannot be seen is no target."""
-    rows, slots = questions.wanted.nonzero()
-    asked, pair_asked = np.unique(rows, return_inverse=True)
+    truth from which thing each pixel shows. What is meant but cannot be seen is no target. ``draw`` draws the rows and
+    things whose masks are looked at; without it, all are."""
+    asked, slots, slots_valid = _choose_masks(questions, draw)
 
     def send(array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -187,28 +219,42 @@ def build(questions: Questions, device: torch.device, resolution: int, grid: int
         pixels = pixels.round().clamp(0, 255)  # as the processor does
     boxes = boxes_of(ids, MOST_THINGS) / side
     seen = (boxes[..., 2:] > boxes[..., :2]).all(-1)
-    image, pair_row, pair_thing = send(questions.image), send(rows), send(slots)
-    masks = _coverage(ids, 4 * grid)[image[pair_row], pair_thing]
-    whole = torch.zeros(len(asked), *masks.shape[1:], device=device)
-    whole.index_add_(0, send(pair_asked), masks)
+    image, slot = send(questions.image), send(slots)
+    coverage = _coverage(ids, 4 * grid)
+    wanted = send(questions.wanted[asked].astype(np.float32)).view(-1, len(ids), MOST_THINGS)
+    everything = torch.einsum("kbt,btn->kbn", wanted, coverage.flatten(2)).clamp(max=1)
     example, things, labels = send(questions.example), send(questions.things), send(questions.labels)
     return Batch(
         pixels=pixels / 127.5 - 1,
         phrase=send(questions.phrase),
-        image=image,
         example=example,
         example_boxes=_example_boxes(boxes[example].gather(1, things[..., None].expand(-1, -1, 4)), labels, jitter),
         labels=labels,
         boxes=boxes[image],
         valid=send(questions.wanted) & seen[image],
-        pair_row=pair_row,
-        pair_thing=pair_thing,
-        pair_asked=send(pair_asked),
-        masks=masks,
         asked=send(asked),
-        everything=whole.clamp(max=1),
+        asked_valid=send(np.asarray(questions.wanted[asked].any(1))),
+        slots=slot,
+        slots_valid=send(slots_valid),
+        masks=coverage[send(questions.image[asked])[:, None], slot],
+        everything=everything.reshape(-1, *coverage.shape[2:]),
         labels_of_pixels=_labels_of_pixels(questions.layouts, ids, 2 * grid),
     )
+
+
+def _choose_masks(questions: Questions, draw: np.random.Generator | None) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    """``asked``, ``slots`` and ``slots_valid`` of a batch: those that mean something first, otherwise at random."""
+    images, wanted = len(questions.layouts), questions.wanted
+    if draw is None:
+        asked, count = np.arange(len(wanted)), MOST_THINGS
+        lot = np.zeros((len(wanted), MOST_THINGS))
+    else:
+        means = wanted.any(1).reshape(-1, images)
+        blocks = np.argsort(draw.random(means.shape) - means, 0, kind="stable")[:ASKED]  # a true one counts less
+        asked, count = (blocks * images + np.arange(images)).reshape(-1), SLOTS
+        lot = draw.random((len(asked), MOST_THINGS))
+    slots = np.argsort(lot - 2 * wanted[asked], 1, kind="stable")[:, :count]
+    return asked, slots, np.take_along_axis(wanted[asked], slots, 1)
 
 
 def _coverage(ids: Tensor, cells: int) -> Tensor:

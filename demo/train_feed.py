@@ -1,11 +1,12 @@
 """Batches in time: worker processes draw what is asked, and the device draws pictures while it learns from the last.
 
-Knows when a batch is made and in which stream, not what is in it.
+Knows when a batch is made, in which stream and at which size, not what is in it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,10 +14,28 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from demo.scenes import training_stream
-from demo.train_data import Batch, Questions, ask, build
+from demo.train_data import Batch, Questions, ask, build, join
 
-RESOLUTIONS = {336: 0.55, 280: 0.15, 224: 0.2, 168: 0.1}
-"""Pixels, and the share of the steps that are made at that size."""
+SHARES = {168: (0.5, 0.08), 224: (0.3, 0.12), 280: (0.1, 0.1), 336: (0.1, 0.7)}
+"""Pixels, and the share of the steps that are made at that size at first and in the end. Small pictures teach most of
+what there is to know at a fraction of the cost; every size is met to the end, since every one is used."""
+SETTLED = 0.6
+"""Share of the whole time after which shares stay as they are."""
+HALVES = {168: 4, 224: 3, 280: 2, 336: 2}
+"""Images of a step at that size, in halves of what was asked for: small ones alone would not fill a GPU."""
+_AHEAD = 2  # steps that the host may be ahead of the GPU: batches take memory
+
+
+def shares(fraction: float) -> dict[int, float]:
+    """Share of the steps at each resolution when ``fraction`` of the time is gone."""
+    done = min(fraction / SETTLED, 1.0)
+    return {resolution: first + done * (last - first) for resolution, (first, last) in SHARES.items()}
+
+
+def resolution_of(step: int, fraction: float) -> int:
+    """The size of a step's images: the same in every process that agrees on the fraction, so that none waits."""
+    chances = shares(fraction)
+    return int(np.random.default_rng([2, step]).choice(list(chances), p=list(chances.values())))
 
 
 class _Stream(IterableDataset[Questions]):
@@ -33,35 +52,39 @@ class _Stream(IterableDataset[Questions]):
 
 
 def loader(images: int, workers: int, *stream: int) -> Iterator[Questions]:
-    """Questions of ``images`` scenes each, from ``workers`` processes (0: this one). ``stream``: rank and stretch."""
-    return iter(DataLoader(_Stream(images, *stream), batch_size=None, num_workers=workers))
+    """Questions of half of ``images`` scenes each, from ``workers`` processes (0: this one). ``stream``: rank and
+    stretch."""
+    return iter(DataLoader(_Stream(max(1, images // 2), *stream), batch_size=None, num_workers=workers))
 
 
 class Feeder:
     """Batches on the device, each made while the step before it runs: on a GPU, in a stream of its own.
 
-    ``waited`` counts the seconds spent waiting for the workers.
+    ``fraction`` is the share of the whole time that is gone, as all processes know it. ``waited`` counts the seconds
+    spent waiting for the workers.
     """
 
-    def __init__(self, questions: Iterator[Questions], device: torch.device, patch: int, first_step: int) -> None:
+    def __init__(
+        self, questions: Iterator[Questions], device: torch.device, patch: int, first_step: int, fraction: float
+    ) -> None:
         self.questions, self.device, self.patch = questions, device, patch
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         if self.stream is not None:  # pictures that scenes are made from may just have been sent
             self.stream.wait_stream(torch.cuda.current_stream(device))
         self.waited = 0.0
         self._step = first_step
-        self._next = self._make()
+        self._handed: deque[torch.cuda.Event] = deque()
+        self._next = self._make(fraction)
 
-    def _make(self) -> Batch:
-        # All processes take the same resolution at the same step, so that none waits for another.
-        rng = np.random.default_rng([2, self._step])
-        resolution = int(rng.choice(list(RESOLUTIONS), p=list(RESOLUTIONS.values())))
+    def _make(self, fraction: float) -> Batch:
+        resolution = resolution_of(self._step, fraction)
         started = time.monotonic()
-        questions = next(self.questions)
+        questions = join([next(self.questions) for _ in range(HALVES[resolution])])
         self.waited += time.monotonic() - started
+        draw = np.random.default_rng([3, self._step])
         self._step += 1
         with torch.cuda.stream(self.stream):  # without one, this does nothing
-            return build(questions, self.device, resolution, resolution // self.patch)
+            return build(questions, self.device, resolution, resolution // self.patch, draw=draw)
 
     def take(self) -> Batch:
         if self.stream is not None:
@@ -71,6 +94,10 @@ class Feeder:
                 tensor.record_stream(current)
         return self._next
 
-    def prepare(self) -> None:
+    def prepare(self, fraction: float) -> None:
         """Make the next batch; called when the current step has been handed to the GPU."""
-        self._next = self._make()
+        if self.stream is not None:
+            self._handed.append(torch.cuda.current_stream(self.device).record_event())
+            if len(self._handed) > _AHEAD:
+                self._handed.popleft().synchronize()
+        self._next = self._make(fraction)

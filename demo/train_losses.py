@@ -42,15 +42,20 @@ class Truth:
 
 def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalised IoU of boxes xyxy, which broadcast: [..., 4] and [..., 4] to [...] each."""
-    first_area = (first[..., 2:] - first[..., :2]).prod(-1)
-    second_area = (second[..., 2:] - second[..., :2]).prod(-1)
+    first_area = _product(first[..., 2:] - first[..., :2])
+    second_area = _product(second[..., 2:] - second[..., :2])
     low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
-    common = (high - low).clamp(min=0).prod(-1)
+    common = _product((high - low).clamp(min=0))
     union = (first_area + second_area - common).clamp(min=1e-7)
     low, high = torch.minimum(first[..., :2], second[..., :2]), torch.maximum(first[..., 2:], second[..., 2:])
-    around = (high - low).prod(-1).clamp(min=1e-7)
+    around = _product(high - low).clamp(min=1e-7)
     iou = common / union
     return iou, iou - (around - union) / around
+
+
+def _product(sides: Tensor) -> Tensor:
+    """Width times height of [..., 2]. The gradient of ``prod`` asks the host whether one is zero, and waits for it."""
+    return sides[..., 0] * sides[..., 1]
 
 
 def _centred(boxes: Tensor) -> Tensor:
@@ -95,12 +100,12 @@ def _mask_losses(trainee: Trainee, outputs: Outputs, batch: Batch, choice: Tenso
     Masks are compared at the resolution that the model gives them; targets are shares of cells, so that the edge of a
     mask enlarged and cut at one half falls where the thing's edge is.
     """
-    query = choice[:, batch.pair_row, batch.pair_thing]  # [L, N]
-    layer = torch.arange(len(query), device=query.device)[:, None]
-    hidden = outputs.kept.hidden[layer, batch.pair_row, query.clamp(min=0)].transpose(0, 1)  # [N, L, C]
-    logits = trainee.masks(outputs.instance.index_select(0, batch.pair_asked), hidden).float()
-    target = batch.masks.flatten(1)[:, None].expand_as(logits)
-    weight = (query >= 0).T.float()
+    query = choice[:, batch.asked].gather(2, batch.slots.expand(len(choice), -1, -1))  # [L, M, P]
+    of_layers = zip(outputs.kept.hidden, query.clamp(min=0), strict=True)
+    hidden = torch.stack([one[batch.asked[:, None], of_slot] for one, of_slot in of_layers], 2)  # [M, P, L, C]
+    logits = trainee.masks(outputs.pixels, hidden.flatten(1, 2)).float().view(*hidden.shape[:3], -1)
+    target = batch.masks.flatten(2)[:, :, None].expand_as(logits)
+    weight = ((query >= 0) & batch.slots_valid).permute(1, 2, 0).float()
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
     count = weight.sum().clamp(min=1)
     return {"mask": (bce * weight).sum() / count, "dice": (_dice(logits, target) * weight).sum() / count}
@@ -116,10 +121,12 @@ def _dice(logits: Tensor, target: Tensor) -> Tensor:
 def _dense_losses(outputs: Outputs, batch: Batch) -> Losses:
     """What needs no matching: all that a row names, and shape and colour of each patch's quarters."""
     semantic, everything = outputs.semantic.float().flatten(1), batch.everything.flatten(1)
+    weight = batch.asked_valid / batch.asked_valid.sum().clamp(min=1)
+    bce = F.binary_cross_entropy_with_logits(semantic, everything, reduction="none").mean(-1)
     shapes, colours = torch.split(outputs.pixel_logits.float(), list(PIXEL_CLASSES), 1)
     return {
-        "semantic": F.binary_cross_entropy_with_logits(semantic, everything),
-        "semantic_dice": _dice(semantic, everything).mean(),
+        "semantic": (bce * weight).sum(),
+        "semantic_dice": (_dice(semantic, everything) * weight).sum(),
         "pixels": F.cross_entropy(shapes, batch.labels_of_pixels[:, 0])
         + F.cross_entropy(colours, batch.labels_of_pixels[:, 1]),
     }

@@ -25,21 +25,29 @@ def match_one_to_one(cost: Tensor, valid: Tensor) -> Tensor:
     """
     rows, targets, queries = cost.shape
     price, candidate = cost.topk(min(targets + 1, queries), dim=2, largest=False)
+    worth, columns = -price, candidate.flatten(1)
     prices = cost.new_zeros(rows, queries)
-    owner = candidate.new_full((rows, queries), -1)
+    nothing = cost.new_full((rows, queries), -torch.inf)
     every = torch.arange(queries, device=cost.device).expand(rows, -1)
+    number = torch.arange(targets, device=cost.device).expand(rows, -1)
+    unsold = candidate.new_full((rows, queries), targets)
     nobody = candidate.new_full((rows, targets + 1), -1)  # the last column takes the queries that nobody owns
-    choice = nobody[:, :-1]
+    owner, choice = unsold, nobody[:, :-1]
     for _ in range(ROUNDS):
-        value, place = (-price - prices.gather(1, candidate.flatten(1)).view_as(price)).topk(2, dim=2)
-        wanted = candidate.gather(2, place[..., :1])
-        bid = value[..., :1] - value[..., 1:] + EPSILON + prices.gather(1, wanted[..., 0]).unsqueeze(2)
-        bid = bid.masked_fill(~(valid & (choice < 0)).unsqueeze(2), -torch.inf)
-        highest, winner = torch.full_like(cost, -torch.inf).scatter_(2, wanted, bid).max(dim=1)
-        sold = highest > -torch.inf
+        value = worth - prices.gather(1, columns).view_as(worth)
+        place = value.argmax(2, keepdim=True)
+        second = value.scatter_(2, place, -torch.inf).amax(2)
+        wanted = candidate.gather(2, place)[..., 0]
+        # A bid takes the query to where the second best is as good, and a little further.
+        bids = valid & (choice < 0)
+        bid = (worth.gather(2, place)[..., 0] - second + EPSILON).masked_fill_(~bids, -torch.inf)
+        highest = nothing.scatter_reduce(1, wanted, bid, "amax")
+        lost = (bid < highest.gather(1, wanted)) | ~bids
+        winner = unsold.scatter_reduce(1, wanted, number.masked_fill(lost, targets), "amin")  # the first of equal bids
+        sold = winner < targets
         prices = torch.where(sold, highest, prices)
         owner = torch.where(sold, winner, owner)
-        choice = nobody.scatter(1, torch.where(owner < 0, targets, owner), every)[:, :-1]
+        choice = nobody.scatter(1, owner, every)[:, :-1]
     return choice
 
 

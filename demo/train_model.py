@@ -1,13 +1,18 @@
 """``Sam3Model`` in the form that training needs: many prompts an image, every decoder layer's answers, any resolution.
 
-The weights are the model's own and what is computed is what its ``forward`` computes (a test compares the two). Added
+The weights are the model's own and what is computed is what its ``forward`` computes (tests compare the two). Added
 are a second group of queries and a head over the patches, which teach in training alone and are not saved. Knows
 tensors and no scenes.
+
+The detector's loops are written anew, as six prompts an image make its tensors large: both groups of queries go through
+the decoder together, attention never meets a bias of queries by pixels, what the rows of an image share is computed
+once, and nothing asks the host, so that a step can be recorded as a CUDA graph.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 from transformers import Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, box_cxcywh_to_xyxy, inverse_sigmoid
 
@@ -22,6 +28,7 @@ from sam3_runtime.contract import BOX_PADDING_LABEL
 
 PRIOR = 0.01
 """Score that a query begins with: most of the 200 find nothing, and a guess of one half would drown the few that do."""
+_MOST_PRESENCE = 10.0  # transformers' clamp of the presence logit
 _LEVELS = 3  # of the neck, which the detector reads
 _ANCHOR_SIDE = 0.2  # of the image: what queries take things for before they have learnt
 _EMBEDDING_STD = {"position_embedding": 0.1, "position_embeddings": 0.1}
@@ -31,25 +38,35 @@ _RESIDUAL, _RESIDUAL_GAIN = ("o_proj.weight", "out_proj.weight", "fc2.weight"), 
 @dataclass(frozen=True)
 class Answers:
     """What one group of Q queries says at each of L layers, float32: ``logits`` [L, R, Q], ``boxes`` [L, R, Q, 4] xyxy
-    from 0 to 1, ``presence`` logits [L, R], ``hidden`` [L, R, Q, C]."""
+    from 0 to 1, ``presence`` logits [L, R], ``hidden`` [R, Q, C] of each layer."""
 
     logits: Tensor
     boxes: Tensor
     presence: Tensor
-    hidden: Tensor
+    hidden: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """``kept``: the model's own queries; ``many``: those of training, if any. ``instance`` [M, C, 4g · 4g]: what a
-    query's mask embedding is multiplied with, and ``semantic`` logits [M, 4g, 4g], of the rows asked for.
-    ``pixel_logits`` [B, classes, 2g, 2g]."""
+    """``kept``: the model's own queries; ``many``: those of training, if any. ``pixels`` [M, C, 4g · 4g]: what masks
+    are made from, and ``semantic`` logits [M, 4g, 4g], of the rows asked for. ``pixel_logits`` [B, classes, 2g, 2g]."""
 
     kept: Answers
     many: Answers | None
-    instance: Tensor
+    pixels: Tensor
     semantic: Tensor
     pixel_logits: Tensor
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Of a grid of g patches a side: what the backbone rotates by; the ``sine`` position [1, g², C]; the ``edges`` of
+    patches [g], 0 to 1; and which row and column each is in, ``rows_and_columns`` [g², 2g]."""
+
+    rotary: Tensor
+    sine: Tensor
+    edges: Tensor
+    rows_and_columns: Tensor
 
 
 class Trainee(nn.Module):
@@ -60,6 +77,7 @@ class Trainee(nn.Module):
 
     input_ids: Tensor
     attention_mask: Tensor
+    reading: Tensor
 
     def __init__(self, sam3: Any, input_ids: Tensor, attention_mask: Tensor, many: int, pixel_classes: int) -> None:
         super().__init__()
@@ -71,7 +89,9 @@ class Trainee(nn.Module):
         self.many_queries = nn.Embedding(many, channels) if many else None
         self.many_points = nn.Embedding(many, 4) if many else None
         self.pixel_head = nn.Linear(self._vit.hidden_size, 4 * pixel_classes)
-        self._positions: dict[int, tuple[Tensor, Tensor]] = {}
+        seen = self.attention_mask[:, None, None].bool()  # CLIP's phrases are read from left to right
+        self.register_buffer("reading", seen & seen.new_ones(used, used).tril(), persistent=False)
+        self._places: dict[int, _Places] = {}
         self._initialise()
 
     @property
@@ -97,6 +117,8 @@ class Trainee(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # no scene is seen twice, so there is nothing to overfit
+        for layer in self.sam3.vision_encoder.backbone.layers:
+            layer.layer_norm1.__class__ = layer.layer_norm2.__class__ = _ProjectedNorm
         nn.init.normal_(self.pixel_head.weight, std=0.01)
         decoder, scoring = self.sam3.detr_decoder, self.sam3.dot_product_scoring
         nn.init.zeros_(decoder.box_head.layer3.weight)
@@ -123,107 +145,285 @@ class Trainee(nn.Module):
 
     # --- the parts ----------------------------------------------------------------------------------------------------
 
-    def _set_resolution(self, grid: int, device: torch.device) -> Tensor:
-        """Give the global layers their positions for ``grid`` patches a side; the sine position [1, C, g, g]."""
-        if grid not in self._positions:
+    def _at(self, grid: int, device: torch.device) -> _Places:
+        """Where things are with ``grid`` patches a side; the backbone's global layers are told."""
+        if grid not in self._places:
             vit = copy.deepcopy(self._vit)
             vit.image_size = grid * self.patch
-            places = Sam3ViTLayer.precompute_positions(vit, 0).to(device)
             neck = self.sam3.vision_encoder.neck
             shape = torch.Size((1, neck.config.fpn_hidden_size, grid, grid))
-            self._positions[grid] = places, neck.position_encoding(shape, device, torch.float32)
-        places, sine = self._positions[grid]
+            sine = neck.position_encoding(shape, device, torch.float32)
+            one = torch.eye(grid, device=device)
+            self._places[grid] = _Places(
+                rotary=Sam3ViTLayer.precompute_positions(vit, 0).to(device),
+                sine=sine.flatten(2).transpose(1, 2).contiguous(),
+                edges=torch.arange(grid, device=device, dtype=torch.float32) / grid,
+                rows_and_columns=torch.cat([one.repeat_interleave(grid, 0), one.repeat(grid, 1)], 1),
+            )
+        places = self._places[grid]
         for layer in self.sam3.vision_encoder.backbone.layers:
             if layer.window_size == 0:
-                layer.position_ids = places
-        return sine
+                layer.position_ids = places.rotary
+        return places
 
-    def encode_images(self, pixels: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Features at 4, 2 and 1 times the grid [B, C, .., ..], the sine position [1, C, g, g], and pixel logits."""
+    def encode_images(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features at 4, 2 and 1 times the grid [B, C, .., ..], and pixel logits."""
         vision = self.sam3.vision_encoder
         grid = pixels.shape[-1] // self.patch
-        sine = self._set_resolution(grid, pixels.device)
+        self._at(grid, pixels.device)
         patches = vision.backbone(pixels).last_hidden_state
         seen = F.pixel_shuffle(self.pixel_head(patches).transpose(1, 2).unflatten(2, (grid, grid)), 2)
         spatial = patches.view(len(pixels), grid, grid, -1).permute(0, 3, 1, 2)
-        return [layer(spatial) for layer in vision.neck.fpn_layers[:_LEVELS]], sine, seen
+        return [layer(spatial) for layer in vision.neck.fpn_layers[:_LEVELS]], seen
 
     def encode_prompts(
-        self, phrase: Tensor, coarse: Tensor, sine: Tensor, example: Tensor, boxes: Tensor, labels: Tensor
+        self, phrase: Tensor, coarse: Tensor, example: Tensor, boxes: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Prompt features [R, tokens, C] and which count, bool [R, tokens]: words, then, in the last rows, boxes."""
-        texts = self.sam3.get_text_features(self.input_ids, self.attention_mask).pooler_output
+        texts = self.sam3.get_text_features(self.input_ids, self.reading).pooler_output
         tokens, mask = texts[phrase].float(), self.attention_mask[phrase].bool()
-        with torch.autocast(boxes.device.type, enabled=False):  # RoIAlign has no bfloat16, and positions need more
-            shown = self.sam3.geometry_encoder(
-                box_embeddings=boxes,
-                box_mask=labels != BOX_PADDING_LABEL,
-                box_labels=labels.clamp(min=0),
-                img_feats=(coarse[example].float(),),
-                img_pos_embeds=(sine.expand(len(example), -1, -1, -1),),
-            )
+        shown, counts = self.encode_examples(coarse, example, boxes, labels)
         words = (0, 0, 0, 0, len(phrase) - len(example), 0)  # rows without boxes come first
-        tokens = torch.cat([tokens, F.pad(shown.last_hidden_state.float(), words)], 1)
-        return tokens, torch.cat([mask, F.pad(shown.attention_mask, words[2:])], 1)
+        return torch.cat([tokens, F.pad(shown.float(), words)], 1), torch.cat([mask, F.pad(counts, words[2:])], 1)
 
-    def decode(self, memory: Tensor, prompts: Tensor, mask: Tensor, sine: Tensor, many: bool = False) -> Answers:
-        """Run the decoder over encoded images [R, g², C], with the model's own queries or those of training."""
-        decoder, grid = self.sam3.detr_decoder, sine.shape[-1]
-        inputs = {
-            "vision_features": memory,
-            "text_features": prompts,
-            "vision_pos_encoding": sine.flatten(2).transpose(1, 2).expand(len(memory), -1, -1),
-            "text_mask": mask[:, None, None],
-            "spatial_shapes": torch.tensor([[grid, grid]]),  # on the host, where it is read
-        }
-        own: dict[str, Tensor] = {}
-        if many and self.many_queries is not None and self.many_points is not None:
-            own = {"query_embed.weight": self.many_queries.weight, "reference_points.weight": self.many_points.weight}
-        found = torch.func.functional_call(decoder, own, (), inputs)
-        with torch.autocast(memory.device.type, enabled=False):
-            hidden = found.intermediate_hidden_states.float()
-            moved = inverse_sigmoid(found.reference_boxes.float()) + decoder.box_head(hidden)
-            logits = self.sam3.dot_product_scoring(hidden, prompts, mask).squeeze(-1)
-        return Answers(logits, box_cxcywh_to_xyxy(moved.sigmoid()), found.presence_logits.float().squeeze(-1), hidden)
+    def encode_examples(self, coarse: Tensor, example: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The geometry encoder: a token for each box and a last one for all, [rows, n + 1, C], and which count."""
+        geometry, grid, shape = self.sam3.geometry_encoder, coarse.shape[-1], (*boxes.shape[:2], -1)
+        with torch.autocast(boxes.device.type, enabled=False):  # RoIAlign has no bfloat16, and positions need more
+            normed = geometry.vision_layer_norm(coarse.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            on = example.float()[:, None, None].expand(-1, boxes.shape[1], -1)
+            regions = torch.cat([on, box_cxcywh_to_xyxy(boxes) * grid], -1).flatten(0, 1)
+            pooled = geometry.boxes_pool_project(roi_align(normed, regions, geometry.roi_size)).view(shape)
+            places = geometry._encode_box_coordinates(*boxes.flatten(0, 1).unbind(-1)).view(shape)
+            tokens = geometry.boxes_direct_project(boxes) + pooled + geometry.boxes_pos_enc_project(places)
+            tokens = tokens + geometry.label_embed(labels.clamp(min=0))
+            tokens = torch.cat([tokens, geometry.cls_embed.weight.expand(len(tokens), 1, -1)], 1)
+            tokens = geometry.prompt_layer_norm(geometry.final_proj(tokens))
+        mask = F.pad(labels != BOX_PADDING_LABEL, (0, 1), value=True)
+        pixels = coarse.flatten(2).transpose(1, 2)
+        placed = pixels + self._at(grid, coarse.device).sine.to(pixels.dtype)
+        for layer in geometry.layers:
+            seen = layer.layer_norm1(tokens)
+            tokens = tokens + _attend(layer.self_attn, seen, seen, seen, mask)
+            # Keys and values are made once an image, and then taken to the rows that look at it.
+            look = layer.cross_attn
+            query, key, value = look.q_proj(layer.layer_norm2(tokens)), look.k_proj(placed), look.v_proj(pixels)
+            tokens = tokens + _looked_up(look, query, key[example], value[example])
+            tokens = tokens + layer.mlp(layer.layer_norm3(tokens))
+        return geometry.output_layer_norm(tokens), mask
 
-    def embed_masks(
-        self, features: list[Tensor], memory: Tensor, prompts: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """``instance`` [M, C, 4g · 4g] and ``semantic`` [M, 4g, 4g] of M rows."""
+    def encode_rows(self, coarse: Tensor, prompts: Tensor, mask: Tensor) -> Tensor:
+        """The detector's encoder: each row's image, one of ``coarse``, in the light of its prompt [R, g², C]."""
+        stream = coarse.flatten(2).transpose(1, 2)
+        sine = self._at(coarse.shape[-1], coarse.device).sine.to(stream.dtype)
+        told = _as_projected(prompts)
+        for index, layer in enumerate(self.sam3.detr_encoder.layers):
+            seen = _normed(layer.layer_norm1, stream)
+            placed = seen + sine
+            stream = stream + _attend(layer.self_attn, placed, placed, seen)
+            if index == 0:  # until here the rows of an image are alike
+                stream = stream.repeat(len(prompts) // len(coarse), 1, 1)
+            stream = stream + _attend(layer.cross_attn, _normed(layer.layer_norm2, stream), told, told, mask)
+            stream = stream + layer.mlp(_normed(layer.layer_norm3, stream))
+        return stream
+
+    def decode(self, memory: Tensor, prompts: Tensor, mask: Tensor) -> tuple[Answers, Answers | None]:
+        """The detector's decoder over encoded rows [R, g², C]: the model's own queries and, in training, the others.
+
+        Both groups go through together, each behind a presence token of its own, and attend to themselves alone.
+        """
+        decoder, grid = self.sam3.detr_decoder, math.isqrt(memory.shape[1])
+        places = self._at(grid, memory.device)
+        groups = [(decoder.query_embed.weight, decoder.reference_points.weight)]
+        if self.training and self.many_queries is not None and self.many_points is not None:
+            groups.append((self.many_queries.weight, self.many_points.weight))
+        counts = [1 + len(queries) for queries, _ in groups]
+        begin = torch.cat([part for queries, _ in groups for part in (decoder.presence_token.weight, queries)])
+        points = torch.cat([F.pad(points, (0, 0, 1, 0)) for _, points in groups])  # presence has a box that is not used
+        queries = torch.cat([F.pad(torch.ones_like(q[:, :1], dtype=torch.bool), (0, 0, 1, 0)) for q, _ in groups])
+        hidden, boxes = begin[None], points.sigmoid()[None]  # all rows begin alike: one stands for them
+        before = boxes  # what each layer begins with; gradients reach the layer before it through these alone
+        looks = [layer.vision_cross_attn for layer in decoder.layers]
+        keys = _projected(memory + places.sine.to(memory.dtype), [look.k_proj for look in looks])
+        values = _projected(memory, [look.v_proj for look in looks])
+        told = _as_projected(prompts)
+        sought, offset = self._scoring(prompts, mask)
+        logits, found, presence, each_hidden = [], [], [], []
+        for layer, key, value in zip(decoder.layers, keys, values, strict=True):
+            place = decoder.ref_point_head(decoder.position_encoding.encode_boxes(boxes)) * queries
+            placed = _as_projected(hidden + place)
+            seen = _attend_within(layer.self_attn, placed, hidden, counts)
+            hidden = layer.self_attn_layer_norm(hidden + seen).expand(len(memory), -1, -1)
+            seen = _attend(layer.text_cross_attn, hidden + place, told, told, mask)
+            hidden = layer.text_cross_attn_layer_norm(hidden + seen)
+            nearness = (self._nearness(boxes, places) * queries).expand(len(memory), -1, -1, -1)
+            seen = _attend_near(layer.vision_cross_attn, hidden + place, key, value, nearness, places.rows_and_columns)
+            hidden = layer.vision_cross_attn_layer_norm(hidden + seen)
+            hidden = layer.mlp_layer_norm(hidden + layer.mlp(hidden))
+            token = decoder.presence_head(decoder.presence_layer_norm(hidden[:, :1]))
+            presence.append(token.float().flatten().clamp(-_MOST_PRESENCE, _MOST_PRESENCE))
+            with torch.autocast(memory.device.type, enabled=False):
+                answer = decoder.output_layer_norm(hidden.float())
+                moved = decoder.box_head(answer)
+                found.append((inverse_sigmoid(before) + moved).sigmoid())
+                logits.append((torch.bmm(answer, sought) + offset).squeeze(-1))
+                before = (inverse_sigmoid(boxes) + moved).sigmoid()
+            boxes = before.detach()
+            each_hidden.append(answer)
+        limit = self.sam3.dot_product_scoring.clamp_max_val
+        every = torch.stack(logits).clamp(-limit, limit), box_cxcywh_to_xyxy(torch.stack(found)), torch.stack(presence)
+        parts = [(end - count + 1, end) for count, end in zip(counts, itertools.accumulate(counts), strict=True)]
+        answers = [
+            Answers(every[0][:, :, a:b], every[1][:, :, a:b], every[2], tuple(one[:, a:b] for one in each_hidden))
+            for a, b in parts
+        ]
+        return answers[0], answers[1] if len(answers) > 1 else None
+
+    def _scoring(self, prompts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What a query's answer is multiplied with [R, C, 1] and what is added [R, 1, 1] to be its score: the product
+        of two projections, of which that of the queries is taken to the prompt's side."""
+        scoring = self.sam3.dot_product_scoring
+        with torch.autocast(prompts.device.type, enabled=False):
+            texts = scoring.text_mlp_out_norm(scoring.text_mlp(prompts) + prompts)
+            text = scoring.text_proj(scoring._pool_text_features(texts, mask)) * scoring.scale
+            project = scoring.query_proj
+            return (text @ project.weight).unsqueeze(2), (text @ project.bias)[:, None, None]
+
+    def _nearness(self, boxes: Tensor, places: _Places) -> Tensor:
+        """How each query's box lies to rows and columns of patches, [R, heads, T, 2g]: ``_get_rpb_matrix`` before the
+        two are added."""
+        decoder = self.sam3.detr_decoder
+        corners = box_cxcywh_to_xyxy(boxes)
+        parts = []
+        embeds = decoder.box_rpb_embed_y, decoder.box_rpb_embed_x
+        for embed, sides in zip(embeds, (corners[..., 1::2], corners[..., ::2]), strict=True):
+            far = (places.edges[:, None] - sides.unsqueeze(2)) * 8  # [R, T, g, 2]
+            far = far.sign() * torch.log2(far.abs() + 1) / math.log2(8)
+            parts.append(embed.layer2(F.relu(_linear_of_few(embed.layer1, far))))
+        return torch.cat(parts, 2).permute(0, 3, 1, 2)
+
+    def embed_pixels(self, features: list[Tensor], memory: Tensor, prompts: Tensor, mask: Tensor) -> Tensor:
+        """The mask decoder's pixels [M, C, 4g, 4g] of M rows, the m-th being about image m mod B."""
         head = self.sam3.mask_decoder
-        attended, _ = head.prompt_cross_attn(
-            query=head.prompt_cross_attn_norm(memory), key=prompts, value=prompts, attention_mask=mask[:, None, None]
-        )
-        pixels = head._embed_pixels(features, memory + attended)
-        return head.instance_projection(pixels).flatten(2), head.semantic_projection(pixels).squeeze(1)
+        normed = _normed(head.prompt_cross_attn_norm, memory)
+        pixels = (memory + _attend(head.prompt_cross_attn, normed, prompts, prompts, mask)).transpose(1, 2)
+        pixels = pixels.reshape(*pixels.shape[:2], *features[-1].shape[2:])
+        pyramid = head.pixel_decoder
+        for level, convolution, norm in zip(features[-2::-1], pyramid.conv_layers, pyramid.norms, strict=False):
+            larger = F.interpolate(pixels, size=level.shape[-2:], mode="nearest")
+            pixels = (larger.view(-1, *level.shape) + level).flatten(0, 1)
+            pixels = F.relu(_normed(norm, convolution(pixels)))
+        return pixels
 
-    def masks(self, instance: Tensor, hidden: Tensor) -> Tensor:
-        """Mask logits [N, q, pixels] of queries [N, q, C] over ``instance`` [N, C, pixels]."""
-        return torch.bmm(self.sam3.mask_decoder.mask_embedder(hidden), instance)
+    def masks(self, pixels: Tensor, hidden: Tensor) -> Tensor:
+        """Mask logits [N, q, pixels] of queries [N, q, C] over ``pixels`` [N, C, pixels]. These are far more than the
+        queries, which are therefore what the projection of pixels is applied to."""
+        head = self.sam3.mask_decoder
+        embedded, project = head.mask_embedder(hidden), head.instance_projection
+        weight = project.weight.flatten(1)
+        return torch.bmm(F.linear(embedded, weight.T), pixels) + F.linear(embedded, project.bias[None])
 
     # --- together -----------------------------------------------------------------------------------------------------
 
     def forward(
-        self, pixels: Tensor, phrase: Tensor, image: Tensor, example: Tensor, boxes: Tensor, labels: Tensor,
-        asked: Tensor,
-    ) -> Outputs:  # fmt: skip
-        """R rows over B images. ``pixels`` [B, 3, r, r]; ``phrase``, ``image`` [R]; the last rows have ``boxes``
-        [rows, n, 4] cxcywh with ``labels`` [rows, n], on the images ``example`` [rows]; masks are of rows ``asked``."""
-        features, sine, pixel_logits = self.encode_images(pixels)
-        prompts, mask = self.encode_prompts(phrase, features[2], sine, example, boxes, labels)
-        memory = self.sam3.detr_encoder(
-            vision_features=[features[2][image]],
-            text_features=prompts,
-            vision_pos_embeds=[sine.expand(len(image), -1, -1, -1)],
-            text_mask=mask[:, None, None],
-        ).last_hidden_state
-        kept = self.decode(memory, prompts, mask, sine)
-        many = self.decode(memory, prompts, mask, sine, many=True) if self.training and self.many_queries else None
-        where = image[asked]
-        instance, semantic = self.embed_masks(
-            [level[where] for level in features], memory[asked], prompts[asked], mask[asked]
-        )
-        return Outputs(kept, many, instance, semantic, pixel_logits)
+        self, pixels: Tensor, phrase: Tensor, example: Tensor, boxes: Tensor, labels: Tensor, asked: Tensor
+    ) -> Outputs:
+        """R rows over B images, row r about image r mod B. ``pixels`` [B, 3, r, r]; ``phrase`` [R]; the last rows have
+        ``boxes`` [rows, n, 4] cxcywh with ``labels`` [rows, n], on the images ``example`` [rows]. ``asked`` [M] are the
+        rows whose masks are wanted, the m-th about image m mod B too."""
+        features, pixel_logits = self.encode_images(pixels)
+        prompts, mask = self.encode_prompts(phrase, features[2], example, boxes, labels)
+        memory = self.encode_rows(features[2], prompts, mask)
+        kept, many = self.decode(memory, prompts, mask)
+        looked_at = self.embed_pixels(features, memory[asked], prompts[asked], mask[asked])
+        semantic = self.sam3.mask_decoder.semantic_projection(looked_at).squeeze(1)
+        return Outputs(kept, many, looked_at.flatten(2), semantic, pixel_logits)
+
+
+def _heads(attention: Any, features: Tensor) -> Tensor:
+    """[R, tokens, C] to [R, heads, tokens, C of a head]."""
+    return features.view(*features.shape[:2], attention.num_attention_heads, -1).transpose(1, 2)
+
+
+def _joined(attention: Any, found: Tensor) -> Tensor:
+    projected: Tensor = attention.o_proj(found.transpose(1, 2).flatten(2))
+    return projected
+
+
+def _looked_up(attention: Any, query: Tensor, key: Tensor, value: Tensor, counts: Tensor | None = None) -> Tensor:
+    """What is found with queries, keys and values that have been projected."""
+    q, k, v = (_heads(attention, part) for part in (query, key, value))
+    return _joined(attention, F.scaled_dot_product_attention(q, k, v, attn_mask=counts))
+
+
+def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``Sam3Attention``, with ``mask`` bool [R, keys] of the keys that count."""
+    counts = None if mask is None else mask[:, None, None]
+    return _looked_up(attention, attention.q_proj(query), attention.k_proj(key), attention.v_proj(value), counts)
+
+
+def _attend_within(attention: Any, placed: Tensor, value: Tensor, counts: list[int]) -> Tensor:
+    """Self-attention of groups of tokens that do not see each other."""
+    parts = attention.q_proj(placed), attention.k_proj(placed), attention.v_proj(value)
+    q, k, v = (torch.split(_heads(attention, part), counts, 2) for part in parts)
+    found = [F.scaled_dot_product_attention(*group) for group in zip(q, k, v, strict=True)]
+    return _joined(attention, torch.cat(found, 2))
+
+
+def _projected(features: Tensor, layers: list[nn.Linear]) -> tuple[Tensor, ...]:
+    """What each of the linear layers makes of the same features, in one product."""
+    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+    return F.linear(features, weight, bias).chunk(len(layers), -1)
+
+
+def _attend_near(
+    attention: Any, query: Tensor, key: Tensor, value: Tensor, nearness: Tensor, rows_and_columns: Tensor
+) -> Tensor:
+    """Attention of queries to pixels, whose keys and values have been projected, with a bias that is a sum of one for
+    the row and one for the column.
+
+    ``nearness`` [R, heads, T, 2g] are these, and ``rows_and_columns`` [g², 2g] has ones where each pixel lies: their
+    product is the bias, so both are appended to queries and keys, and the bias, which would be the largest tensor of a
+    step, is never made.
+    """
+    q, k, v = (_heads(attention, part) for part in (attention.q_proj(query), key, value))
+    own, more = q.shape[-1], nearness.shape[-1]
+    q = torch.cat([q * own**-0.5, nearness.to(q.dtype)], -1)
+    k = torch.cat([k, rows_and_columns.to(k.dtype).expand(*k.shape[:2], -1, -1)], -1)
+    found = F.scaled_dot_product_attention(q, k, F.pad(v, (0, more)), scale=1.0)  # equal widths, as fast kernels ask
+    return _joined(attention, found[..., :own])
+
+
+def _linear_of_few(layer: nn.Linear, features: Tensor) -> Tensor:
+    """A linear layer of few features, its bias being the weight of one more that is always 1: over millions of rows,
+    the bias's gradient is then a part of the weight's and no slow sum of its own. Eight in all, as matrix units ask."""
+    more = -features.shape[-1] % 8 or 8
+    weight = torch.cat([layer.weight, F.pad(layer.bias[:, None], (0, more - 1))], 1)
+    return F.linear(F.pad(_as_projected(features), (0, more), value=1.0), weight)
+
+
+def _as_projected(features: Tensor) -> Tensor:
+    """In the precision in which projections read them, once and for all of them."""
+    kind = features.device.type
+    return features.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else features
+
+
+def _normed(norm: nn.LayerNorm | nn.GroupNorm, features: Tensor) -> Tensor:
+    """A norm in the precision of its input (its sums are float32 all the same), where autocast would make float32 of
+    it: for those whose result is only read by projections, which turn it back."""
+    kind = features.dtype
+    with torch.autocast(features.device.type, enabled=False):
+        weight, bias = norm.weight.to(kind), norm.bias.to(kind)
+        if isinstance(norm, nn.GroupNorm):
+            return F.group_norm(features, norm.num_groups, weight, bias, norm.eps)
+        return F.layer_norm(features, norm.normalized_shape, weight, bias, norm.eps)
+
+
+class _ProjectedNorm(nn.LayerNorm):
+    """A LayerNorm whose result is only read by projections: turned into their precision at once, and not by each."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _as_projected(super().forward(features))
 
 
 def _anchors(count: int) -> Tensor:

@@ -47,6 +47,12 @@ def test_most_of_a_crowd_is_matched_too() -> None:
         assert len(set(taken)) == len(taken)
 
 
+def test_equal_bids_have_one_winner() -> None:
+    for row in match_one_to_one(torch.ones(2, 3, 5), torch.ones(2, 3, dtype=torch.bool)).tolist():
+        assert min(row) >= 0
+        assert len(set(row)) == 3
+
+
 def test_targets_of_queries_turns_it_round() -> None:
     choice = torch.tensor([[3, -1, 0], [-1, -1, -1]])
     assert targets_of_queries(choice, 5).tolist() == [[2, -1, -1, 0, -1], [-1] * 5]
