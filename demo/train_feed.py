@@ -21,8 +21,8 @@ SHARES = {168: (0.5, 0.08), 224: (0.3, 0.12), 280: (0.1, 0.1), 336: (0.1, 0.7)}
 what there is to know at a fraction of the cost; every size is met to the end, since every one is used."""
 SETTLED = 0.6
 """Share of the whole time after which shares stay as they are."""
-HALVES = {168: 4, 224: 3, 280: 2, 336: 2}
-"""Images of a step at that size, in halves of what was asked for: small ones alone would not fill a GPU."""
+HALVES = {168: 3, 224: 2, 280: 2, 336: 2}
+"""Images of a step at that size, in halves of what was asked for: the smallest alone would not fill a GPU."""
 _AHEAD = 2  # steps that the host may be ahead of the GPU: batches take memory
 
 
