@@ -1,13 +1,11 @@
-"""Device memory, the stream, transfers, kernels and CUDA graphs: the one module that talks to CUDA.
+"""Device memory, the stream, transfers and kernels: the one module that talks to pycuda.
 
-pycuda does all but graphs, which it does not know: for those the driver's own library is called. Knows no engine and no
-tensor's meaning. Every call may come from any thread, one at a time.
+Knows no engine and no tensor's meaning. Every call may come from any thread, one at a time. CUDA graphs, which pycuda
+does not know, are in ``cuda_graphs.py``.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -325,34 +323,6 @@ class Cuda:
         self.launch(kernel, (count,), array, np.uint64(count), block)
         return CudaArray(self, block.pointer, array.shape, dtype)
 
-    # --- graphs -------------------------------------------------------------------------------------------------------
-
-    def capture(self, enqueue: Callable[[], None]) -> CudaGraph | None:
-        """What ``enqueue`` puts on the stream, as one launch; None where the driver or a library refuses."""
-        library = _driver_library()
-        if library is None:
-            return None
-        with self.current():
-            self._stream.synchronize()
-            stream = ctypes.c_void_p(self.stream_handle)
-            if library.cuStreamBeginCapture_v2(stream, _CAPTURE_THREAD_LOCAL):
-                return None
-            graph = ctypes.c_void_p()
-            refused = False
-            try:
-                enqueue()
-            except EngineError:
-                refused = True
-            if library.cuStreamEndCapture(stream, ctypes.byref(graph)) or not graph:
-                return None
-            if refused:
-                library.cuGraphDestroy(graph)
-                return None
-            executable = ctypes.c_void_p()
-            failed = library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
-            library.cuGraphDestroy(graph)
-        return None if failed else CudaGraph(self, library, executable)
-
     def close(self) -> None:
         """Free everything but results that callers hold. Device arrays and graphs must not be used afterwards."""
         if self._context is None:
@@ -369,30 +339,6 @@ class Cuda:
             self._kernels.clear()
             self._module = self._stream = self._beside = None
         self._context = None
-
-
-class CudaGraph:
-    """Launches that are replayed as one."""
-
-    def __init__(self, cuda: Cuda, library: Any, executable: Any) -> None:
-        self._cuda, self._library, self._executable = cuda, library, executable
-
-    def launch(self) -> None:
-        with self._cuda.current():
-            status = self._library.cuGraphLaunch(self._executable, ctypes.c_void_p(self._cuda.stream_handle))
-        if status:
-            raise EngineError(
-                f"a CUDA graph could not be launched (CUDA error {status})", "load with cuda_graphs=False"
-            )
-
-    def close(self) -> None:
-        if self._executable is not None:
-            with self._cuda.current():
-                self._library.cuGraphExecDestroy(self._executable)
-            self._executable = None
-
-
-_CAPTURE_THREAD_LOCAL = 1
 
 
 def _roomy(size: int) -> int:
@@ -413,15 +359,6 @@ def _argument(value: Any) -> Any:
     if isinstance(value, (CudaArray, Block)):
         return np.uint64(value.pointer)
     return np.int32(value) if isinstance(value, int) else value
-
-
-def _driver_library() -> Any:
-    """The driver's library, or None where it has no graphs (older than CUDA 11.4)."""
-    try:
-        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return None
-    return library if hasattr(library, "cuGraphInstantiateWithFlags") else None
 
 
 def _import_driver() -> Any:

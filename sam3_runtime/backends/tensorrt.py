@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.backends.base import Engine, EngineOptions
-from sam3_runtime.backends.cuda import ALIGNMENT, Block, Cuda, CudaArray, CudaGraph
+from sam3_runtime.backends.cuda import ALIGNMENT, Block, Cuda, CudaArray
 from sam3_runtime.backends.cuda_device import CudaDevice
+from sam3_runtime.backends.cuda_graphs import CudaGraph, capture
 from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.config import EngineRecord, TensorRecord
 from sam3_runtime.errors import EngineError
@@ -162,7 +163,7 @@ class TensorRtEngine(Engine):
             self._graphs[key] = None
             self._forget_graphs()
             return
-        captured = self._cuda.capture(self._enqueue)
+        captured = capture(self._cuda, self._enqueue)
         if captured is None:  # this engine, or this driver, cannot: it is not tried again
             self._drop_graphs()
         else:

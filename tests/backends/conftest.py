@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sam3_runtime import toolchain
-from sam3_runtime.backends import cuda
+from sam3_runtime.backends import cuda_graphs
 from sam3_runtime.backends.cuda import Cuda
 from sam3_runtime.gpus import Gpu
 from tests.backends.fake_gpu import FakeGpu
@@ -28,7 +28,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     package.driver = made.driver()
     monkeypatch.setitem(sys.modules, "pycuda", package)
     monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
-    monkeypatch.setattr(cuda, "_driver_library", lambda: made.graphs)
+    monkeypatch.setattr(cuda_graphs, "_driver_library", lambda: made.graphs)
     card = Gpu("Fake H200", "9.0", "580.65", made.total, "GPU-1")
     monkeypatch.setattr(toolchain, "find_gpu", lambda: card)
     monkeypatch.setattr(toolchain, "find_gpus", lambda: (card,))

@@ -11,9 +11,10 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from sam3_runtime.backends import cuda as cuda_module
+from sam3_runtime.backends import cuda_graphs
 from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import ALIGNMENT, Cuda, CudaArray, Slot
+from sam3_runtime.backends.cuda_graphs import capture
 from sam3_runtime.errors import EngineError
 from tests.backends.fake_gpu import FakeGpu
 from tests.backends.fake_kernels import FUNCTIONS, signatures
@@ -316,7 +317,7 @@ def test_a_graph_repeats_what_was_captured(opened: Cuda, gpu: FakeGpu) -> None:
     array = filled(opened, np.arange(8, dtype=np.float32))
     made = array.astype("float16")
     opened.synchronize()
-    graph = opened.capture(lambda: opened.launch("narrow_to_float16", (8,), array, np.uint64(8), made))
+    graph = capture(opened, lambda: opened.launch("narrow_to_float16", (8,), array, np.uint64(8), made))
     assert graph is not None
     opened.stage("other", array, np.full(8, 5, np.float32))
     assert np.asarray(made).tolist() == list(range(8))  # capturing ran nothing
@@ -332,7 +333,7 @@ def test_a_graph_repeats_what_was_captured(opened: Cuda, gpu: FakeGpu) -> None:
 def test_a_driver_that_refuses_gives_none(opened: Cuda, gpu: FakeGpu, refuses: str) -> None:
     gpu.graphs.refuses = refuses
     array = filled(opened, np.arange(8, dtype=np.float32))
-    assert opened.capture(lambda: opened.launch("narrow_to_float16", (8,), array, np.uint64(8), array)) is None
+    assert capture(opened, lambda: opened.launch("narrow_to_float16", (8,), array, np.uint64(8), array)) is None
     assert gpu.graphs.unfinished == 0
     opened.synchronize()
 
@@ -341,18 +342,18 @@ def test_an_engine_that_refuses_to_be_captured_gives_none(opened: Cuda, gpu: Fak
     def enqueue() -> None:
         raise EngineError("operation not permitted when stream is capturing")
 
-    assert opened.capture(enqueue) is None
+    assert capture(opened, enqueue) is None
     assert gpu.graphs.unfinished == 0
     opened.synchronize()
 
 
 def test_a_driver_without_graphs_gives_none(opened: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_module, "_driver_library", lambda: None)
-    assert opened.capture(lambda: None) is None
+    monkeypatch.setattr(cuda_graphs, "_driver_library", lambda: None)
+    assert capture(opened, lambda: None) is None
 
 
 def test_a_graph_that_does_not_launch_names_the_way_out(opened: Cuda, gpu: FakeGpu) -> None:
-    graph = opened.capture(lambda: None)
+    graph = capture(opened, lambda: None)
     assert graph is not None
     gpu.graphs.refuses = "launch"
     with pytest.raises(EngineError, match=r"CUDA error 719\)\nHint: load with cuda_graphs=False"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from sam3_runtime.backends.cuda import Cuda, CudaArray
 from sam3_runtime.backends.cuda_device import CudaDevice
+from sam3_runtime.backends.cuda_graphs import capture
 from sam3_runtime.config import Preprocessing
 from sam3_runtime.errors import EngineError
 from sam3_runtime.postprocess import resize_masks
@@ -194,7 +196,8 @@ def test_opening_and_closing_leaves_nothing(device: CudaDevice) -> None:
 def test_a_graph_repeats_what_was_captured(device: CudaDevice) -> None:
     values = on_device(device, np.arange(1000, dtype=np.float32))
     made = values.astype("float16")
-    graph = device.cuda.capture(lambda: device.cuda.launch("narrow_to_float16", (1000,), values, np.uint64(1000), made))
+    narrow = partial(device.cuda.launch, "narrow_to_float16", (1000,), values, np.uint64(1000), made)
+    graph = capture(device.cuda, narrow)
     assert graph is not None
     device.cuda.stage("over", values, np.full(1000, 7, np.float32))
     graph.launch()
