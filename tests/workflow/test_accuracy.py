@@ -82,6 +82,7 @@ def test_a_data_set_is_one_more_job_and_a_verdict(built: WorkFolder, annotations
     built.write(accuracy={"annotations": str(annotations)})
     assert built.planned() == {"compute_accuracy": 1, "verify_variant": 1, "all": 1}
     assert built.planned("accuracy_all") == {"evaluate_variant": 1, "accuracy_all": 1}
+    assert built.planned("export_all") == {"compute_accuracy": 1, "export_all": 1}, "what PyTorch says comes from there"
     run = built.snakemake("verify_all", "accuracy_all")
     assert run.returncode == 0, run.stdout
 
