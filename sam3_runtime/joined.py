@@ -47,7 +47,16 @@ def read_sources(files: Sequence[Path]) -> Sources:
         for variant in _read_one(file, found.baselines, found.file_of):
             found.variants.append(variant)
             found.file_of[id(variant)] = str(file)
+    found.variants = _measured_alone(found.variants)
     return found
+
+
+def _measured_alone(variants: Sequence[Measured]) -> list[Measured]:
+    """Without those of which another file has a measurement and this one has none; each in the place of the first."""
+    measured = {name_of(one) for one in variants if one.bench}
+    names = list(dict.fromkeys(map(name_of, variants)))
+    kept = [one for one in variants if one.bench or name_of(one) not in measured]
+    return sorted(kept, key=lambda one: names.index(name_of(one)))
 
 
 def _read_one(file: Path, baselines: list[Baseline], file_of: dict[int, str]) -> list[Measured]:

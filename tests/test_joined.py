@@ -107,6 +107,16 @@ def test_a_variant_twice_is_refused_unless_its_method_differs(tmp_path: Path) ->
         join([one, table(tmp_path / "three", qdq)])
 
 
+def test_a_measurement_takes_the_place_of_a_variant_without_one(tmp_path: Path) -> None:
+    unmeasured = measured("b8_q50_r672").model_copy(update={"bench": None})
+    first = table(tmp_path / "one", unmeasured, measured("b8_q50_r560"))
+    second = table(tmp_path / "two", measured("b8_q50_r672"))
+    rows = join([first, second])["rows"]
+    assert [row["variant"] for row in rows] == ["b8_q50_r672", "b8_q50_r560"]
+    assert rows[0]["speed"] == join([second])["rows"][0]["speed"]
+    assert join([second, first])["rows"][0] == rows[0]
+
+
 def test_ratios_stand_only_beside_the_same_work(tmp_path: Path) -> None:
     files = [table(tmp_path, measured()), saved(tmp_path / "r672.json", baseline(prompts=8))]
     beside = join(files)["rows"][0]["beside"]
