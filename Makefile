@@ -29,7 +29,7 @@ accuracy: $(INSTALLED)
 	@$(BIN)/python -m demo.accuracy --backend $(BACKEND)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -20,11 +20,6 @@ from tests.projects import CLASSES, WriteProject, write_photo
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, which are the workflow's: processes that share the files then end at about the same time."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
-
-
 def _write_checkpoint(folder: Path, *options: str) -> Path:
     command = [sys.executable, str(PROJECT / "demo/checkpoint.py"), str(folder), *options]
     subprocess.run(command, check=True, capture_output=True, text=True)
