@@ -111,10 +111,11 @@ GRAPHS = ["onnx/text-encoder.onnx", "onnx/tokenizer.json"] + sorted(
     }
     | {f"onnx/r{v.resolution}/geometry-encoder.onnx" for v in CHOSEN}
     | {f"onnx/r{v.resolution}/decoder_q{v.queries}.onnx" for v in CHOSEN}
+    | {f"reference/r{v.resolution}.safetensors" for v in CHOSEN}
     | {
-        f"reference/r{v.resolution}{suffix}.safetensors"
+        f"reference/r{v.resolution}_accuracy.safetensors"
         for v in CHOSEN
-        for suffix in ("", "_accuracy")[: 1 + PLAN.has_data_set]
+        if PLAN.has_data_set
     }
 )
 

@@ -200,13 +200,9 @@ class Cuda:
     def stage(self, name: str, target: Block | CudaArray | int, array: Array) -> None:
         """Copy ``array`` to the device by way of the page-locked buffer ``name``: the caller may change it at once."""
         pinned = self._pinned_of(name, array.nbytes)
-        pinned.wait()
-        copy = pinned.array[: array.nbytes].view(array.dtype).reshape(array.shape)
-        np.copyto(copy, array)
-        self.upload(target, copy)
+        self.upload(target, pinned.fill(array))
         with self.current():
-            pinned.event.record(self._stream)
-            pinned.used = True
+            pinned.leave(self._stream)
 
     def fetch(self, arrays: Sequence[CudaArray]) -> list[Array]:
         """Copies of ``arrays`` on the host, which belong to the caller. Waits for the stream."""
@@ -228,16 +224,12 @@ class Cuda:
         follow when all that reads the slot is on the stream."""
         if slot.buffer is None:
             slot.buffer = self._new_pinned(slot.block.size)
-        buffer = slot.buffer
-        buffer.wait()
-        copy = buffer.array[: array.nbytes].view(array.dtype).reshape(array.shape)
-        np.copyto(copy, array)
+        copy = slot.buffer.fill(array)
         with self.current():
             self._beside.wait_for_event(slot.ready)
             self._driver.memcpy_htod_async(slot.block.pointer, copy, self._beside)
-            buffer.event.record(self._beside)
-            buffer.used = True
-            self._stream.wait_for_event(buffer.event)
+            slot.buffer.leave(self._beside)
+            self._stream.wait_for_event(slot.buffer.event)
 
     def sent(self, slot: Slot) -> None:
         """Nothing that comes on the stream from here on reads ``slot``: it may be filled again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,22 @@ class Buffer:
         self.array = array
         self.event = event
         self.used = False
+
+    def holding(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """The array that lies at its beginning."""
+        return self.array[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+    def fill(self, array: Array) -> Array:
+        """Copy ``array`` into it once its last transfer is over; where the copy lies."""
+        self.wait()
+        copy = self.holding(array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
+
+    def leave(self, stream: Any) -> None:
+        """Its transfer has been put on ``stream``: it may be filled again when that is over."""
+        self.event.record(stream)
+        self.used = True
 
     def wait(self) -> None:
         if self.used:
@@ -56,9 +73,8 @@ class Pool:
 
     def hand_over(self, buffer: Buffer, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """What ``buffer`` holds, for a caller to keep: its own memory, or a copy where callers hold much already."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        there = buffer.array[:size].view(dtype).reshape(shape)
-        if size == 0 or size + sum(len(one.array) for one in tuple(self._lent)) > LENT:
+        there = buffer.holding(shape, dtype)
+        if there.size == 0 or there.nbytes + sum(len(one.array) for one in tuple(self._lent)) > LENT:
             copied = there.copy()
             self._idle.append(buffer)
             return copied
