@@ -2,7 +2,7 @@
 
 What a record can say is said first: another GPU, another TensorRT, too little memory. Engines of one variant run one
 after the other on one stream, so that all of them work in one block of scratch; what one writes the next reads, by
-address. Shapes that were seen before are replayed as CUDA graphs. Knows no part and no tensor by name.
+address. Runs of one shape on end are replayed as CUDA graphs. Knows no part and no tensor by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sam3_runtime.variants import Variant
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-_GRAPHS_KEPT = 64  # of one engine: a shape on one address each; a decoder has one for each image of a batch
+_GRAPHS_KEPT = 64  # of one engine: an address each; a decoder has one for each image of a batch
 _SCRATCH = "scratch"
 
 Context = Any
@@ -95,6 +95,8 @@ class TensorRtEngine(Engine):
         inputs = {spec.name: self._on_device(spec, feeds[spec.name]) for spec in self.inputs}
         with self._cuda.current():
             self._give_scratch()
+            if any(self._shapes.get(name) != array.shape for name, array in inputs.items()):
+                self._forget_graphs(0)
             for name, array in inputs.items():
                 if self._shapes.get(name) != array.shape:
                     if not self._context.set_input_shape(name, array.shape):
@@ -145,10 +147,11 @@ class TensorRtEngine(Engine):
             raise EngineError(f"the {self.record.part} failed to run: {self._logger.said()}")
 
     def _launch(self, key: tuple[Any, ...]) -> None:
-        """Run it, from the third time of a shape and place on as a graph.
+        """Run it, from the third time of a place on as a graph, for as long as shapes stay.
 
-        A graph is captured right behind a run of the same: TensorRT puts off work to the first run after a change of
-        shape, and that must not be captured.
+        A context keeps what belongs to its shapes, and brings it up to date in the first run after a change. So a graph
+        is captured right behind a run of the same, and none outlives the shapes that it was captured with: replayed
+        after runs of others, it would read what is theirs.
         """
         if self._graphs is None:
             self._enqueue()
@@ -161,7 +164,7 @@ class TensorRtEngine(Engine):
         self._enqueue()
         if key not in self._graphs:
             self._graphs[key] = None
-            self._forget_graphs()
+            self._forget_graphs(_GRAPHS_KEPT)
             return
         captured = capture(self._cuda, self._enqueue)
         if captured is None:  # this engine, or this driver, cannot: it is not tried again
@@ -175,8 +178,8 @@ class TensorRtEngine(Engine):
                 graph.close()
         self._graphs = None
 
-    def _forget_graphs(self) -> None:
-        while self._graphs is not None and len(self._graphs) > _GRAPHS_KEPT:
+    def _forget_graphs(self, kept: int) -> None:
+        while self._graphs is not None and len(self._graphs) > kept:
             _, oldest = self._graphs.popitem(last=False)
             if oldest is not None:
                 self._cuda.synchronize()

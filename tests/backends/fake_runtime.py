@@ -222,6 +222,8 @@ def _make_module(release: str, names: Names, gpu: FakeGpu, kind: str) -> Any:
             if stream.captured is not None and shapes != self._last:
                 say(logger, "operation not permitted when stream is capturing")
                 return False
+            if shapes != self._last:
+                stream.put(lambda: setattr(self, "_state", shapes))
             self._last = shapes
             seen.enqueued.append(self._record.part)
             seen.bound[self._record.part] = dict(self._addresses)
@@ -233,6 +235,7 @@ def _make_module(release: str, names: Names, gpu: FakeGpu, kind: str) -> Any:
 
         def _run(self, shapes: dict[str, tuple[int, ...]], at: dict[str, int], scratch: int) -> None:
             made, record = self._engine._made, self._record
+            assert shapes == self._state, "a graph was replayed after runs of other shapes"
             gpu.view(scratch, (made["scratch"],), np.uint8)[:] = 0xEE
             arrays = {name: gpu.view(at[name], shape, made["types"][name]) for name, shape in shapes.items()}
             feeds = {spec.name: arrays[spec.name].astype(spec.dtype) for spec in record.inputs}

@@ -598,11 +598,17 @@ def test_a_graph_is_captured_behind_a_run_and_then_replayed(vision: TensorRtEngi
     assert found == [(1, 0, 0), (3, 1, 0), (3, 1, 1), (3, 1, 2)]
 
 
-def test_each_shape_has_its_own_graph(vision: TensorRtEngine, gpu: FakeGpu) -> None:
+def test_no_graph_outlives_its_shapes(vision: TensorRtEngine, gpu: FakeGpu) -> None:
+    """A context that has run other shapes since is another one."""
     for turn in range(4):
         for images in (1, 3, 2):
             assert brightness(vision, turn / 4 + 0.125, images) == turn / 4 + 0.125
-    assert (len(gpu.graphs.alive), gpu.graphs.launches) == (3, 6)
+    assert (gpu.graphs.alive, gpu.graphs.launches) == ({}, 0)
+    for images in (3, 1, 3):
+        for value in (0.5, 0.25, 0.75):
+            assert brightness(vision, value, images) == value
+        assert len(gpu.graphs.alive) == 1
+    assert gpu.graphs.launches == 3
 
 
 @pytest.mark.parametrize("refuses", ["begin", "end", "instantiate"])
@@ -617,16 +623,27 @@ def test_where_a_capture_fails_it_runs_as_before(vision: TensorRtEngine, gpu: Fa
 
 
 def test_only_so_many_graphs_are_kept(vision: TensorRtEngine, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One an address, as of the images of a batch."""
     monkeypatch.setattr("sam3_runtime.backends.tensorrt._GRAPHS_KEPT", 2)
-    for images in (1, 2, 3, 4):
+    cuda = vision._cuda
+    made = [cuda.array((1, 3, 112, 112), "float32") for _ in range(4)]
+    for value, (_, pixels) in enumerate(made):
+        cuda.upload(pixels, np.full(pixels.shape, value / 4, np.float32))
+
+    def shown(place: int) -> None:
+        assert float(np.asarray(vision.infer({"images": made[place][1]})["fpn_feat_2"])[0, 0, 0, 0]) == place / 4
+
+    for place in range(4):
         for _ in range(2):
-            brightness(vision, 0.5, images)
-        assert len(gpu.graphs.alive) == min(images, 2)
+            shown(place)
+        assert len(gpu.graphs.alive) == min(place + 1, 2)
     launches = gpu.graphs.launches
-    assert brightness(vision, 0.75, 4) == 0.75
+    shown(3)
     assert gpu.graphs.launches == launches + 1
-    assert brightness(vision, 0.25, 1) == 0.25  # its graph is gone
+    shown(0)  # its graph is gone
     assert gpu.graphs.launches == launches + 1
+    for block, _ in made:
+        block.free()
 
 
 def test_without_graphs_none_is_made(write: Write, install_tensorrt: InstallTensorRt, gpu: FakeGpu) -> None:

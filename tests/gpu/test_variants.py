@@ -80,9 +80,11 @@ def test_asked_again_it_says_the_same(pipeline: Pipeline, pictures: list[Image])
 
 
 def test_shapes_in_turn_say_the_same(pipeline: Pipeline, pictures: list[Image]) -> None:
-    """Graphs of several shapes, one after the other on one context."""
+    """Several shapes of every engine, one after the other on one context."""
+    wheel, hub = Prompt(None, ((20, 30, 90, 120),), (1,)), Prompt(None, ((5, 5, 60, 70),), (1,))
     rounds: list[tuple[list[Image], list[str | Prompt]]] = [
         (pictures, PROMPTS), (pictures[:1], PROMPTS[:1]), (pictures[1:3], ["cup"]), (pictures[:1], PROMPTS),
+        (pictures[:1], [wheel]), (pictures[:1], [wheel, hub]), (pictures[:1], [hub]),
     ]  # fmt: skip
     wanted = [detect(pipeline, *asked) for asked in rounds]
     for _ in range(4):
