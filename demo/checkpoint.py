@@ -1,11 +1,9 @@
-"""Writes the demo's SAM3 checkpoint: the real architecture, small, with seeded random weights.
+"""The demo's SAM3: its architecture, and how a checkpoint of it is written.
 
-    python demo/checkpoint.py FOLDER [--layout sam3|sam3_video] [--shards N]
+    python -m demo.checkpoint FOLDER --shards 3      demo/checkpoint as facebook/sam3 has it: Sam3VideoModel, in shards
 
-It has the layout of facebook/sam3 (config.json, model.safetensors, tokenizer.json, preprocessor_config.json) and the
-proportions of its vision encoder: resolution 336 stands for 1008, 224 for 672, 280 for 840 (padded windows). Its
-weights are random, so **its detections mean nothing**; everything else about it is real. The same seed gives the
-same bytes.
+It has the proportions of facebook/sam3's vision encoder: resolution 336 stands for 1008, 224 for 672, 280 for 840
+(padded windows). ``demo/train.py`` trains it.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SEED = 3
+TRAINED = Path(__file__).with_name("checkpoint")
 
 
 def config(layout: str = "sam3") -> Any:
@@ -89,27 +87,13 @@ def _small_tracker() -> dict[str, Any]:
     }
 
 
-def model(layout: str = "sam3", seed: int = SEED) -> Any:
-    """The model with seeded weights, scaled so that activations neither vanish nor explode and scores differ."""
-    import torch
+def in_video_layout(trained: Path) -> Any:
+    """The model in the folder ``trained`` as the detector of a ``Sam3VideoModel``, beside an untrained tracker."""
     from transformers import Sam3Model, Sam3VideoModel
 
-    torch.manual_seed(seed)
-    made = (Sam3Model if layout == "sam3" else Sam3VideoModel)(config(layout))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in sorted(made.named_parameters()):
-            if name.endswith(("query_embed.weight", "reference_points.weight")):
-                # Queries must differ, or all of them would find the same object with the same score.
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 2)
-            elif parameter.dim() >= 2 and "embed" not in name:
-                fan_in = parameter[0].numel()
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
-                if "dot_product_scoring.query_proj" in name:
-                    parameter.mul_(3)  # spreads the scores, so that a threshold can be put between them
-            elif name.endswith("bias"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return made.eval()
+    made = Sam3VideoModel(config("sam3_video")).eval()
+    made.detector_model.load_state_dict(Sam3Model.from_pretrained(trained).state_dict())
+    return made
 
 
 def write(made: Any, folder: Path, shards: int = 1) -> None:
@@ -141,14 +125,10 @@ def write(made: Any, folder: Path, shards: int = 1) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layout", choices=("sam3", "sam3_video"), default="sam3")
     parser.add_argument("--shards", type=int, default=1)
     arguments = parser.parse_args()
-    if (arguments.folder / "config.json").is_file():
-        print(f"{arguments.folder} is there already; remove it to write it anew")
-        return 0
-    write(model(arguments.layout), arguments.folder, arguments.shards)
-    print(f"wrote {arguments.folder}: random weights, its detections mean nothing")
+    write(in_video_layout(TRAINED), arguments.folder, arguments.shards)
+    print(f"wrote {arguments.folder}")
     return 0
 
 

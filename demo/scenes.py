@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from demo.scene_layouts import COLOURS, SIZE, Layout, sample_layout
@@ -152,6 +153,8 @@ def main() -> int:
     arguments = parser.parse_args()
     size = (arguments.side, arguments.side)
     seeds = range(arguments.seed, arguments.seed + arguments.count)
+    # What is drawn is small: two threads draw 500 scenes in 31 s, and 64 had drawn 170 after three minutes.
+    torch.set_num_threads(min(torch.get_num_threads(), 2))
     try:
         if seeds:
             print(f"wrote {write_coco(arguments.folder, seeds, size)}: {len(seeds)} scenes")

@@ -20,22 +20,16 @@ from tests.projects import CLASSES, WriteProject, write_photo
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def _write_checkpoint(folder: Path, *options: str) -> Path:
-    command = [sys.executable, str(PROJECT / "demo/checkpoint.py"), str(folder), *options]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def project() -> Path:
     return PROJECT
 
 
 @pytest.fixture(scope="session")
-def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_checkpoint() -> Path:
     """The demo's small SAM3, in the layout of ``Sam3Model``."""
     pytest.importorskip("transformers")
-    return _write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "sam3")
+    return PROJECT / "demo/checkpoint"
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +37,9 @@ def video_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights as transformers' ``Sam3VideoModel`` saves them (facebook/sam3's layout), in several shards."""
     pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("checkpoint") / "sam3_video"
-    return _write_checkpoint(folder, "--layout", "sam3_video", "--shards", "3")
+    command = [sys.executable, "-m", "demo.checkpoint", str(folder), "--shards", "3"]
+    subprocess.run(command, check=True, capture_output=True, text=True, cwd=PROJECT)
+    return folder
 
 
 @pytest.fixture

@@ -1,81 +1,30 @@
-"""The gate on a data set: what reaches the reference's AP passes, and an engine that is broken is rejected.
-
-The ground truth is what float32 PyTorch itself finds, so that this holds for any checkpoint, random or trained.
-"""
+"""The gate on a data set: what reaches the reference's AP passes, and an engine that is broken is rejected."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from demo.scenes import HELD_OUT, write_coco
 from sam3_runtime.cli_evaluate import Evaluation
-from sam3_runtime.config import CheckpointLock, EngineRecord, Verdict
-from sam3_runtime.evaluation.data_set import Category, ConceptData, ConceptImage
-from sam3_runtime.evaluation.metrics import Answer
-from sam3_runtime.evaluation.questions import answer_all, questions_of
+from sam3_runtime.config import EngineRecord, Verdict
 from sam3_runtime.evaluation.reference import read_accuracy_reference
-from sam3_runtime.export.accuracy import TorchDetector
 from sam3_runtime.files import sha256_of
-from sam3_runtime.sources import load_image
 from tests.workflow.conftest import WorkFolder
 
 RESOLUTION = 224
-SIZE = (120, 160)
-PICTURES = ("astronaut", "coffee", "chelsea")
-WORDS = ("person", "cup", "cat", "red circle", "car", "dog", "bicycle", "blue square", "cross", "star", "tree", "ring")
-MOST = 6  # answers of a pair that are taken for the truth
-
-
-def _questions(folder: Path) -> ConceptData:
-    """Every picture is asked words of its own: a word's ranking is that of one picture."""
-    images = []
-    for number, name in enumerate(PICTURES):
-        small = cv2.resize(load_image(f"package:skimage/data/{name}.png"), SIZE[::-1])
-        cv2.imwrite(str(folder / f"{name}.png"), small[..., ::-1])
-        asked = tuple(range(number * len(WORDS), (number + 1) * len(WORDS)))
-        images.append(ConceptImage(number, f"{name}.png", SIZE, asked, folder / f"{name}.png"))
-    words = {number: Category(WORDS[number % len(WORDS)]) for number in range(len(PICTURES) * len(WORDS))}
-    return ConceptData("truth", "", tuple(images), words, {})
-
-
-def _truth(answer: Answer) -> list[dict[str, Any]]:
-    """The best answers of a pair, down to the widest gap between their scores."""
-    if len(answer.scores) <= MOST:
-        return []
-    cut = 1 + int(np.argmax(answer.scores[:MOST] - answer.scores[1 : MOST + 1]))
-    sides = [[*map(float, box[:2]), *map(float, box[2:] - box[:2])] for box in answer.boxes[:cut]]
-    return [
-        {"image_id": answer.pair[0], "category_id": answer.pair[1], "bbox": box, "segmentation": mask}
-        for box, mask in zip(sides, answer.masks[:cut], strict=True)
-    ]
+SCENES = 4
 
 
 @pytest.fixture(scope="module")
-def annotations(built_once: WorkFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    data = _questions(folder)
-    detect = TorchDetector(CheckpointLock.read(built_once.path / "checkpoint.lock"), RESOLUTION, data.phrases)
-    answers = [one for listed in answer_all(questions_of(data), detect, 1) for one in listed]
-    truth = [one for answer in answers for one in _truth(answer)]
-    assert len(truth) >= 10
-    known = {one["category_id"] for one in truth}
-    file = {
-        "images": [
-            {"id": image.id, "file_name": image.name, "height": SIZE[0], "width": SIZE[1]} for image in data.images
-        ],
-        "categories": [{"id": number, "name": one.name} for number, one in data.categories.items() if number in known],
-        "annotations": truth,
-    }
-    (folder / "annotations.json").write_text(json.dumps(file))
-    return folder / "annotations.json"
+def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Held-out scenes, six phrases asked of each."""
+    return write_coco(tmp_path_factory.mktemp("data"), range(HELD_OUT, HELD_OUT + SCENES))
 
 
 def test_a_data_set_is_one_more_job_and_a_verdict(built: WorkFolder, annotations: Path) -> None:
@@ -87,7 +36,8 @@ def test_a_data_set_is_one_more_job_and_a_verdict(built: WorkFolder, annotations
     assert run.returncode == 0, run.stdout
 
     reference = read_accuracy_reference(built.path / f"reference/r{RESOLUTION}_accuracy.safetensors")
-    assert reference.accuracy.box.ap == pytest.approx(1, abs=0.01)
+    assert reference.accuracy.box.ap50 is not None
+    assert reference.accuracy.box.ap50 > 0.8
     verdict = Verdict.read(built.path / "engines/b2_q50_r224/verify.json")
     losses = {check.name: check for check in verdict.checks if check.name.endswith("loss")}
     assert set(losses) == {"box AP loss", "mask AP loss"}
