@@ -1,23 +1,39 @@
-"""Puts measured tables into the README: what `make demo` measured, if it did, and what docs/results/h200.json has.
+"""Puts into the README what was measured and seen: the tables of `make demo`, if it ran, and of docs/results/h200.json.
 
-python demo/readme.py           after make demo, whose JSON goes into docs/results/
+python -m demo.readme                after make demo, whose JSON goes into docs/results/
+python -m demo.readme --pictures     also docs/images/: what the demo detected, and a clip with tracks
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from demo.run import SCENES, TOOL, VARIANT, run
 from sam3_runtime.report_text import grid, markdown
+from sam3_runtime.sources import load_image, read_video
 
 PROJECT = Path(__file__).resolve().parent.parent
 H200 = "docs/results/h200.json"
+WORK = PROJECT / "demo/work/onnxruntime"
+IMAGES = PROJECT / "docs/images"
 
 
 def main() -> None:
-    measured = PROJECT / "demo/work/onnxruntime/bench/table.json"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", action="store_true")
+    if parser.parse_args().pictures:
+        IMAGES.mkdir(exist_ok=True)
+        pictures = [load_image(str(path)) for path in sorted((WORK / "results/images").glob("*.png"))]
+        Image.fromarray(np.hstack(pictures)).save(IMAGES / "detected.webp", quality=85, method=6)
+        clip(IMAGES / "tracked.webp")
+    measured = WORK / "bench/table.json"
     text = (PROJECT / "README.md").read_text()
     if measured.is_file():
         table = json.loads(measured.read_text())
@@ -28,9 +44,21 @@ def main() -> None:
     (PROJECT / "README.md").write_text(text)
 
 
+def clip(output: Path) -> None:
+    """Follow the things of the demo's video with the demo's classes, as an animated picture: browsers play no MP4 of a
+    README."""
+    followed = WORK / "results/clip"
+    stream = ["stream", "demo/project.yaml", "--engines", str(WORK / "engines" / VARIANT), "--track"]
+    run(TOOL, *stream, "--source", f"{SCENES}/video.mp4", "--output", str(followed))
+    (video,) = followed.rglob("*.mp4")
+    with read_video(video) as frames:
+        first, *rest = (Image.fromarray(frame) for frame in frames)
+    first.save(output, save_all=True, append_images=rest, duration=80, loop=0, quality=60, method=6)
+
+
 def placed(text: str, name: str, body: str) -> str:
     """``text`` with ``body`` in the place of that name."""
-    block = f"<!-- table: {name} (python demo/readme.py) -->\n{body}\n<!-- end -->"
+    block = f"<!-- table: {name} (python -m demo.readme) -->\n{body}\n<!-- end -->"
     made, count = re.subn(rf"<!-- table: {name} .*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)
     if count != 1:
         raise SystemExit(f"Error: README.md has no place for it\nHint: <!-- table: {name} --> … <!-- end -->")
