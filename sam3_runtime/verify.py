@@ -132,8 +132,10 @@ def _tokens(
 ) -> Tokens:
     prompt = Prompt(case.text, case.boxes, case.labels)
     if case.geometry_features is not None and case.geometry_mask is not None:
-        boxes = pipeline.encode_boxes([prompt], size, features)[0]
-        found.compare("geometry", boxes.features[boxes.mask], case.geometry_features[case.geometry_mask])
+        # Alone, and the last of as many as the engine takes.
+        for rows in sorted({1, pipeline.engines["geometry-encoder"].limit("P")}):
+            boxes = pipeline.encode_boxes([prompt] * rows, size, features)[-1]
+            found.compare("geometry", boxes.features[boxes.mask], case.geometry_features[case.geometry_mask])
     return pipeline.encode_prompts([prompt], [size], features)[0][0]
 
 
@@ -175,13 +177,15 @@ def _compare_cases(
         outputs = pipeline.device.fetch(pipeline.decode(features[case.picture], [tokens]))
         _compare_case(case, outputs, 0, size, found, reference)
         if limit > 1:
-            # The same prompt in every row, each with its own copy of the image (N = P): the last must say the same.
+            # The same prompt in every row, all on one image (N = 1) and each with its own copy of it (N = P): the last
+            # must say the same.
             repeated = {
                 key: value if key == "fpn_pos_2" else np.repeat(value, limit, axis=0)
                 for key, value in features[case.picture].items()
             }
-            rows = pipeline.device.fetch(pipeline.decode(repeated, [tokens] * limit))
-            _compare_case(case, rows, limit - 1, size, found, reference)
+            for images in (features[case.picture], repeated):
+                rows = pipeline.device.fetch(pipeline.decode(images, [tokens] * limit))
+                _compare_case(case, rows, limit - 1, size, found, reference)
 
 
 def _checks(found: _Findings, limits: Mapping[str, float]) -> Iterator[Check]:

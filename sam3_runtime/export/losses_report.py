@@ -16,8 +16,8 @@ type that the graph says** (`export/rounded.py`; run so, the float32 graphs are 
 Runtime's own CPU kernels keep float32 between the nodes, and are no judge. Losses are 1 - cosine to transformers in
 float32, and the largest absolute error. Largest values leave out scores under the additive mask, which are -20000 at
 the least; float16 ends at 65504. Small checkpoint: the demo's photographs, each part reading what the last one said,
-without and with 7 boxes. Its random weights score all queries nearly alike, so that its threshold lies in a gap between
-two scores. Scores change by up to 1e-4 to 7e-4, and a gap narrower than that is a tie.
+without and with 7 boxes. It knows coloured shapes and finds nothing there, so that its threshold lies in a gap between
+two scores; where that is narrower than what scores change by, there is a tie.
 """
 
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ import pytest
 
 from demo.scenes import HELD_OUT, Scene, Thing, scene
 from sam3_runtime import Prompt, extract, load, open_detector, read_project
+from sam3_runtime.contract import PartName
 from sam3_runtime.postprocess import Detections
+from sam3_runtime.reference import read_reference
+from sam3_runtime.settings import Limits
 from sam3_runtime.sinks import write_picture
 from sam3_runtime.sources import load_image
+from sam3_runtime.verify import compare as compare_engines
 from sam3_runtime.verify import mask_iou
 from tests.workflow.conftest import PROJECT, WorkFolder
 
@@ -135,6 +139,31 @@ def test_many_pictures_and_prompts_are_those_of_one_at_a_time(built_once: WorkFo
                 np.testing.assert_array_equal(found.query_index, alone.query_index)
                 np.testing.assert_allclose(found.boxes, alone.boxes, atol=0.05)
                 assert mask_iou(found.masks, alone.masks).min() >= 0.995
+
+
+@pytest.mark.parametrize(
+    ("part", "output", "noticed"),
+    [("geometry-encoder", "geometry_features", "geometry cosine"), ("decoder", "pred_logits", "logit error")],
+)
+def test_a_row_that_is_wrong_beside_others_is_noticed(
+    built_once: WorkFolder, monkeypatch: pytest.MonkeyPatch, part: PartName, output: str, noticed: str
+) -> None:
+    """Several prompts on one image: what is right alone may be wrong there."""
+    reference = read_reference(built_once.path / f"reference/r{RESOLUTION}.safetensors")
+    with load(built_once.path / "engines/b2_q50_r224") as pipeline:
+        right = pipeline.engines[part].infer
+
+        def infer(feeds: Mapping[str, Any]) -> dict[str, Any]:
+            said = {name: np.array(array) for name, array in right(feeds).items()}
+            if feeds["fpn_feat_2"].shape[0] == 1:
+                said[output][1:] += 1
+            return said
+
+        limits = Limits().model_dump()
+        assert all(check.passed for check in compare_engines(pipeline, reference, limits)[1])
+        monkeypatch.setattr(pipeline.engines[part], "infer", infer)
+        checks = compare_engines(pipeline, reference, limits)[1]
+    assert noticed in {check.name for check in checks if not check.passed}
 
 
 @pytest.mark.slow
