@@ -67,7 +67,7 @@ def _check_kept(found: Reference) -> None:
         assert (case.scores[case.kept] > case.threshold).all()
         assert (case.scores > case.threshold).sum() == len(case.kept)
         assert case.masks.shape == (len(case.kept), 52, 52)
-        flat = case.masks.reshape(len(case.kept), -1)[:, found.mask_index]
+        flat = case.masks.reshape(len(case.kept), 52 * 52)[:, found.mask_index]
         np.testing.assert_allclose(flat, case.mask_samples[case.kept], rtol=1e-3, atol=1e-2)  # masks are float16
 
 
