@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 import yaml
 
-from demo.run import show
+from demo.run import run, show
 from sam3_runtime.cli_evaluate import Evaluation, evaluate
 from sam3_runtime.config import EngineRecord, Verdict
 from sam3_runtime.contract import PART_NAMES
@@ -77,10 +77,8 @@ def prepare(backend: str, checkpoint: Path, scenes: int) -> list[tuple[str, Path
     """Write the scenes, and the work folder of each algorithm with its ``variants.yaml``."""
     annotations = _scenes(scenes)
     if not annotations.is_file():
-        scenes_folder = str(annotations.parent.relative_to(PROJECT))
-        command = [sys.executable, "-m", "demo.scenes", scenes_folder, "--count", str(scenes)]
-        show(*command)
-        subprocess.run(command, cwd=PROJECT, check=True)
+        folder_shown = str(annotations.parent.relative_to(PROJECT))
+        run(sys.executable, "-m", "demo.scenes", folder_shown, "--count", str(scenes))
     prepared: list[tuple[str, Path, list[Variant]]] = []
     for algorithm in get_args(Algorithm):
         floats = [] if prepared else FLOATS if backend == "onnxruntime" else [BASE]

@@ -50,8 +50,7 @@ def clip(output: Path) -> None:
     followed = WORK / "results/clip"
     stream = ["stream", "demo/project.yaml", "--engines", str(WORK / "engines" / VARIANT), "--track"]
     run(TOOL, *stream, "--source", f"{SCENES}/video.mp4", "--output", str(followed))
-    (video,) = followed.rglob("*.mp4")
-    with read_video(video) as frames:
+    with read_video(followed / "video.mp4") as frames:
         first, *rest = (Image.fromarray(frame) for frame in frames)
     first.save(output, save_all=True, append_images=rest, duration=80, loop=0, quality=60, method=6)
 

@@ -51,7 +51,7 @@ class TensorRtEngine(Engine):
         super().__init__(record, variant)
         trt = import_module(MODULES[record.backend])
         self._cuda = cuda
-        self._graphs: OrderedDict[tuple[Any, ...], CudaGraph | None] | None = (
+        self._graphs: OrderedDict[tuple[int, ...], CudaGraph | None] | None = (
             OrderedDict() if options.cuda_graphs else None
         )
         self._logger = logger_of(trt)
@@ -95,23 +95,23 @@ class TensorRtEngine(Engine):
         inputs = {spec.name: self._on_device(spec, feeds[spec.name]) for spec in self.inputs}
         with self._cuda.current():
             self._give_scratch()
-            if any(self._shapes.get(name) != array.shape for name, array in inputs.items()):
+            changed = {name: array.shape for name, array in inputs.items() if self._shapes.get(name) != array.shape}
+            if changed:
                 self._forget_graphs(0)
+            for name, shape in changed.items():
+                if not self._context.set_input_shape(name, shape):
+                    raise EngineError(
+                        f"the {self.record.part} refuses the shape {list(shape)} of {name}: {self._logger.said()}"
+                    )
+                self._shapes[name] = shape
             for name, array in inputs.items():
-                if self._shapes.get(name) != array.shape:
-                    if not self._context.set_input_shape(name, array.shape):
-                        raise EngineError(
-                            f"the {self.record.part} refuses the shape {list(array.shape)} of {name}: "
-                            f"{self._logger.said()}"
-                        )
-                    self._shapes[name] = array.shape
                 self._bind(name, array.pointer)
             outputs = {}
             for spec, block in self._outputs:
                 shape = tuple(self._context.get_tensor_shape(spec.name))
                 outputs[spec.name] = CudaArray(self._cuda, block.pointer, shape, spec.dtype)
                 self._bind(spec.name, block.pointer)
-            self._launch((self._given, *((array.pointer, array.shape) for array in inputs.values())))
+            self._launch((self._given, *(array.pointer for array in inputs.values())))
         return outputs
 
     def _on_device(self, spec: TensorRecord, feed: Any) -> CudaArray:
@@ -146,7 +146,7 @@ class TensorRtEngine(Engine):
         if not self._context.execute_async_v3(self._cuda.stream_handle):
             raise EngineError(f"the {self.record.part} failed to run: {self._logger.said()}")
 
-    def _launch(self, key: tuple[Any, ...]) -> None:
+    def _launch(self, key: tuple[int, ...]) -> None:
         """Run it, from the third time of a place on as a graph, for as long as shapes stay.
 
         A context keeps what belongs to its shapes, and brings it up to date in the first run after a change. So a graph
@@ -173,9 +173,7 @@ class TensorRtEngine(Engine):
             self._graphs[key] = captured
 
     def _drop_graphs(self) -> None:
-        for graph in (self._graphs or {}).values():
-            if graph is not None:
-                graph.close()
+        self._forget_graphs(0)
         self._graphs = None
 
     def _forget_graphs(self, kept: int) -> None:

@@ -69,7 +69,7 @@ def test_nothing_of_this_machine_is_inside(graph_path: Any, part: PartName) -> N
     path: Path = graph_path(part)
     model = load(path)
     for value in model.graph.initializer:
-        value.ClearField("raw_data")  # weights are random: they hold every short string
+        value.ClearField("raw_data")  # weights hold every short string
     content = model.SerializeToString()
     for trace in (b"/work", b"site-packages", b"sam3_runtime/", b".py", str(path.parent).encode()):
         assert trace not in content

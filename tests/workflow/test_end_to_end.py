@@ -93,6 +93,7 @@ def answer(reference: Any, outputs: Any, image: np.ndarray[Any, Any]) -> Any:
     assert (scores - THRESHOLD).abs().min() > 1e-3
     processor = reference[1].image_processor
     found = processor.post_process_instance_segmentation(outputs, threshold=THRESHOLD, target_sizes=[image.shape[:2]])
+    assert len(found[0]["scores"]), "nothing found says nothing"
     return found[0]
 
 
