@@ -176,8 +176,7 @@ below 32² pixels. cgF1 is SAM 3's. False alarms are absent phrases for which so
 share of such prompts and of pictures. `ms` is the median of a picture, from preprocessing to masks. `verdict` is the
 gate's, by its limits for float or 8 bits: of features and detections on four photographs, and of AP on the first 50
 scenes. [Evaluating](evaluation.md) says how to measure your own data so, and [INT8 and FP8](quantization.md) what the
-rows say of 8 bits. What example boxes lose on the H200 is a fault that was found so:
-[TensorRT](tensorrt.md#what-was-seen-on-an-h200)."""
+rows say of 8 bits."""
 
 
 def _section(found: dict[str, Any]) -> Iterator[str]:

@@ -3,7 +3,8 @@
 RoIAlign is separable: for each box, W_y [7, g] · map · W_xᵀ [g, 7], where a row of W averages the hat functions at
 the sample positions of its bin. So it is two matrix products, with no plugin and no coordinate mode. The CLS token is
 appended after all boxes; transformers puts it after the last valid one, so that only the order of tokens differs.
-Features of N images serve P prompts, N being 1 or P. Weights come from a ``Sam3GeometryEncoder``.
+Features of N images serve P prompts, N being 1 or P: they are repeated to P first. Weights come from a
+``Sam3GeometryEncoder``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sam3_runtime.contract import BOX_PADDING_LABEL
-from sam3_runtime.export.layers import Attention, AttentionForm, Rows, additive_mask, matmul, reshape
+from sam3_runtime.export.layers import Attention, AttentionForm, additive_mask, repeated, reshape
 
 LARGEST_BOX = 2
 """Sides of the image; a larger box is sampled more coarsely than torchvision would."""
@@ -93,10 +94,10 @@ class GeometryLayer(nn.Module):
         self.norm3: nn.LayerNorm = source.layer_norm3
         self.mlp: nn.Module = source.mlp
 
-    def forward(self, x: Tensor, bias: Tensor, key: Tensor, value: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, key: Tensor, value: Tensor) -> Tensor:
         normed = self.norm1(x)
         x = x + self.self_attn(normed, normed, normed, bias)
-        x = x + self.cross_attn(self.norm2(x), key, value, rows=rows)
+        x = x + self.cross_attn(self.norm2(x), key, value)
         out: Tensor = x + self.mlp(self.norm3(x))
         return out
 
@@ -147,11 +148,10 @@ class GeometryEncoder(nn.Module):
         return made
 
     def _pool(self, boxes: Tensor, features: Tensor) -> Tensor:
-        """RoIAlign of N normalised maps [N, g², C] for boxes [P, n, 4]: [P, n, 49 C]."""
+        """RoIAlign of P normalised maps [P, g², C] for boxes [P, n, 4]: [P, n, 49 C]."""
         low, high = self._sides(boxes)
-        rows = boxes.shape[0]
         down = reshape(self.sampling(low[..., 1], high[..., 1]), 0, -1, self.grid)
-        pooled = matmul(down, reshape(features, 0, self.grid, self.grid * self.channels), rows)
+        pooled = down @ reshape(features, 0, self.grid, self.grid * self.channels)
         pooled = reshape(pooled, 0, -1, self.bins, self.grid, self.channels)
         across = self.sampling(low[..., 0], high[..., 0]).unsqueeze(2)
         return reshape(across @ pooled, 0, 0, self.bins**2 * self.channels)
@@ -166,8 +166,7 @@ class GeometryEncoder(nn.Module):
     def forward(
         self, input_boxes: Tensor, input_boxes_labels: Tensor, fpn_feat_2: Tensor, fpn_pos_2: Tensor
     ) -> tuple[Tensor, Tensor]:
-        rows = input_boxes.shape[0]
-        image = reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1)
+        image = repeated(reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1), input_boxes)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
         embedded = self._embed(input_boxes, input_boxes_labels, self.vision_norm(image))
         # Its rows come from the tensor that it joins: TensorRT 8.6 cannot tell that other inputs have as many.
@@ -178,5 +177,5 @@ class GeometryEncoder(nn.Module):
         x = self.prompt_norm(self.final_project(x))
         key = image + position
         for layer in self.layers:
-            x = layer(x, bias, key, image, rows)
+            x = layer(x, bias, key, image)
         return self.output_norm(x), mask

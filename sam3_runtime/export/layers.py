@@ -1,8 +1,8 @@
 """Building blocks of the exported modules: attention in the form that is asked for, and a few ONNX operators.
 
 Some operators are written into the graph as they are, because PyTorch's own trace says too much: a Reshape whose zeros
-keep a dimension (no arithmetic on shapes in the graph), a Gather that makes N rows P, and MatMul and Add that broadcast
-N or 1 against P rows (PyTorch's tracer would insist that N equals P). Outside a trace they are ordinary PyTorch.
+keep a dimension (no arithmetic on shapes in the graph), a Gather that makes N rows P, and an Add that broadcasts N or 1
+against P rows (PyTorch's tracer would insist that N equals P). Outside a trace they are ordinary PyTorch.
 Nothing here knows SAM3's parts. Masks are additive and finite in float16.
 """
 
@@ -19,7 +19,7 @@ MASKED = -1e4
 """Added to the score of a key that must not be attended to: far below any score, far above float16's least."""
 
 AttentionForm = Literal["fusable", "plain"]
-Rows = int | torch.SymInt | None
+Rows = int | torch.SymInt
 
 
 def _operator(name: str, inputs: Sequence[Tensor], shape: Sequence[Any], **attributes: Any) -> Tensor:
@@ -44,14 +44,6 @@ def reshape(x: Tensor, *dims: int) -> Tensor:
     return _operator("Reshape", (x, torch.tensor(dims)), shape)
 
 
-def matmul(a: Tensor, b: Tensor, rows: Rows = None) -> Tensor:
-    """``a @ b``; with ``rows`` = P, the first dimension of either may be N, 1 or P."""
-    if rows is None or not torch.compiler.is_exporting():
-        return a @ b
-    middle = _broadcast(a.shape[1:-2], b.shape[1:-2])
-    return _operator("MatMul", (a, b), (rows, *middle, a.shape[-2], b.shape[-1]))
-
-
 def add(a: Tensor, b: Tensor, rows: Rows) -> Tensor:
     """``a + b``, where the first dimension of either may be N, 1 or P = ``rows``."""
     if not torch.compiler.is_exporting():
@@ -62,8 +54,9 @@ def add(a: Tensor, b: Tensor, rows: Rows) -> Tensor:
 def repeated(x: Tensor, like: Tensor) -> Tensor:
     """``x`` [N, …] as [P, …], P being the rows of ``like``: row i of many, or the only one P times.
 
-    A Gather, because its result has P rows by name. Where N rows meet P rows in a product instead, TensorRT 8.6 cannot
-    compile one kernel for what lies around it: no attention is fused, and running N = 1 after N = P fails.
+    A Gather, because its result has P rows by name. Where N rows meet P rows in a product instead, TensorRT 8.6 either
+    cannot compile one kernel for what lies around it (no attention is fused, and running N = 1 after N = P fails), or
+    makes one that reads P rows where there is one: all rows but the first are wrong, and nothing is said.
     """
     if not torch.compiler.is_exporting():
         return x[torch.arange(like.shape[0], device=x.device).clamp(max=x.shape[0] - 1)]
@@ -125,19 +118,17 @@ class Attention(nn.Module):
         self.v_proj: nn.Linear = source.v_proj
         self.o_proj: nn.Linear = source.out_proj if hasattr(source, "out_proj") else source.o_proj
 
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, rows: Rows = None
-    ) -> Tensor:
-        """[P, T, C] from queries [P or N, T, C] and keys and values [P or N, L, C]; ``bias`` is added to the scores."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[P, T, C] from queries [P, T, C] and keys and values [P, L, C]; ``bias`` is added to the scores."""
         q = self._split(self.q_proj(query)).permute(0, 2, 1, 3)
         k = self._split(self.k_proj(key)).permute(0, 2, 3, 1)
         v = self._split(self.v_proj(value)).permute(0, 2, 1, 3)
-        scores = matmul(q, k, rows)
+        scores = q @ k
         if self.scale is not None:
             scores = scores * self.scale
         if bias is not None:
             scores = scores + bias
-        mixed = matmul(F.softmax(scores, dim=-1), v, rows).permute(0, 2, 1, 3)
+        mixed = (F.softmax(scores, dim=-1) @ v).permute(0, 2, 1, 3)
         out: Tensor = self.o_proj(reshape(mixed, 0, 0, self.heads * self.head_dim))
         return out
 

@@ -26,6 +26,10 @@ TYPES = {
 }
 
 
+MEETING: tuple[PartName, ...] = ("geometry-encoder", "decoder")
+"""Parts in which N images meet P prompts."""
+
+
 def load(path: Path) -> Any:
     return onnx.load(str(path), load_external_data=False)
 
@@ -49,7 +53,7 @@ def test_graph_is_clean(graph_path: Any, part: PartName) -> None:
     operators = {node.op_type for node in model.graph.node}
     assert not operators & FORBIDDEN
     assert not operators & {"Sin"} or part in ("geometry-encoder", "decoder")
-    assert [node.op_type for node in model.graph.node].count("Range") == (part == "decoder"), "it repeats N rows to P"
+    assert [node.op_type for node in model.graph.node].count("Range") == (part in MEETING), "they repeat N rows to P"
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
     produced = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:
@@ -62,6 +66,23 @@ def test_graph_is_clean(graph_path: Any, part: PartName) -> None:
     foldable = [node.name for node in model.graph.node if constant.issuperset(filter(None, node.input))]
     # The first decoder layer's box bias is spread in the graph: as a constant it would be large.
     assert all(name.startswith(("output/Identity", "decoder/Add")) for name in foldable), foldable
+
+
+@pytest.mark.parametrize("part", MEETING)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_images_meet_prompts_in_no_product(graph_path: Any, part: PartName, precision: str) -> None:
+    """TensorRT 8.6 gives wrong rows, or none, where a product broadcasts N against P."""
+    graph = onnx.shape_inference.infer_shapes(load(graph_path(part, precision=precision)), strict_mode=True).graph
+    first = {
+        value.name: value.type.tensor_type.shape.dim[0].dim_param
+        for value in (*graph.value_info, *graph.input)
+        if value.type.tensor_type.shape.dim
+    }
+    constant = {value.name for value in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and not constant.intersection(node.input)]
+    met = {node.name: {first.get(name) for name in node.input} for node in products}
+    assert len([rows for rows in met.values() if rows == {"P"}]) > 2, "the prompts' own"
+    assert not {name: rows for name, rows in met.items() if "N" in rows and rows != {"N"}}
 
 
 @pytest.mark.parametrize("part", PART_NAMES)

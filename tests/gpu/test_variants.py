@@ -239,7 +239,8 @@ def test_the_text_encoder_leaves_and_comes_back(pipeline: Pipeline, pictures: li
     first = {name: np.array(array) for name, array in engine.infer(engine.cast(feeds)).items()}
     assert engine.loaded
     there = free_of(pipeline)
-    weights = engine.record.sizes.weights or engine.record.sizes.file
+    # The driver hands memory out in blocks of 2 MiB, and a small text encoder may fit in what is left of one.
+    weights = (engine.record.sizes.weights or engine.record.sizes.file) - 2 * 2**20
     assert gone - there >= weights // 2
     engine.release()
     assert not engine.loaded
