@@ -65,8 +65,8 @@ class Plan:
     def calibration(self) -> dict[str, Any]:
         section = self.variants.settings.calibration
         listed = [section.source] if isinstance(section.source, str) else section.source
-        chosen = {"algorithm": section.algorithm, "frames": section.frames, "source": self.sources(listed)}
-        return chosen | ({"percentile": section.percentile} if section.algorithm == "percentile" else {})
+        chosen = {"algorithm": self.algorithm, "frames": section.frames, "source": self.sources(listed)}
+        return chosen | ({"percentile": section.percentile} if self.algorithm == "percentile" else {})
 
     def quantization(self) -> dict[str, Any]:
         return {"exclude": self.variants.settings.calibration.exclude}
@@ -156,7 +156,11 @@ class Plan:
 
     @property
     def algorithm(self) -> str:
-        return self.variants.settings.calibration.algorithm
+        """``percentile``, ``entropy`` or ``minmax``: what the file asks for, or what suits the method."""
+        asked = self.variants.settings.calibration.algorithm
+        if asked != "auto":
+            return asked
+        return "entropy" if self.calibrates else "percentile"
 
     @property
     def eight_bit_source(self) -> str:

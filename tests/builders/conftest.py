@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,54 +15,37 @@ onnx = pytest.importorskip("onnx.checker") and pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from sam3_runtime.contract import PART_NAMES  # noqa: E402
+
 RESOLUTION, QUERIES = 112, 20
 
 
 @pytest.fixture(scope="session")
-def typed_graphs(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def typed_graphs(graph_path: Callable[..., Path]) -> dict[str, Path]:
     """The four parts of the small checkpoint in float16, by the name of their graph."""
     pytest.importorskip("torch")
-    from sam3_runtime.config import CheckpointLock
-    from sam3_runtime.contract import PARTS
-    from sam3_runtime.export.graph import export_part
-    from sam3_runtime.export.locking import lock_once
-
-    folder = tmp_path_factory.mktemp("typed")
-    lock_once(folder / "checkpoint.lock", str(demo_checkpoint), "main", str(demo_checkpoint))
-    lock = CheckpointLock.read(folder / "checkpoint.lock").at(str(demo_checkpoint))
-    made = {}
-    for part in PARTS.values():
-        name = f"decoder_q{QUERIES}" if part.name == "decoder" else part.name
-        axes: dict[str, Any] = {"resolution": RESOLUTION, "queries": QUERIES}
-        chosen = {axis: value for axis, value in axes.items() if axis in part.depends_on}
-        made[name] = folder / f"{name}.onnx"
-        export_part(part.name, lock, made[name], precision="fp16", **chosen)
-    return made
+    made = (graph_path(part, RESOLUTION, QUERIES, precision="fp16") for part in PART_NAMES)
+    return {path.stem: path for path in made}
 
 
 @pytest.fixture(scope="session")
-def float_graphs(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def float_graphs(graph_path: Callable[..., Path]) -> Path:
     """The vision encoder in float32: what 8 bits come from where flags decide the precision."""
     pytest.importorskip("torch")
-    from sam3_runtime.config import CheckpointLock
-    from sam3_runtime.export.graph import export_part
-    from sam3_runtime.export.locking import lock_once
-
-    folder = tmp_path_factory.mktemp("float")
-    lock_once(folder / "checkpoint.lock", str(demo_checkpoint), "main", str(demo_checkpoint))
-    lock = CheckpointLock.read(folder / "checkpoint.lock").at(str(demo_checkpoint))
-    export_part("vision-encoder", lock, folder / "vision-encoder.onnx", resolution=RESOLUTION)
-    return folder / "vision-encoder.onnx"
+    return graph_path("vision-encoder", RESOLUTION)
 
 
 @pytest.fixture(scope="session")
-def eight_bit_graph(typed_graphs: dict[str, Path]) -> Callable[[str], Path]:
+def eight_bit_graph(typed_graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The vision encoder's ``int8`` or ``fp8`` form. Its ranges are made up: a builder does not mind."""
     from sam3_runtime.builders.graph import read_graph
     from sam3_runtime.quantize.insert import quantize_graph
     from tests.quantize.conftest import calibration_of
 
-    graph = typed_graphs["vision-encoder"]
+    folder = tmp_path_factory.mktemp("eight_bit")
+    for file in typed_graphs["vision-encoder"].parent.glob("vision-encoder.onnx*"):
+        shutil.copy(file, folder)  # 8-bit forms share its weights, and lie beside it
+    graph = folder / "vision-encoder.onnx"
 
     def make(quantize: str) -> Path:
         model = onnx.load(graph, load_external_data=False)
@@ -69,7 +53,7 @@ def eight_bit_graph(typed_graphs: dict[str, Path]) -> Callable[[str], Path]:
             name for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv") for name in node.input
         }
         weights = {name for name in entering if name.endswith(".weight")}
-        scales, output = graph.with_name("scales.json"), graph.with_name(f"vision-encoder_{quantize}.onnx")
+        scales, output = folder / "scales.json", folder / f"vision-encoder_{quantize}.onnx"
         ranges = {name.removesuffix(".weight"): 8.0 for name in sorted(weights)}
         calibration_of(read_graph(graph).sha256, ranges).write(scales)
         quantize_graph(graph, scales, output, exclude=[], quantize=quantize)  # type: ignore[arg-type]

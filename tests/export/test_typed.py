@@ -26,6 +26,7 @@ from sam3_runtime.export.rounded import RoundedGraph
 from sam3_runtime.export.scene import Scene, decoder_feeds
 
 SMALL = 182
+REPEATED: tuple[PartName, ...] = ("vision-encoder", "geometry-encoder")
 WIDE, NARROW = TensorProto.FLOAT, TensorProto.FLOAT16
 TYPES = {"float": NARROW, "float32": WIDE, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
 ISLANDS_OF = {"geometry-encoder": {"BoxSides", "BoxSampling"}, "decoder": {"BoxCorners", "BoxRefinement"}}
@@ -94,9 +95,9 @@ def test_same_nodes_as_in_float32_but_for_the_casts(graph_path: Any, part: PartN
         assert 0.49 < ratio < 0.52
 
 
-@pytest.mark.parametrize("part", ["vision-encoder", "geometry-encoder"])
+@pytest.mark.parametrize("part", REPEATED)
 def test_another_process_writes_the_same_bytes(graph_path: Any, elsewhere: Any, part: PartName) -> None:
-    here, there = typed_path(graph_path, part), elsewhere() / "fp16" / f"{part}.onnx"
+    here, there = typed_path(graph_path, part), elsewhere("fp16", *REPEATED) / f"{part}.onnx"
     assert here.read_bytes() == there.read_bytes()
     if PARTS[part].external_data:
         data = f"{part}.onnx.data"

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.once import once
+
 PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "defaults": {"batch": 2, "queries": 50},
@@ -87,16 +89,21 @@ def fresh(tmp_path: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFold
 
 
 @pytest.fixture(scope="session")
-def built_once(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
-    folder = make_folder(tmp_path_factory.mktemp("built") / "work")
-    run = folder.snakemake("bench_all")
-    if run.returncode != 0:
-        raise AssertionError(run.stdout)
-    return folder
+def built_once(run_folder: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
+    """A work folder in which ``b2_q50_r224`` was built, verified and benched. Not to be written to."""
+
+    def build() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        run = make_folder(place).snakemake("bench_all")
+        if run.returncode != 0:
+            raise AssertionError(run.stdout)
+
+    place = run_folder / "built/work"
+    return WorkFolder(once(place, build))
 
 
 @pytest.fixture
 def built(tmp_path: Path, built_once: WorkFolder) -> WorkFolder:
-    """A copy, for this test alone, of a work folder in which ``b2_q50_r224`` was built, verified and benched."""
+    """A copy of :func:`built_once`, for this test alone."""
     shutil.copytree(built_once.path, tmp_path / "work", symlinks=True)
     return WorkFolder(tmp_path / "work")

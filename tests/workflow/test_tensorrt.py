@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -75,11 +76,25 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return found
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
+    folder = tmp_path_factory.mktemp("exported")
+    found, work = Machine(folder), make_folder(folder / "work")
+    found.has()
+    found.builds()
+    work.write(**CHOSEN, build={"optimal": {"n": 3}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        run = work.snakemake("export_all", **found.environment)
+    assert run.returncode == 0, run.stdout
+    return work
+
+
 @pytest.fixture
-def small(tmp_path: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
-    folder = make_folder(tmp_path / "work")
-    folder.write(**CHOSEN, build={"optimal": {"n": 3}})
-    return folder
+def small(tmp_path: Path, exported: WorkFolder) -> WorkFolder:
+    """A copy, for this test alone, of a work folder in which everything was exported."""
+    shutil.copytree(exported.path, tmp_path / "work", symlinks=True)
+    return WorkFolder(tmp_path / "work")
 
 
 def test_engines_are_built_and_again_where_the_gpu_is_another(small: WorkFolder, machine: Machine) -> None:
