@@ -443,7 +443,7 @@ def test_memory_that_runs_out_on_the_way(directory: Path, gpu: FakeGpu) -> None:
         sizes = EngineRecord.read(directory / f"{part}.engine.json").sizes
         change_record(directory, part, sizes=Sizes(file=sizes.file))
     told = []
-    for gpu.total in range(10_000, 800_000, 20_000):
+    for gpu.total in range(10_000, 800_000, 40_000):
         try:
             load(directory).close()
         except EngineError as error:
