@@ -56,8 +56,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def graph_path(request: pytest.FixtureRequest, run_folder: Path) -> GraphPath:
+def graph_path(demo_lock: CheckpointLock, run_folder: Path) -> GraphPath:
     """Where a graph of the small checkpoint is, exported once in a test run. Not to be written to."""
+    from sam3_runtime.export.graph import export_part
 
     def path_of(
         part: PartName,
@@ -71,14 +72,10 @@ def graph_path(request: pytest.FixtureRequest, run_folder: Path) -> GraphPath:
         name = f"decoder_q{queries}" if part == "decoder" else part
         at = "_".join(str(each) for each in (chosen.get("resolution"), attention, precision))
 
-        def export() -> None:
-            from sam3_runtime.export.graph import export_part
-
-            lock = request.getfixturevalue("demo_lock")
-            export_part(part, lock, path, attention=attention, precision=precision, **chosen)
-
         path = run_folder / "graphs" / at / f"{name}.onnx"
-        return once(path, export)
+        return once(
+            path, lambda: export_part(part, demo_lock, path, attention=attention, precision=precision, **chosen)
+        )
 
     return path_of
 
