@@ -46,6 +46,7 @@ rule measure_baseline:
         code=code(
             "export/baselines.py",
             "export/checkpoint.py",
+            "export/weights.py",
             "gpu_monitor.py",
             "timing.py",
         ),

@@ -17,6 +17,7 @@ EXPORT_CODE = [
     "export/islands.py",
     "export/layers.py",
     "export/typed.py",
+    "export/weights.py",
 ]
 
 
@@ -124,7 +125,11 @@ rule compute_reference:
     input:
         lock="checkpoint.lock",
         code=code(
-            "export/checkpoint.py", "export/reference.py", "sources.py", "reference.py"
+            "export/checkpoint.py",
+            "export/reference.py",
+            "export/weights.py",
+            "sources.py",
+            "reference.py",
         ),
     output:
         reference="reference/r{resolution}.safetensors",
@@ -148,6 +153,7 @@ rule compute_accuracy:
             "export/accuracy.py",
             "export/checkpoint.py",
             "export/reference.py",
+            "export/weights.py",
             "evaluation/metrics.py",
             "assignment.py",
             "postprocess.py",

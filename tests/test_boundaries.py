@@ -73,6 +73,20 @@ def test_the_command_line_imports_job_time_modules_only_when_asked() -> None:
     assert run.stdout.strip() == "[]"
 
 
+def test_a_checkpoint_is_locked_without_importing_pytorch(tmp_path: Path) -> None:
+    """Seconds, before anything else can begin."""
+    program = (
+        "import pathlib, sys; from sam3_runtime.export import checkpoint, locking;"
+        "lock = locking.lock_once(pathlib.Path(sys.argv[1]), 'demo/checkpoint', None, 'demo/checkpoint');"
+        "checkpoint.write_tokenizer(lock, pathlib.Path(sys.argv[2]));"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "checkpoint.lock"), str(tmp_path / "tokenizer.json")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert run.stdout.strip() == "[]"
+    assert (tmp_path / "tokenizer.json").is_file()
+
+
 def needed_by(name: str, seen: set[str]) -> set[str]:
     """What a module imports of this package, transitively, plumbing left out."""
     path = PACKAGE / f"{name}.py"

@@ -19,8 +19,8 @@ from sam3_runtime.evaluation.data_set import read_concepts
 from sam3_runtime.evaluation.metrics import THRESHOLD, measure
 from sam3_runtime.evaluation.questions import answer_all, check_phrases, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference, write_accuracy_reference
-from sam3_runtime.export.checkpoint import load_model
 from sam3_runtime.export.reference import LARGEST_FILE, make_processor
+from sam3_runtime.export.weights import load_model
 from sam3_runtime.postprocess import Detections, Size, detections_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt

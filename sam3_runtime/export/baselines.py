@@ -30,7 +30,8 @@ from torch.nn import functional
 
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.errors import Sam3Error
-from sam3_runtime.export.checkpoint import load_model, lock
+from sam3_runtime.export.checkpoint import lock
+from sam3_runtime.export.weights import load_model
 from sam3_runtime.gpu_monitor import Monitor, clocks_of, process_mib, read
 from sam3_runtime.gpus import find_gpu
 from sam3_runtime.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable

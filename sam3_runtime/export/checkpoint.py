@@ -1,25 +1,19 @@
-"""Checkpoints: where the weights are, what they are (the lock), and loading only those that a part needs.
+"""Checkpoints: where their files are, and what they are (the lock).
 
 A checkpoint is a hub name (``facebook/sam3``), a local folder, or ``random``: the full-size architecture with seeded
-weights, each drawn from a generator seeded by the weight's own name, so that a part loaded alone has the weights that
-it has in the whole model. Only safetensors are read. This module does not know what the parts compute.
+weights. Only safetensors are read. Nothing here needs PyTorch, which takes seconds to import; ``weights.py`` loads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from transformers import Sam3Config, Sam3Model
-from transformers.initialization import no_init_weights
 
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import ModelDims
@@ -31,29 +25,16 @@ RANDOM = "random"
 RANDOM_SEED = 3
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
-_VIDEO_PREFIX = "detector_model."
 _INDEX = "model.safetensors.index.json"
 _HINT_WAYS = (
     "to use facebook/sam3, accept its licence on https://huggingface.co/facebook/sam3 and run `hf auth login`; "
     "or set model.checkpoint to a local folder with config.json and model.safetensors; "
     "or try everything without weights: `make demo`"
 )
-# Standard deviations of embeddings in `random`; matrices are scaled by fan-in instead. Queries must differ, or all of
-# them would find the same object.
-_EMBEDDING_STD = {
-    "query_embed.weight": 2.0,
-    "reference_points.weight": 2.0,
-    "presence_token.weight": 1.0,
-    "label_embed.weight": 1.0,
-    "cls_embed.weight": 1.0,
-    "token_embedding.weight": 1.0,
-    "position_embedding.weight": 0.1,
-    "position_embeddings": 0.1,
-}
 
 
 @dataclass(frozen=True)
-class _Folder:
+class CheckpointFolder:
     """A checkpoint's files: the parsed ``config.json`` and which file holds each weight."""
 
     path: Path
@@ -81,6 +62,8 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     be had, or is no SAM3 checkpoint in safetensors.
     """
     if checkpoint == RANDOM:
+        from transformers import Sam3Config
+
         content = json.loads(Sam3Config().to_json_string())
         content.pop("transformers_version", None)
         dims = ModelDims.from_config(content)
@@ -96,45 +79,11 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     return CheckpointLock(checkpoint=checkpoint, revision=revision, commit=commit, digest=digest, dims=dims.to_dict())
 
 
-def load_config(lock: CheckpointLock, resolution: int | None = None) -> Any:
-    """The detector's ``Sam3Config``; ``resolution`` in pixels goes in before anything is constructed from it."""
-    if lock.checkpoint == RANDOM:
-        config = Sam3Config()
-    else:
-        raw = _folder_of(lock).config
-        config = Sam3Config.from_dict(dict(raw.get("detector_config") or raw))
-    if resolution is not None:
-        config.vision_config.backbone_config.image_size = resolution
-    return config
-
-
-def load_module(lock: CheckpointLock, prefix: str, construct: Callable[[], nn.Module]) -> Any:
-    """Construct one sub-module of ``Sam3Model`` and give it its weights, in float32 and eval mode.
-
-    ``prefix`` is its place in ``Sam3Model`` (``vision_encoder``; empty for the whole). Nothing else is read or
-    allocated. Raises :class:`CheckpointError` when weights are missing or are no longer those of the lock.
-    """
-    with no_init_weights():
-        module = construct()
-    dotted = f"{prefix}." if prefix else ""
-    names = {f"{dotted}{name}": (name, tuple(value.shape)) for name, value in module.state_dict().items()}
-    shapes = {full: shape for full, (_, shape) in names.items()}
-    weights = _random_weights(shapes) if lock.checkpoint == RANDOM else _read_weights(lock, shapes)
-    module.load_state_dict({names[full][0]: weights[full] for full in names}, assign=True)
-    return module.eval().requires_grad_(False)
-
-
-def load_model(lock: CheckpointLock, resolution: int) -> Any:
-    """The whole ``Sam3Model`` at ``resolution`` pixels: the reference, float32, eval mode."""
-    config = load_config(lock, resolution)
-    return load_module(lock, "", lambda: Sam3Model(config))
-
-
 def tokenizer_folder(lock: CheckpointLock) -> Path | None:
     """The folder that holds the checkpoint's ``tokenizer.json``; None for ``random``."""
     if lock.checkpoint == RANDOM:
         return None
-    folder = _folder_of(lock).path
+    folder = folder_of(lock).path
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{folder} has no tokenizer.json", "copy the one of facebook/sam3 there: prompts cannot be read without it"
@@ -185,14 +134,15 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
-def _folder_of(lock: CheckpointLock) -> _Folder:
+def folder_of(lock: CheckpointLock) -> CheckpointFolder:
+    """The locked checkpoint's files, downloaded where they are the hub's. Raises :class:`CheckpointError`."""
     if lock.commit is not None:
         path = Path(lock.checkpoint).expanduser()
         return _open_folder(path if path.is_dir() else _download(lock.checkpoint, lock.commit)[0])
     return _open_folder(_find(lock.checkpoint, None)[0])
 
 
-def _open_folder(path: Path) -> _Folder:
+def _open_folder(path: Path) -> CheckpointFolder:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{path} has no config.json", _HINT_WAYS)
@@ -204,7 +154,7 @@ def _open_folder(path: Path) -> _Folder:
     if kind not in ("sam3", "sam3_video"):
         hint = "use facebook/sam3, or a checkpoint that transformers' Sam3Model.save_pretrained wrote"
         raise CheckpointError(f"{config_file} is of model_type {kind!r}, not sam3 or sam3_video", hint)
-    return _Folder(path, config, _index_weights(path))
+    return CheckpointFolder(path, config, _index_weights(path))
 
 
 def _index_weights(path: Path) -> dict[str, Path]:
@@ -223,7 +173,7 @@ def _index_weights(path: Path) -> dict[str, Path]:
         if Path(name).name != name:
             raise CheckpointError(f"{path / _INDEX} names {name!r}, outside the folder", "copy the checkpoint again")
         try:
-            with safe_open(path / name, framework="pt") as file:
+            with safe_open(path / name, framework="numpy") as file:
                 weights |= dict.fromkeys(file.keys(), path / name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path / name} is damaged: {error}", "copy or download it again") from None
@@ -238,13 +188,14 @@ def _no_weights(path: Path) -> tuple[str, str]:
     return f"{path} has neither model.safetensors nor {_INDEX}", _HINT_WAYS
 
 
-# Weights ----------------------------------------------------------------------------------------------------------
+# What they are ----------------------------------------------------------------------------------------------------
 
 _VERIFIED: dict[str, tuple[tuple[str, int, int], ...]] = {}
 
 
-def _verify(folder: _Folder, lock: CheckpointLock) -> None:
-    """Hash the files again unless this process has hashed them as they are."""
+def verify(folder: CheckpointFolder, lock: CheckpointLock) -> None:
+    """:class:`CheckpointError` where the files are no longer the lock's. Those that this process has hashed are not
+    hashed again while they stay as they are."""
     if _VERIFIED.get(lock.digest) == folder.stamp():
         return
     if folder.digest() != lock.digest:
@@ -253,45 +204,3 @@ def _verify(folder: _Folder, lock: CheckpointLock) -> None:
             "use another work folder (snakemake --directory ...), or delete checkpoint.lock to build this one anew",
         )
     _VERIFIED[lock.digest] = folder.stamp()
-
-
-def _read_weights(lock: CheckpointLock, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    folder = _folder_of(lock)
-    _verify(folder, lock)
-    video = any(name.startswith(_VIDEO_PREFIX) for name in folder.weights)
-    stored = {f"{_VIDEO_PREFIX}{name}" if video else name: name for name in shapes}
-    missing = [name for name in stored if name not in folder.weights]
-    if missing:
-        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise CheckpointError(f"{folder.path} lacks weights of SAM3: {few}", "use a complete Sam3Model checkpoint")
-    read: dict[str, Tensor] = {}
-    for shard in sorted({folder.weights[name] for name in stored}):
-        with safe_open(shard, framework="pt") as file:
-            for name, plain in stored.items():
-                if folder.weights[name] == shard:
-                    read[plain] = file.get_tensor(name).float()
-    wrong = [name for name, value in read.items() if tuple(value.shape) != shapes[name]]
-    if wrong:
-        message = (
-            f"{folder.path}: {wrong[0]} has shape {tuple(read[wrong[0]].shape)}, config.json says {shapes[wrong[0]]}"
-        )
-        raise CheckpointError(message, "config.json and the weights are of different models: copy both again")
-    return read
-
-
-def _random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    return {name: _random_weight(name, shape) for name, shape in shapes.items()}
-
-
-def _random_weight(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The weight of this name in ``random``: scaled so that activations neither vanish nor explode."""
-    if len(shape) == 1 and name.endswith("weight"):
-        return torch.ones(shape)
-    seed = int.from_bytes(hashlib.sha256(f"{RANDOM_SEED}/{name}".encode()).digest()[:8], "little") >> 1
-    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    if len(shape) == 1:
-        return drawn.mul_(0.1)
-    for suffix, std in _EMBEDDING_STD.items():
-        if name.endswith(suffix):
-            return drawn.mul_(std)
-    return drawn.mul_(drawn[0].numel() ** -0.5)

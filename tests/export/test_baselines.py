@@ -14,7 +14,8 @@ pytest.importorskip("transformers")
 from sam3_runtime.config import Preprocessing  # noqa: E402
 from sam3_runtime.export import baselines  # noqa: E402
 from sam3_runtime.export.baselines import Contender, measure_baseline  # noqa: E402
-from sam3_runtime.export.checkpoint import load_model, lock  # noqa: E402
+from sam3_runtime.export.checkpoint import lock  # noqa: E402
+from sam3_runtime.export.weights import load_model  # noqa: E402
 from sam3_runtime.measurements import Baseline  # noqa: E402
 from sam3_runtime.preprocess import preprocess  # noqa: E402
 

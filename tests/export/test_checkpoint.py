@@ -14,6 +14,7 @@ from torch import nn
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.errors import CheckpointError
 from sam3_runtime.export import checkpoint
+from sam3_runtime.export.weights import load_config, load_model, load_module
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def test_lock_describes_the_weights(demo_lock: CheckpointLock, copy: Path) -> No
 
 
 def test_video_layout_has_the_same_weights(demo_lock: CheckpointLock, video_checkpoint: Path) -> None:
-    ours = checkpoint.load_model(demo_lock, 182).state_dict()
-    theirs = checkpoint.load_model(checkpoint.lock(str(video_checkpoint)), 182).state_dict()
+    ours = load_model(demo_lock, 182).state_dict()
+    theirs = load_model(checkpoint.lock(str(video_checkpoint)), 182).state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -42,9 +43,9 @@ def test_random_parts_have_the_weights_of_the_whole() -> None:
     lock = checkpoint.lock("random")
     assert lock.dims["image_size"] == 1008
     assert lock == checkpoint.lock("random")
-    linear = checkpoint.load_module(lock, "text_projection", lambda: nn.Linear(8, 4))
+    linear = load_module(lock, "text_projection", lambda: nn.Linear(8, 4))
     holder = nn.ModuleDict({"text_projection": nn.Linear(8, 4), "other": nn.Linear(8, 4)})
-    whole = checkpoint.load_module(lock, "", lambda: holder)
+    whole = load_module(lock, "", lambda: holder)
     assert torch.equal(whole["text_projection"].weight, linear.weight)
     assert not torch.equal(whole["other"].weight, linear.weight)
     assert not linear.training
@@ -65,7 +66,7 @@ def test_changed_weights_are_refused(copy: Path) -> None:
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"weights changed since[\s\S]*delete checkpoint.lock"):
-        checkpoint.load_model(lock, 182)
+        load_model(lock, 182)
 
 
 def _no_config(folder: Path) -> None:
@@ -130,7 +131,7 @@ def test_missing_weights_are_named(copy: Path) -> None:
     del weights["text_projection.bias"]
     save_file(weights, copy / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks weights of SAM3: text_projection\.bias"):
-        checkpoint.load_model(checkpoint.lock(str(copy)), 182)
+        load_model(checkpoint.lock(str(copy)), 182)
 
 
 def test_missing_folder() -> None:
@@ -178,5 +179,5 @@ def test_hub_checkpoints_are_locked_to_a_commit(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     lock = checkpoint.lock("facebook/sam3", "main")
     assert (lock.revision, lock.commit) == ("main", "0123abcd")
-    checkpoint.load_config(lock, 182)
+    load_config(lock, 182)
     assert asked == [("facebook/sam3", "main"), ("facebook/sam3", "0123abcd")]

@@ -77,7 +77,7 @@ def test_it_is_what_the_model_says(found: Reference, demo_lock: CheckpointLock) 
     from PIL import Image
     from transformers import Sam3ImageProcessor
 
-    from sam3_runtime.export.checkpoint import load_model
+    from sam3_runtime.export.weights import load_model
 
     processor = Sam3ImageProcessor(size={"height": SMALL, "width": SMALL})
     pixels = processor(Image.fromarray(found.pictures["b"]), return_tensors="pt")["pixel_values"]
