@@ -105,6 +105,11 @@ class Part:
     def input(self, name: str) -> Tensor:
         return next(tensor for tensor in self.inputs if tensor.name == name)
 
+    def graph_axes(self, resolution: int, queries: int) -> dict[str, Any]:
+        """Those of the two that a graph of the part differs by, by the axis' name."""
+        given = {"resolution": resolution, "queries": queries}
+        return {axis: value for axis, value in given.items() if axis in self.depends_on}
+
     @property
     def dynamic_dims(self) -> tuple[str, ...]:
         """The dynamic symbols of the inputs, in order of appearance."""

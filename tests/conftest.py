@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 GraphPath = Callable[..., Path]
 
 PROJECT = Path(__file__).resolve().parent.parent
+SMALL = 182
+"""13 patches: no multiple of the demo's window of 8, and quick."""
 
 
 @pytest.fixture(scope="session")
@@ -62,20 +64,17 @@ def graph_path(demo_lock: CheckpointLock, run_folder: Path) -> GraphPath:
 
     def path_of(
         part: PartName,
-        resolution: int = 182,
+        resolution: int = SMALL,
         queries: int = 50,
         attention: str = "fusable",
         precision: str = "fp32",
     ) -> Path:
-        axes: dict[str, Any] = {"resolution": resolution, "queries": queries}
-        chosen = {axis: value for axis, value in axes.items() if axis in PARTS[part].depends_on}
+        axes = PARTS[part].graph_axes(resolution, queries)
         name = f"decoder_q{queries}" if part == "decoder" else part
-        at = "_".join(str(each) for each in (chosen.get("resolution"), attention, precision))
+        at = "_".join(str(each) for each in (axes.get("resolution"), attention, precision))
 
         path = run_folder / "graphs" / at / f"{name}.onnx"
-        return once(
-            path, lambda: export_part(part, demo_lock, path, attention=attention, precision=precision, **chosen)
-        )
+        return once(path, lambda: export_part(part, demo_lock, path, attention=attention, precision=precision, **axes))
 
     return path_of
 

@@ -27,10 +27,6 @@ def _operator(name: str, inputs: Sequence[Tensor], shape: Sequence[Any], **attri
     return made
 
 
-def _broadcast(a: torch.Size, b: torch.Size) -> tuple[Any, ...]:
-    return tuple(torch.broadcast_shapes(a, b))  # type: ignore[no-untyped-call]
-
-
 def reshape(x: Tensor, *dims: int) -> Tensor:
     """Reshape ``x``; 0 keeps the dimension at that place and -1 takes what is left, as in ONNX."""
     if not torch.compiler.is_exporting():
@@ -48,7 +44,8 @@ def add(a: Tensor, b: Tensor, rows: Rows) -> Tensor:
     """``a + b``, where the first dimension of either may be N, 1 or P = ``rows``."""
     if not torch.compiler.is_exporting():
         return a + b
-    return _operator("Add", (a, b), (rows, *_broadcast(a.shape[1:], b.shape[1:])))
+    shape = torch.broadcast_shapes(a.shape[1:], b.shape[1:])  # type: ignore[no-untyped-call]
+    return _operator("Add", (a, b), (rows, *shape))
 
 
 def repeated(x: Tensor, like: Tensor) -> Tensor:

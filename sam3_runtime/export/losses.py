@@ -122,11 +122,6 @@ def _masked(values: Tensor, mask: Tensor) -> Array:
     return chosen
 
 
-def _sizes(part: PartName, resolution: int, queries: int) -> dict[str, Any]:
-    given = {"resolution": resolution, "queries": queries}
-    return {axis: value for axis, value in given.items() if axis in PARTS[part].depends_on}
-
-
 def by_query(said: Mapping[str, Array]) -> Arrays:
     """The decoder's outputs in the order of its queries, where all were kept."""
     order = np.argsort(said["query_index"], axis=1)
@@ -156,7 +151,9 @@ def compare_small(lock: CheckpointLock, resolutions: Sequence[int], folder: Path
     for resolution in resolutions:
         graphs: dict[PartName, Path] = {part: folder / f"{part}.onnx" for part in PARTS}
         for part, path in graphs.items():
-            export_part(part, lock, path, precision="fp16", **_sizes(part, resolution, lock.model_dims.queries))
+            export_part(
+                part, lock, path, precision="fp16", **PARTS[part].graph_axes(resolution, lock.model_dims.queries)
+            )
         chain = Chain(Scene.of(lock, resolution, photographs(resolution, ROWS)), graphs)
         found, same = chain.run()
         yield {
@@ -196,7 +193,7 @@ def try_islands(lock: CheckpointLock, part: PartName, resolution: int, folder: P
     queries = lock.model_dims.queries
     feeds = seeded_feeds(lock, part, resolution)
     with torch.no_grad():
-        module = build_module(part, lock, **_sizes(part, resolution, queries))
+        module = build_module(part, lock, **PARTS[part].graph_axes(resolution, queries))
         said = dict(zip((tensor.name for tensor in PARTS[part].outputs), module(*feeds.values()), strict=True))
     wanted = _floats({name: value.numpy() for name, value in said.items()})
     default = set(ISLANDS)
@@ -218,7 +215,7 @@ def rounded_losses(
 ) -> dict[str, dict[str, float]]:
     """The losses of one part, exported with these islands."""
     path = folder / f"{part}.onnx"
-    sizes = _sizes(part, resolution, lock.model_dims.queries)
+    sizes = PARTS[part].graph_axes(resolution, lock.model_dims.queries)
     export_part(part, lock, path, precision="fp16", islands=islands, **sizes)
     got = _floats(RoundedGraph(path)(feeds))
     return {name: loss(got[name], value) for name, value in wanted.items()}

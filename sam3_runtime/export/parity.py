@@ -119,17 +119,10 @@ def compare_all(lock: CheckpointLock, resolutions: Sequence[int], folder: Path) 
         for part in PART_NAMES:
             if part == "text-encoder" and resolution != resolutions[0]:
                 continue
-            needs = PARTS[part].depends_on
-            path = folder / f"{part}.onnx"
-            export_part(
-                part,
-                lock,
-                path,
-                resolution=resolution if "resolution" in needs else None,
-                queries=QUERIES if "queries" in needs else None,
-            )
+            path, axes = folder / f"{part}.onnx", PARTS[part].graph_axes(resolution, QUERIES)
+            export_part(part, lock, path, **axes)
             graph, nodes = Graph(path), len(onnx.load(str(path), load_external_data=False).graph.node)
-            shown = resolution if "resolution" in needs else None
+            shown = axes.get("resolution")
             for rows in range(1, ROWS + 1):
                 found = _compare(part, scene, graph, rows)
                 yield {"part": part, "resolution": shown, "rows": rows, "nodes": nodes, "differences": found}
@@ -150,19 +143,17 @@ def _compare(part: PartName, scene: Scene, graph: Graph, rows: int) -> Differenc
 
 def measure(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
     """Export one full-size part with random weights in this process: seconds, peak memory and file size."""
-    needs = PARTS[part].depends_on
-    resolution = size if "resolution" in needs else None
+    axes = PARTS[part].graph_axes(size, QUERIES)
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{part}.onnx"
         start = time.perf_counter()
-        queries = QUERIES if "queries" in needs else None
-        export_part(part, lock(RANDOM), path, resolution=resolution, queries=queries, precision=precision)
+        export_part(part, lock(RANDOM), path, precision=precision, **axes)
         seconds = time.perf_counter() - start
         bytes_ = sum(file.stat().st_size for file in Path(folder).iterdir())
         nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     numbers = {"seconds": round(seconds, 1), "peak_mib": peak >> 10, "file_mib": bytes_ >> 20, "nodes": nodes}
-    return {"part": part, "precision": precision, "resolution": resolution, **numbers}
+    return {"part": part, "precision": precision, "resolution": axes.get("resolution"), **numbers}
 
 
 def _measure_apart(part: PartName, precision: Precision, size: int) -> dict[str, Any]:

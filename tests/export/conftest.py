@@ -16,9 +16,7 @@ from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PartName
 from sam3_runtime.export.parity import Graph
 from sam3_runtime.export.scene import Scene
-
-SMALL = 182
-"""13 patches: no multiple of the demo's window of 8, and quick."""
+from tests.conftest import SMALL
 
 
 @pytest.fixture(scope="session")
@@ -47,13 +45,12 @@ def scene(demo_lock: CheckpointLock) -> Callable[[int], Scene]:
 _EXPORT = """
 import sys
 from pathlib import Path
+from sam3_runtime.contract import PARTS
 from sam3_runtime.export import checkpoint
 from sam3_runtime.export.graph import export_part
 lock, folder, size, precision = checkpoint.lock(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 for part in sys.argv[5:]:
-    at = {} if part == "text-encoder" else {"resolution": size}
-    kept = {"queries": 50} if part == "decoder" else {}
-    export_part(part, lock, folder / f"{part}.onnx", precision=precision, **at, **kept)
+    export_part(part, lock, folder / f"{part}.onnx", precision=precision, **PARTS[part].graph_axes(size, 50))
 """
 
 

@@ -16,8 +16,8 @@ from sam3_runtime.errors import ExportError
 from sam3_runtime.export import checkpoint
 from sam3_runtime.export.cleanup import FORBIDDEN
 from sam3_runtime.export.graph import export_part
+from tests.conftest import SMALL
 
-SMALL = 182
 TYPES = {
     "float": onnx.TensorProto.FLOAT,
     "float32": onnx.TensorProto.FLOAT,

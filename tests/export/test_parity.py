@@ -21,8 +21,8 @@ from sam3_runtime.export.parity import (
     largest,
 )
 from sam3_runtime.export.scene import decoder_feeds
+from tests.conftest import SMALL
 
-SMALL = 182
 CLOSE = 1e-4
 FORMS = ("fusable", "plain")
 

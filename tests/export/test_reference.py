@@ -11,8 +11,8 @@ from sam3_runtime.config import CheckpointLock
 from sam3_runtime.errors import CheckpointError, ExportError, RecordError
 from sam3_runtime.export import reference as export
 from sam3_runtime.reference import Reference, read_reference
+from tests.conftest import SMALL
 
-SMALL = 182
 PROMPTS = ["cat", "red car"]
 
 

@@ -24,8 +24,8 @@ from sam3_runtime.export.losses import Chain, by_query, loss, photographs, round
 from sam3_runtime.export.parity import compare_decoder, compare_geometry, compare_text, compare_vision
 from sam3_runtime.export.rounded import RoundedGraph
 from sam3_runtime.export.scene import Scene, decoder_feeds
+from tests.conftest import SMALL
 
-SMALL = 182
 REPEATED: tuple[PartName, ...] = ("vision-encoder", "geometry-encoder")
 WIDE, NARROW = TensorProto.FLOAT, TensorProto.FLOAT16
 TYPES = {"float": NARROW, "float32": WIDE, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}

@@ -239,12 +239,13 @@ def test_the_text_encoder_leaves_and_comes_back(pipeline: Pipeline, pictures: li
     first = {name: np.array(array) for name, array in engine.infer(engine.cast(feeds)).items()}
     assert engine.loaded
     there = free_of(pipeline)
+    weights = engine.record.sizes.weights or engine.record.sizes.file
     # The driver hands memory out in blocks of 2 MiB, and a small text encoder may fit in what is left of one.
-    weights = (engine.record.sizes.weights or engine.record.sizes.file) - 2 * 2**20
-    assert gone - there >= weights // 2
+    least = max(0, weights - 2 * 2**20) // 2
+    assert gone - there >= least
     engine.release()
     assert not engine.loaded
-    assert free_of(pipeline) - there >= weights // 2
+    assert free_of(pipeline) - there >= least
     same(detect(pipeline, pictures[:1]), wanted)
     again = pipeline.encode_texts(["a word that nobody asked for yet", "cup"])
     assert not engine.loaded

@@ -91,6 +91,7 @@ def fresh(tmp_path: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFold
 @pytest.fixture(scope="session")
 def built_once(run_folder: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
     """A work folder in which ``b2_q50_r224`` was built, verified and benched. Not to be written to."""
+    place = run_folder / "built/work"
 
     def build() -> None:
         shutil.rmtree(place, ignore_errors=True)
@@ -98,7 +99,6 @@ def built_once(run_folder: Path, make_folder: Callable[[Path], WorkFolder]) -> W
         if run.returncode != 0:
             raise AssertionError(run.stdout)
 
-    place = run_folder / "built/work"
     return WorkFolder(once(place, build))
 
 

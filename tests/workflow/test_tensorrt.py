@@ -48,13 +48,15 @@ print("&&&& PASSED TensorRT.trtexec")
 
 
 class Machine:
-    """What is on PATH before everything else."""
+    """What is on PATH before everything else: a GPU and a builder, until something else is written."""
 
     def __init__(self, folder: Path) -> None:
         self.tools, self.temporary = folder / "tools", folder / "temporary"
         self.tools.mkdir()
         self.temporary.mkdir()
         self.environment = {"PATH": f"{self.tools}:{os.environ['PATH']}", "TMPDIR": str(self.temporary)}
+        self.has()
+        self.builds()
 
     def has(self, gpu: str = "NVIDIA H200", driver: str = "580.65") -> None:
         self._write("nvidia-smi", f"#!/bin/sh\necho '{gpu}, 9.0, {driver}, 143771, GPU-a'\n")
@@ -70,18 +72,13 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = Machine(tmp_path)
-    found.has()
-    found.builds()
-    return found
+    return Machine(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
     folder = tmp_path_factory.mktemp("exported")
     found, work = Machine(folder), make_folder(folder / "work")
-    found.has()
-    found.builds()
     work.write(**CHOSEN, build={"optimal": {"n": 3}})
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
