@@ -11,22 +11,6 @@ rule bench_variant:
         config="engines/{variant}/config.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
-        code=code(
-            "benchmark.py",
-            "benchmark_parts.py",
-            "backends/host.py",
-            "backends/on_demand.py",
-            "batches.py",
-            "decoder_calls.py",
-            "gpu_monitor.py",
-            "loading.py",
-            "pipeline.py",
-            "preprocess.py",
-            "postprocess.py",
-            "prompts.py",
-            "sources.py",
-            "timing.py",
-        ),
     output:
         result="bench/{variant}.json",
     log:
@@ -36,6 +20,7 @@ rule bench_variant:
         gpu=GPU,
     params:
         **PLAN.bench(),
+        code=code("bench_variant", *PLAN.running_modules()),
     script:
         "../workflow_scripts/bench_variant.py"
 
@@ -43,13 +28,6 @@ rule bench_variant:
 rule measure_baseline:
     input:
         lock="checkpoint.lock",
-        code=code(
-            "export/baselines.py",
-            "export/checkpoint.py",
-            "export/weights.py",
-            "gpu_monitor.py",
-            "timing.py",
-        ),
     output:
         result="bench/baselines/r{resolution}.json",
     log:
@@ -59,5 +37,6 @@ rule measure_baseline:
         gpu=GPU,
     params:
         settings=PLAN.baseline(),
+        code=code("measure_baseline"),
     script:
         "../workflow_scripts/measure_baseline.py"

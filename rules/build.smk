@@ -6,14 +6,13 @@ OUTPUTS  engines/store/b{batch}/text-encoder.engine
          decoder_q{queries}.engine, each with its .engine.json (links into the engine cache, see ARCHITECTURE.md)
 """
 
-BUILD_CODE = code("contract.py", "builders/__init__.py", *PLAN.builder_modules())
+BUILD_CODE = code("build_engine", *PLAN.building_modules())
 
 
 rule build_text_encoder:
     input:
         graph="onnx/text-encoder.onnx",
         data="onnx/text-encoder.onnx.data",
-        code=BUILD_CODE,
     output:
         engine="engines/store/b{batch}/text-encoder.engine",
         record="engines/store/b{batch}/text-encoder.engine.json",
@@ -23,6 +22,7 @@ rule build_text_encoder:
         gpu=BUILD_GPU,
     params:
         **PLAN.build("text-encoder"),
+        code=BUILD_CODE,
     script:
         "../workflow_scripts/build_engine.py"
 
@@ -32,7 +32,6 @@ rule build_vision_encoder:
         graph=vision_graph,
         data=vision_data,
         calibration=calibration_cache,
-        code=BUILD_CODE,
     output:
         engine="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine",
         record="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine.json",
@@ -42,6 +41,7 @@ rule build_vision_encoder:
         gpu=BUILD_GPU,
     params:
         **PLAN.build("vision-encoder"),
+        code=BUILD_CODE,
     script:
         "../workflow_scripts/build_engine.py"
 
@@ -49,7 +49,6 @@ rule build_vision_encoder:
 rule build_geometry_encoder:
     input:
         graph="onnx/r{resolution}/geometry-encoder.onnx",
-        code=BUILD_CODE,
     output:
         engine="engines/store/b{batch}_r{resolution}/geometry-encoder.engine",
         record="engines/store/b{batch}_r{resolution}/geometry-encoder.engine.json",
@@ -59,6 +58,7 @@ rule build_geometry_encoder:
         gpu=BUILD_GPU,
     params:
         **PLAN.build("geometry-encoder"),
+        code=BUILD_CODE,
     script:
         "../workflow_scripts/build_engine.py"
 
@@ -66,7 +66,6 @@ rule build_geometry_encoder:
 rule build_decoder:
     input:
         graph="onnx/r{resolution}/decoder_q{queries}.onnx",
-        code=BUILD_CODE,
     output:
         engine="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine",
         record="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine.json",
@@ -76,5 +75,6 @@ rule build_decoder:
         gpu=BUILD_GPU,
     params:
         **PLAN.build("decoder"),
+        code=BUILD_CODE,
     script:
         "../workflow_scripts/build_engine.py"

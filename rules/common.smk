@@ -8,6 +8,7 @@ OUTPUTS  none: the names PLAN, code, and the lists of targets
 from pathlib import Path
 
 from sam3_runtime import jobs, report
+from sam3_runtime.code_digest import code_digest
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.planning import make_plan
 
@@ -18,9 +19,15 @@ def find_variants_file(name):
     return here if here.is_file() else Path(workflow.basedir) / name
 
 
-def code(*modules):
-    """Modules whose edit makes a rule's outputs due again."""
-    return [f"{workflow.basedir}/sam3_runtime/{module}" for module in modules]
+def code(script, *modules):
+    """A param: what a rule's script runs, which makes its outputs due again when it changes (code_digest.py)."""
+
+    def digest(wildcards):
+        return code_digest(
+            Path(workflow.basedir, f"workflow_scripts/{script}.py"), *modules
+        )
+
+    return digest
 
 
 def configuration(wildcards):

@@ -9,17 +9,6 @@ OUTPUTS  checkpoint.lock
          reference/r{resolution}_accuracy.safetensors, where `accuracy:` names a data set
 """
 
-EXPORT_CODE = [
-    "contract.py",
-    "export/checkpoint.py",
-    "export/cleanup.py",
-    "export/graph.py",
-    "export/islands.py",
-    "export/layers.py",
-    "export/typed.py",
-    "export/weights.py",
-]
-
 
 rule lock_checkpoint:
     output:
@@ -39,6 +28,8 @@ rule copy_tokenizer:
         tokenizer="onnx/tokenizer.json",
     log:
         "logs/copy_tokenizer.log",
+    params:
+        code=code("copy_tokenizer"),
     script:
         "../workflow_scripts/copy_tokenizer.py"
 
@@ -46,7 +37,6 @@ rule copy_tokenizer:
 rule export_text_encoder:
     input:
         lock="checkpoint.lock",
-        code=code(*EXPORT_CODE, "export/text.py"),
     output:
         graph="onnx/text-encoder.onnx",
         data="onnx/text-encoder.onnx.data",
@@ -56,6 +46,7 @@ rule export_text_encoder:
     params:
         part="text-encoder",
         export=PLAN.export("text-encoder"),
+        code=code("export_part", "export/text"),
     script:
         "../workflow_scripts/export_part.py"
 
@@ -63,7 +54,6 @@ rule export_text_encoder:
 rule export_vision_encoder:
     input:
         lock="checkpoint.lock",
-        code=code(*EXPORT_CODE, "export/vision.py"),
     output:
         graph="onnx/r{resolution}/vision-encoder.onnx",
         data="onnx/r{resolution}/vision-encoder.onnx.data",
@@ -73,6 +63,7 @@ rule export_vision_encoder:
     params:
         part="vision-encoder",
         export=PLAN.export("vision-encoder"),
+        code=code("export_part", "export/vision"),
     script:
         "../workflow_scripts/export_part.py"
 
@@ -87,12 +78,12 @@ use rule export_vision_encoder as export_float_vision_encoder with:
     params:
         part="vision-encoder",
         export=PLAN.export("vision-encoder") | {"precision": "fp32"},
+        code=code("export_part", "export/vision"),
 
 
 rule export_geometry_encoder:
     input:
         lock="checkpoint.lock",
-        code=code(*EXPORT_CODE, "export/geometry.py"),
     output:
         graph="onnx/r{resolution}/geometry-encoder.onnx",
     log:
@@ -101,6 +92,7 @@ rule export_geometry_encoder:
     params:
         part="geometry-encoder",
         export=PLAN.export("geometry-encoder"),
+        code=code("export_part", "export/geometry"),
     script:
         "../workflow_scripts/export_part.py"
 
@@ -108,7 +100,6 @@ rule export_geometry_encoder:
 rule export_decoder:
     input:
         lock="checkpoint.lock",
-        code=code(*EXPORT_CODE, "export/geometry.py", "export/decoder.py"),
     output:
         graph="onnx/r{resolution}/decoder_q{queries}.onnx",
     log:
@@ -117,6 +108,7 @@ rule export_decoder:
     params:
         part="decoder",
         export=PLAN.export("decoder"),
+        code=code("export_part", "export/decoder"),
     script:
         "../workflow_scripts/export_part.py"
 
@@ -124,13 +116,6 @@ rule export_decoder:
 rule compute_reference:
     input:
         lock="checkpoint.lock",
-        code=code(
-            "export/checkpoint.py",
-            "export/reference.py",
-            "export/weights.py",
-            "sources.py",
-            "reference.py",
-        ),
     output:
         reference="reference/r{resolution}.safetensors",
     log:
@@ -138,6 +123,7 @@ rule compute_reference:
     threads: EXPORT_THREADS
     params:
         **PLAN.reference(),
+        code=code("compute_reference"),
     script:
         "../workflow_scripts/compute_reference.py"
 
@@ -146,22 +132,6 @@ rule compute_accuracy:
     input:
         lock="checkpoint.lock",
         annotations=annotations,
-        code=code(
-            "evaluation/reference.py",
-            "evaluation/data_set.py",
-            "evaluation/questions.py",
-            "export/accuracy.py",
-            "export/checkpoint.py",
-            "export/reference.py",
-            "export/weights.py",
-            "evaluation/metrics.py",
-            "assignment.py",
-            "postprocess.py",
-            "preprocess.py",
-            "prompts.py",
-            "reference.py",
-            "sources.py",
-        ),
     output:
         reached="reference/r{resolution}_accuracy.safetensors",
     log:
@@ -169,5 +139,6 @@ rule compute_accuracy:
     threads: EXPORT_THREADS
     params:
         **PLAN.accuracy(),
+        code=code("compute_accuracy"),
     script:
         "../workflow_scripts/compute_accuracy.py"

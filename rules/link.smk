@@ -79,6 +79,7 @@ rule configure_variant:
         "logs/configure/{variant}.log",
     params:
         chosen=configuration,
+        code=code("configure_variant", "configure"),
     script:
         "../workflow_scripts/configure_variant.py"
 

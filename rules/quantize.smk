@@ -8,14 +8,6 @@ OUTPUTS  calibration/r{resolution}.json: ranges, which hold for every 8-bit form
 """
 
 EIGHT_BIT_SOURCE = f"onnx/r{{resolution}}/vision-encoder{PLAN.eight_bit_source}.onnx"
-MEASURING_CODE = [
-    "quantize/ranges.py",
-    "quantize/record.py",
-    "quantize/frames.py",
-    "quantize/collect.py",
-    "preprocess.py",
-    "sources.py",
-]
 
 
 rule measure_scales:
@@ -23,7 +15,6 @@ rule measure_scales:
         lock="checkpoint.lock",
         graph=EIGHT_BIT_SOURCE,
         data=f"{EIGHT_BIT_SOURCE}.data",
-        code=code(*MEASURING_CODE),
     output:
         scales="calibration/r{resolution}.json",
     log:
@@ -31,6 +22,7 @@ rule measure_scales:
     threads: workflow.cores
     params:
         **PLAN.calibration(),
+        code=code("measure_scales"),
     script:
         "../workflow_scripts/measure_scales.py"
 
@@ -40,13 +32,13 @@ rule quantize_vision_encoder:
         graph=EIGHT_BIT_SOURCE,
         data=f"{EIGHT_BIT_SOURCE}.data",
         scales="calibration/r{resolution}.json",
-        code=code("quantize/ranges.py", "quantize/record.py", "quantize/insert.py"),
     output:
         graph="onnx/r{resolution}/vision-encoder_{quantize}.onnx",
     log:
         "logs/quantize/r{resolution}_{quantize}.log",
     params:
         **PLAN.quantization(),
+        code=code("quantize_vision_encoder"),
     script:
         "../workflow_scripts/quantize_vision_encoder.py"
 
@@ -55,16 +47,6 @@ rule calibrate_vision_encoder:
     input:
         graph=EIGHT_BIT_SOURCE,
         data=f"{EIGHT_BIT_SOURCE}.data",
-        code=code(
-            "quantize/calibrate.py",
-            "quantize/calibration_cache.py",
-            "quantize/record.py",
-            "quantize/frames.py",
-            "preprocess.py",
-            "sources.py",
-            "builders/__init__.py",
-            *PLAN.builder_modules(),
-        ),
     output:
         cache=f"calibration/r{{resolution}}_{PLAN.algorithm}.cache",
         report=f"calibration/r{{resolution}}_{PLAN.algorithm}.json",
@@ -74,5 +56,6 @@ rule calibrate_vision_encoder:
         gpu=GPU,
     params:
         **PLAN.calibrator(),
+        code=code("calibrate_vision_encoder", *PLAN.building_modules()),
     script:
         "../workflow_scripts/calibrate_vision_encoder.py"

@@ -14,27 +14,6 @@ rule verify_variant:
         config="engines/{variant}/config.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
-        code=code(
-            "verify.py",
-            "evaluation/gate.py",
-            "evaluation/reference.py",
-            "backends/host.py",
-            "backends/on_demand.py",
-            "batches.py",
-            "decoder_calls.py",
-            "evaluation/data_set.py",
-            "evaluation/engines.py",
-            "evaluation/questions.py",
-            "loading.py",
-            "evaluation/metrics.py",
-            "assignment.py",
-            "pipeline.py",
-            "preprocess.py",
-            "postprocess.py",
-            "prompts.py",
-            "reference.py",
-            "sources.py",
-        ),
     output:
         verdict="engines/{variant}/verify.json",
     log:
@@ -43,6 +22,7 @@ rule verify_variant:
         gpu=GPU,
     params:
         chosen=limits,
+        code=code("verify_variant", *PLAN.running_modules()),
     script:
         "../workflow_scripts/verify_variant.py"
 
@@ -53,24 +33,6 @@ rule evaluate_variant:
         config="engines/{variant}/config.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
-        code=code(
-            "cli_evaluate.py",
-            "backends/host.py",
-            "backends/on_demand.py",
-            "batches.py",
-            "decoder_calls.py",
-            "evaluation/data_set.py",
-            "evaluation/engines.py",
-            "evaluation/questions.py",
-            "loading.py",
-            "evaluation/metrics.py",
-            "assignment.py",
-            "pipeline.py",
-            "preprocess.py",
-            "postprocess.py",
-            "prompts.py",
-            "sources.py",
-        ),
     output:
         result="accuracy/{variant}.json",
     log:
@@ -80,5 +42,6 @@ rule evaluate_variant:
         gpu=GPU,
     params:
         device=PLAN.device(),
+        code=code("evaluate_variant", *PLAN.running_modules()),
     script:
         "../workflow_scripts/evaluate_variant.py"

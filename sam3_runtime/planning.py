@@ -15,8 +15,9 @@ from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
 from sam3_runtime.errors import VariantsError
 from sam3_runtime.toolchain import (
-    BUILDER_MODULES,
+    BUILDING_MODULES,
     ON_GPU,
+    RUNNING_MODULES,
     device_name,
     locked_dims,
     release_of,
@@ -190,9 +191,14 @@ class Plan:
         and this one only plans."""
         return None if self.toolchain.gpu else why_not_run(self.toolchain.backend)
 
-    def builder_modules(self) -> list[str]:
+    def building_modules(self) -> tuple[str, ...]:
         """The modules that decide what an engine of this backend is."""
-        return [f"builders/{module}.py" for module in BUILDER_MODULES[self.toolchain.backend]]
+        scales = ("quantize/calibration_cache",) if self.calibrates else ()
+        return BUILDING_MODULES[self.toolchain.backend] + scales
+
+    def running_modules(self) -> tuple[str, ...]:
+        """The modules that run the engines of this backend."""
+        return RUNNING_MODULES[self.toolchain.backend]
 
     def path(self, text: str) -> str:
         """A path of ``variants.yaml``, which is relative to that file, as the work folder sees it."""

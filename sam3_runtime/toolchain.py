@@ -24,15 +24,17 @@ from sam3_runtime.settings import VariantsFile
 BUILDERS: tuple[Backend, ...] = ("onnxruntime", "tensorrt-rtx", "tensorrt")
 """The backends that this version builds engines for. ``backend: auto`` is ``tensorrt`` where it can build, else the
 first."""
-BUILDER_MODULES = {
-    "onnxruntime": ("onnxruntime",),
-    "tensorrt-rtx": ("tensorrt_common", "tensorrt_messages", "tensorrt_rtx"),
-    "tensorrt": (
-        *("tensorrt_common", "tensorrt_messages", "tensorrt", "tensorrt_islands", "tensorrt_python"),
-        *("tensorrt_calibrators", "tensorrt_recipe", "trtexec"),
-    ),
+BUILDING_MODULES: dict[Backend, tuple[str, ...]] = {
+    "onnxruntime": ("builders/onnxruntime",),
+    "tensorrt-rtx": ("builders/tensorrt_rtx",),
+    "tensorrt": ("builders/tensorrt",),
 }
-"""The modules of ``builders/`` that decide what an engine of a backend is."""
+RUNNING_MODULES: dict[Backend, tuple[str, ...]] = {
+    "onnxruntime": ("backends/onnxruntime", "backends/host"),
+    "tensorrt-rtx": ("backends/tensorrt_rtx", "backends/cuda_device"),
+    "tensorrt": ("backends/tensorrt", "backends/cuda_device"),
+}
+"""The modules that build and that run the engines of a backend; what these import counts too (``code_digest.py``)."""
 
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),

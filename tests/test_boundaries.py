@@ -1,4 +1,4 @@
-"""The layers: what the Snakefile imports is pure, the runtime needs no PyTorch, each rule's code covers its script."""
+"""The layers: what the Snakefile imports is pure, the runtime needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.toolchain import BUILDER_MODULES
-
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "sam3_runtime"
 JOB_TIME = ("export", "quantize", "builders", "jobs", "prune", "gpu_lock")
-# Shared plumbing: an edit there changes messages, places or records' schema, and no graph, engine or measurement.
-PLUMBING = {
-    "errors", "files", "jobs", "config", "contract", "configure", "overview", "variants", "planning", "toolchain",
-    "settings", "placed_yaml", "measurements", "report_text",
-    "builders/cache", "builders/graph", "builders/tensorrt_progress", "builders/timing_cache", "builders/inspector",
-    "export/locking", "backends/__init__", "backends/base", "backends/onnxruntime",
-    "export/__init__", "evaluation/__init__", "export/tokenizer", "quantize/__init__", "pack", "__init__",
-    "backends/fake", "backends/page_locked", "gpus", "memory",
-    "backends/tensorrt_rtx", "backends/tensorrt_logger",
-}  # fmt: skip
 
 
 def modules() -> list[Path]:
@@ -85,76 +73,6 @@ def test_a_checkpoint_is_locked_without_importing_pytorch(tmp_path: Path) -> Non
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
     assert run.stdout.strip() == "[]"
     assert (tmp_path / "tokenizer.json").is_file()
-
-
-def needed_by(name: str, seen: set[str]) -> set[str]:
-    """What a module imports of this package, transitively, plumbing left out."""
-    path = PACKAGE / f"{name}.py"
-    for module in imported(path):
-        short = module.removeprefix("sam3_runtime.").replace(".", "/")
-        known = next((s for s in (short, f"{short}/__init__") if (PACKAGE / f"{s}.py").is_file()), None)
-        if module.startswith("sam3_runtime.") and known and known not in seen | PLUMBING:
-            seen.add(known)
-            needed_by(known, seen)
-    return seen
-
-
-# export/graph.py imports all of them and runs one.
-OTHER_PARTS = {f"export/{part}" for part in ("text", "vision", "geometry", "decoder")}
-RULES = {
-    "export_text_encoder": "export/text",
-    "export_vision_encoder": "export/vision",
-    "export_geometry_encoder": "export/geometry",
-    "export_decoder": "export/decoder",
-    "compute_reference": "export/reference",
-    "compute_accuracy": "export/accuracy",
-    "measure_scales": "quantize/collect",
-    "quantize_vision_encoder": "quantize/insert",
-    "calibrate_vision_encoder": "quantize/calibrate",
-    "build_vision_encoder": "builders/tensorrt_rtx",
-    "build_geometry_encoder": "builders/tensorrt",
-    "build_decoder": "builders/onnxruntime",
-    "verify_variant": "verify",
-    "evaluate_variant": "cli_evaluate",
-    "bench_variant": "benchmark",
-    "measure_baseline": "export/baselines",
-}
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rules_code_covers_what_its_job_runs(rule: str) -> None:
-    """Editing an imported module reruns nothing by itself: each must be an input of its rule."""
-    text = "\n".join(path.read_text() for path in sorted((PROJECT / "rules").glob("*.smk")))
-    body = re.split(r"\nrule ", text.split(f"rule {rule}:")[1])[0]
-    listed = set(re.findall(r'"([\w/]+)\.py"', body.split("output:")[0]))
-    constants = {
-        "EXPORT_CODE": r"EXPORT_CODE = \[(.*?)\]",
-        "MEASURING_CODE": r"MEASURING_CODE = \[(.*?)\]",
-        "BUILD_CODE": r"BUILD_CODE = code\((.*?)\)\n",
-    }
-    for constant, pattern in constants.items():
-        if constant in body:
-            found = re.search(pattern, text, flags=re.DOTALL)
-            assert found
-            listed |= set(re.findall(r'"([\w/{}.]+)\.py"', found[1]))
-    module = RULES[rule]
-    needed = needed_by(module, {module})
-    if rule.startswith("export_"):
-        needed |= needed_by("export/graph", {"export/graph"}) - OTHER_PARTS
-    if rule == "measure_scales":
-        needed = {name for name in needed if not name.startswith("export/")}  # they made its input, the graph
-    builder = module
-    if rule == "calibrate_vision_encoder":
-        builder = "builders/tensorrt"
-        needed -= {"backends/cuda"}  # carry frames to the GPU and back, as they are
-    if builder.startswith("builders/"):
-        assert "*PLAN.builder_modules()" in text
-        own = {f"builders/{name}" for name in BUILDER_MODULES[builder.split("/")[1].replace("_", "-")]}
-        every = {f"builders/{name}" for names in BUILDER_MODULES.values() for name in names}
-        needed -= every - own  # builders/__init__.py imports all of them and runs one
-        listed |= own
-    assert needed - listed - PLUMBING == set()
-    assert {name for name in listed if not (PACKAGE / f"{name}.py").is_file() and "{" not in name} == set()
 
 
 def test_scripts_and_rules_stay_small() -> None:

@@ -59,12 +59,6 @@ def test_auto_never_chooses_tensorrt_rtx(tmp_path: Path) -> None:
     assert plan(tmp_path, "auto").toolchain.backend == "onnxruntime"
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt-rtx"])
-def test_the_modules_of_a_builder_are_there(tmp_path: Path, backend: str, project: Path) -> None:
-    for module in plan(tmp_path, backend).builder_modules():
-        assert (project / "sam3_runtime" / module).is_file()
-
-
 # 8 bits and TensorRT's releases -----------------------------------------------------------------------------------
 
 

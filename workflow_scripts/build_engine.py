@@ -15,6 +15,7 @@ with job(snakemake) as announce:
         precision=snakemake.params.precision,
         toolchain=snakemake.params.toolchain,
         settings=snakemake.params.settings,
+        code=snakemake.params.code,
         cache=Path(snakemake.config["engine_cache"]),
         announce=announce,
         calibration=open_cache(

@@ -86,6 +86,7 @@ def build_engine(
     precision: str,
     toolchain: Mapping[str, Any],
     settings: Mapping[str, Any],
+    code: str,
     cache: Path,
     announce: Callable[[str], None] = print,
     calibration: CalibrationCache | None = None,
@@ -95,10 +96,10 @@ def build_engine(
 ) -> EngineRecord:
     """Provide ``engine`` (a link into ``cache``) and its record beside it, building only what is not there.
 
-    ``batch`` is the profile's largest; ``toolchain`` the key of a :class:`Toolchain`; ``announce`` is told how far a
-    long build is; ``hold`` is held while one is built, and what is there waits for nothing; the rest is TensorRT's: the
-    scales of a calibrated engine, and the means that no engine differs by. :class:`BuildError` names what the backend
-    said.
+    ``batch`` is the profile's largest; ``toolchain`` the key of a :class:`Toolchain`; ``code`` the digest of what
+    builds, so that an edit of a builder makes a new engine; ``announce`` gets a line of progress during a long build;
+    ``hold`` locks the GPU during a build, and a cache hit does not take it. The rest is TensorRT's: the scales of a
+    calibrated engine, and options that no engine differs by. :class:`BuildError` names what the backend said.
     """
     graph = read_graph(onnx)
     eight_bit = bool(graph.quantize or calibration)
@@ -115,6 +116,8 @@ def build_engine(
         "precision": precision,
         "profile": {symbol: [r.min, r.opt, r.max] for symbol, r in ranges.items()},
         "calibration": calibration.key if calibration else graph.calibration_key,
+        "scales": sha256_of(calibration.path) if calibration else None,
+        "code": code,
     }
     key = digest_of(depends_on)[:32]
 

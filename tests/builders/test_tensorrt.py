@@ -333,6 +333,7 @@ def test_a_failed_build_leaves_nothing_and_the_record_tells_how_it_was_built(
         "precision": "fp16",
         "toolchain": {"backend": "tensorrt", "version": "8.6.1", "gpu": H200.name, "compute_capability": "9.0"},
         "settings": {"workspace_mib": 600, "optimal": {"n": 2}},
+        "code": "",
         "cache": cache,
         "timing_cache": tmp_path / "timing.cache",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ pytest.importorskip("onnx.checker")
 from sam3_runtime.backends import cuda
 from sam3_runtime.builders import CalibrationCache, build_engine, tensorrt
 from sam3_runtime.builders.tensorrt_calibrators import cached_calibrator, make_calibrator
+from sam3_runtime.config import EngineRecord
 from sam3_runtime.gpus import Gpu
 from sam3_runtime.quantize.calibrate import calibrate
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, open_cache
@@ -117,17 +119,29 @@ def test_a_calibration_and_the_build_from_it(
     assert trt._told.calibration_profile["images"] == ((2, 3, 112, 112),) * 3
     assert trt._told.level == 0
 
-    record = build_engine(
-        float_graphs,
-        tmp_path / "store/vision-encoder_int8.engine",
-        batch=4,
-        precision="fp16",
-        toolchain=toolchain,
-        settings={},
-        cache=tmp_path / "cache",
-        calibration=open_cache([str(file) for file in files], float_graphs, release),
-    )
+    def build_with(calibration: CalibrationCache | None) -> EngineRecord:
+        return build_engine(
+            float_graphs,
+            tmp_path / "store/vision-encoder_int8.engine",
+            batch=4,
+            precision="fp16",
+            toolchain=toolchain,
+            settings={},
+            code="",
+            cache=tmp_path / "cache",
+            calibration=calibration,
+        )
+
+    scales = open_cache([str(file) for file in files], float_graphs, release)
+    assert scales is not None
+    record = build_with(scales)
     assert flags == [{"INT8"}, {"INT8", "FP16"}]
     assert (record.quantize, record.precision) == ("int8", "fp16")
     assert record.calibration_key == CalibratorRecord.read(files[1]).key
     assert record.inputs[0].dtype == "float16"
+
+    # A calibrator that was corrected: other scales of the same images and graph, and so another engine.
+    corrected = tmp_path / "corrected.cache"
+    corrected.write_bytes(scales.path.read_bytes().replace(b": 3c", b": 3d"))
+    assert corrected.read_bytes() != scales.path.read_bytes()
+    assert build_with(replace(scales, path=corrected)).cache_key != record.cache_key

@@ -44,6 +44,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EngineRecor
             precision="fp16",
             toolchain=probe("tensorrt-rtx").key(),
             settings={"gpus": list(gpus)},
+            code="",
             cache=folder / "cache",
         )
 

@@ -81,6 +81,7 @@ def test_an_engine_comes_out_and_its_record_says_how(
         precision="fp16",
         toolchain={"backend": "tensorrt", "version": "8.6.1", "gpu": H200.name, "compute_capability": "9.0"},
         settings={"workspace_mib": 100},
+        code="",
         cache=tmp_path / "cache",
         timing_cache=timing,
     )

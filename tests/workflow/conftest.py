@@ -32,10 +32,11 @@ SETTINGS = {
 
 
 class WorkFolder:
-    """A folder with a ``variants.yaml``, and Snakemake run in it."""
+    """A folder with a ``variants.yaml``, and Snakemake run in it with the rules and code of ``project``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, project: Path = PROJECT) -> None:
         self.path = path
+        self.project = project
 
     def write(self, **changes: object) -> None:
         """Write ``variants.yaml``: what the tests build, with sections replaced."""
@@ -43,13 +44,13 @@ class WorkFolder:
         (self.path / "variants.yaml").write_text(yaml.safe_dump(settings))
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), *arguments]
+        return [sys.executable, "-m", "snakemake", "--snakefile", str(self.project / "Snakefile"), *arguments]
 
     def snakemake(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command("--directory", str(self.path), *arguments),
-            cwd=PROJECT,
-            env={**os.environ, **environment},
+            cwd=self.project,
+            env={**os.environ, "PYTHONPATH": str(self.project), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -100,6 +101,17 @@ def built_once(run_folder: Path, make_folder: Callable[[Path], WorkFolder]) -> W
             raise AssertionError(run.stdout)
 
     return WorkFolder(once(place, build))
+
+
+@pytest.fixture
+def own_project(tmp_path: Path) -> Path:
+    """A copy of the project, to be edited, in another folder."""
+    copy = tmp_path / "elsewhere/project"
+    shutil.copytree(PROJECT / "sam3_runtime", copy / "sam3_runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("rules", "workflow_scripts", "profiles", "Snakefile"):
+        source = PROJECT / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, copy / name)
+    return copy
 
 
 @pytest.fixture

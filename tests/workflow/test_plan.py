@@ -150,9 +150,9 @@ def test_another_onnxruntime_builds_every_engine_again_and_says_why(built: WorkF
     fake = tmp_path / "site/onnxruntime-99.0.0.dist-info"
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime\nVersion: 99.0.0\n")
-    planned = built.planned(PYTHONPATH=str(fake.parent))
+    planned = built.planned(PYTHONPATH=f"{fake.parent}:{PROJECT}")
     assert {rule for rule in planned if rule.startswith(("export", "build"))} == {f"build_{part}" for part in PARTS}
-    said = built.snakemake("--dry-run", PYTHONPATH=str(fake.parent)).stdout
+    said = built.snakemake("--dry-run", PYTHONPATH=f"{fake.parent}:{PROJECT}").stdout
     assert "Params have changed" in said
     assert "99.0.0" in said
 

@@ -1,0 +1,137 @@
+"""A job's code: covered whole, and changed by an edit of it alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sam3_runtime import code_digest as module
+from sam3_runtime.code_digest import ALTERNATIVES, PACKAGE, PLUMBING, code_digest, code_of
+from sam3_runtime.toolchain import BUILDING_MODULES, RUNNING_MODULES
+
+PROJECT = PACKAGE.parent
+SCRIPTS = PROJECT / "workflow_scripts"
+WITHOUT_CODE = {
+    "lock_checkpoint": "what is locked stays",
+    "link_engine": "a link, whose ends are input and output",
+    "link_tokenizer": "likewise",
+    "judge": "has no output, so it always runs",
+}
+"""Scripts whose rules have no digest, and why."""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the package, to be edited, that the digests are of."""
+    copy = tmp_path / "sam3_runtime"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "PACKAGE", copy)
+    yield copy
+    forget()
+
+
+def forget() -> None:
+    for function in (module._tree, module._imports, module._shape_digest):
+        function.cache_clear()
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    forget()
+
+
+def digest(script: str, *modules: str) -> str:
+    return code_digest(SCRIPTS / f"{script}.py", *modules)
+
+
+def test_comments_docstrings_and_layout_change_nothing(package: Path) -> None:
+    before = digest("build_engine", "builders/onnxruntime")
+    builder = package / "builders/onnxruntime.py"
+    edit(builder, '"""ONNX Runtime engines', '"""Other words: engines')
+    edit(builder, "def build(", "# A comment.\n\n\ndef build(")
+    edit(builder, "ort.SessionOptions()", "ort.SessionOptions(  )")
+    assert digest("build_engine", "builders/onnxruntime") == before
+
+
+@pytest.mark.parametrize(
+    ("edited", "old", "new", "changes"),
+    [
+        ("builders/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2", "build"),
+        ("backends/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2", "run"),
+        ("backends/cuda_device.py", "_TABLES_KEPT = 16", "_TABLES_KEPT = 17", "run on a GPU"),
+        ("backends/kernels/steps.ptx", ".version 6.3", ".version 6.4", "run on a GPU"),
+        ("builders/tensorrt_recipe.py", "from __future__", "import re\nfrom __future__", "build on a GPU"),
+        ("export/layers.py", "from __future__", "import re\nfrom __future__", "export"),
+        ("report_text.py", "from __future__", "import re\nfrom __future__", "nothing"),
+    ],
+)
+def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
+    package: Path, edited: str, old: str, new: str, changes: str
+) -> None:
+    def digests() -> dict[str, str]:
+        return {
+            "export": digest("export_part", "export/vision"),
+            "build": digest("build_engine", *BUILDING_MODULES["onnxruntime"]),
+            "build on a GPU": digest("build_engine", *BUILDING_MODULES["tensorrt"]),
+            "run": digest("verify_variant", *RUNNING_MODULES["onnxruntime"]),
+            "run on a GPU": digest("verify_variant", *RUNNING_MODULES["tensorrt"]),
+        }
+
+    before = digests()
+    edit(package / edited, old, new)
+    after = digests()
+    assert {name for name in before if before[name] != after[name]} == {changes} - {"nothing"}
+
+
+def test_one_part_is_exported_without_the_others_code(package: Path) -> None:
+    before = {part: digest("export_part", f"export/{part}") for part in ("vision", "decoder")}
+    edit(package / "export/geometry.py", "from __future__", "import re\nfrom __future__")
+    assert digest("export_part", "export/vision") == before["vision"]
+    assert (
+        digest("export_part", "export/decoder") != before["decoder"]
+    )  # whose layers those of the geometry encoder are
+
+
+def test_everything_that_runs_on_a_gpu_counts() -> None:
+    for script in ("verify_variant", "bench_variant", "evaluate_variant"):
+        found = code_of(SCRIPTS / f"{script}.py", *RUNNING_MODULES["tensorrt-rtx"])
+        assert found >= {"backends/__init__", "backends/base", "backends/tensorrt_rtx", "backends/tensorrt"}
+        assert found >= {"backends/cuda", "backends/cuda_device", "backends/cuda_graphs", "backends/page_locked"}
+        assert "backends/onnxruntime" not in found
+
+
+@pytest.mark.parametrize("names", [PLUMBING, ALTERNATIVES, *BUILDING_MODULES.values(), *RUNNING_MODULES.values()])
+def test_the_modules_that_are_named_are_there(names: frozenset[str]) -> None:
+    assert [name for name in names if not (PACKAGE / f"{name}.py").is_file()] == []
+
+
+def test_every_rule_has_the_digest_of_its_own_script() -> None:
+    text = "\n".join(path.read_text() for path in sorted((PROJECT / "rules").glob("*.smk")))
+    text = re.sub(r"code=BUILD_CODE,", 'code=code("build_engine"),', text)
+    rules = re.split(r"\n(?:use )?rule ", text)[1:]
+    scripts = {}
+    for rule in rules:
+        script = re.search(r"workflow_scripts/(\w+)\.py", rule)
+        if script:
+            said = re.search(r'code=code\("(\w+)"', rule)
+            assert (said[1] if said else None) == (None if script[1] in WITHOUT_CODE else script[1]), rule
+            scripts[script[1]] = rule
+    assert scripts.keys() | {"judge"} == {path.stem for path in SCRIPTS.glob("*.py")}
+
+
+def test_only_choosers_import_by_a_computed_name() -> None:
+    """A module that is imported by name is seen by nobody who reads the syntax tree."""
+    computed = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+                computed.add(path.relative_to(PACKAGE).as_posix())
+    nvidias_library = {"backends/tensorrt.py", "builders/tensorrt.py"}
+    assert computed == {"__init__.py", "backends/__init__.py"} | nvidias_library
