@@ -41,6 +41,7 @@ rule build_vision_encoder:
         gpu=BUILD_GPU,
     params:
         **PLAN.build("vision-encoder"),
+        eight_bit=eight_bit_settings,
         code=BUILD_CODE,
     script:
         "../workflow_scripts/build_engine.py"

@@ -65,6 +65,10 @@ def vision_data(wildcards):
     return f"onnx/r{wildcards.resolution}/vision-encoder{ending}.onnx.data"
 
 
+def eight_bit_settings(wildcards):
+    return PLAN.eight_bit(wildcards.suffix)
+
+
 def calibration_cache(wildcards):
     """TensorRT's own scales and what they hold for, where they are not in the graph."""
     if not (wildcards.suffix and PLAN.calibrates):

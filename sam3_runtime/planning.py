@@ -19,6 +19,7 @@ from sam3_runtime.toolchain import (
     ON_GPU,
     RUNNING_MODULES,
     device_name,
+    eight_bit_products,
     locked_dims,
     release_of,
     resolve,
@@ -100,6 +101,10 @@ class Plan:
             return {"gpus": section.gpus} | tuned
         # Which builder, GPU and timing cache: means and places, that no engine differs by.
         return section.tensorrt.model_dump(exclude_none=True, exclude={"builder", "timing_cache"}) | tuned
+
+    def eight_bit(self, suffix: str) -> dict[str, Any]:
+        """Settings of the vision encoder ``suffix`` (such as ``_int8``) that follow from this machine's CPU."""
+        return {"products": eight_bit_products()} if suffix and self.toolchain.backend == "onnxruntime" else {}
 
     def configure(self, name: str) -> dict[str, Any]:
         chosen = self.variants.get(name)

@@ -115,7 +115,7 @@ class BuildSection(Section):
     )
     optimization: Literal["basic", "extended", "all"] = Field(
         "extended",
-        description="ONNX Runtime's offline graph optimisation; `all` is specific to the CPU's instruction set",
+        description="ONNX Runtime's graph optimisation; `all` also lays memory out for the CPU that opens an engine",
     )
     optimal: OptimalSection = OptimalSection()
     rtx: RtxSection = RtxSection()

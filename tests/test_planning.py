@@ -59,6 +59,16 @@ def test_auto_never_chooses_tensorrt_rtx(tmp_path: Path) -> None:
     assert plan(tmp_path, "auto").toolchain.backend == "onnxruntime"
 
 
+def test_the_cpu_decides_about_8_bit_engines_of_onnx_runtime_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cpu, elsewhere = plan(tmp_path, "onnxruntime"), plan(tmp_path, "tensorrt-rtx")
+    for products in ("u8s8", "u8u8"):
+        monkeypatch.setattr("sam3_runtime.planning.eight_bit_products", lambda products=products: products)
+        assert on_cpu.eight_bit("_int8") == {"products": products}
+        assert on_cpu.eight_bit("") == elsewhere.eight_bit("_int8") == {}
+
+
 # 8 bits and TensorRT's releases -----------------------------------------------------------------------------------
 
 

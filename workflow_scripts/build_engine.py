@@ -14,7 +14,7 @@ with job(snakemake) as announce:
         batch=int(snakemake.wildcards.batch),
         precision=snakemake.params.precision,
         toolchain=snakemake.params.toolchain,
-        settings=snakemake.params.settings,
+        settings=snakemake.params.settings | snakemake.params.get("eight_bit", {}),
         code=snakemake.params.code,
         cache=Path(snakemake.config["engine_cache"]),
         announce=announce,

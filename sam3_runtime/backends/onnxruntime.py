@@ -1,16 +1,18 @@
 """Runs engines of the backend ``onnxruntime``: graphs that were optimised when they were built.
 
-The engine file is an ONNX model that ONNX Runtime optimised offline, so it is loaded without optimising again. Runs on
-the CPU unless other execution providers are asked for.
+The engine file is an ONNX model that ONNX Runtime optimised offline, so it is loaded without optimising again, but for
+the memory layouts of ``optimization: all``. Runs on the CPU unless other execution providers are asked for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from sam3_runtime.backends.base import Array, Engine, EngineOptions
@@ -31,8 +33,11 @@ class OnnxRuntimeEngine(Engine):
     ) -> None:
         super().__init__(record, variant)
         check_version(record, rebuild)
+        _check_products(record, rebuild)
         settings = ort.SessionOptions()
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = ort.GraphOptimizationLevel
+        layouts = record.settings.get("optimization") == "all"
+        settings.graph_optimization_level = levels.ORT_ENABLE_ALL if layouts else levels.ORT_DISABLE_ALL
         settings.log_severity_level = 3  # errors; graphs optimised at build time draw warnings
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
@@ -68,6 +73,33 @@ def check_version(record: EngineRecord, rebuild: str) -> None:
             f"the {record.part} was built with ONNX Runtime {built}, and {here} is installed here",
             f"{rebuild}, or install the one that built it: pip install 'onnxruntime~={_series(built)}.0'",
         )
+
+
+def _check_products(record: EngineRecord, rebuild: str) -> None:
+    """:class:`EngineError` for 8-bit products in types that saturate on this CPU: results would be wrong in silence."""
+    if record.settings.get("products") == "u8s8" and saturates():
+        raise EngineError(
+            f"the {record.part} was built for CPUs with VNNI, and this one has none: its 8-bit products would saturate",
+            rebuild,
+        )
+
+
+_PRODUCT = (
+    b'\x08\x08:t\n\x18\n\x01a\n\x01b\x12\x01c"\rMatMulInteger\x12\x01g*+\x08 \x08\x01\x10\x03B\x01bJ ' + b"\x7f" * 32 +
+    b"Z\x13\n\x01a\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02\x08\x01\n\x02\x08 "
+    b"b\x13\n\x01c\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)  # fmt: skip
+"""An ONNX graph: MatMulInteger of ``a`` uint8 [1, 32] with 32 times 127 as int8, written without the onnx package."""
+
+
+@cache
+def saturates() -> bool:
+    """Whether ONNX Runtime's products of uint8 and int8 saturate on this CPU, as they do on x86 without VNNI."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(_PRODUCT, options, providers=[CPU])
+    product = session.run(None, {"a": np.full((1, 32), 255, np.uint8)})[0]
+    return int(product[0, 0]) != 32 * 255 * 127
 
 
 def _series(version: str) -> str:

@@ -1,6 +1,8 @@
-"""ONNX Runtime engines: the graph, optimised once and offline, in one file that is loaded as it is.
+"""ONNX Runtime engines: the graph, optimised once and offline, in one file.
 
-The `extended` level is good on every CPU; `all` also chooses memory layouts for this one's instruction set.
+The optimised graph is the same whichever CPU it is made on. What `all` adds to `extended`, memory layouts for the CPU's
+instruction set, is left to the moment when the engine is opened. 8-bit products are in types that are exact on the CPU
+that the engine is for (``settings["products"]``, :func:`sam3_runtime.toolchain.eight_bit_products`).
 """
 
 from __future__ import annotations
@@ -30,13 +32,15 @@ def build(graph: Path, engine: Path, settings: Mapping[str, Any]) -> Built:
     levels = {
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     }
     options = ort.SessionOptions()
     options.graph_optimization_level = levels[settings["optimization"]]
     # ONNX Runtime chooses the format by the file's ending, and `.engine` is none that it knows.
     options.add_session_config_entry("session.save_model_format", "ONNX")
     options.optimized_model_filepath = str(engine)
+    if settings.get("products") == "u8u8":
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
