@@ -31,8 +31,6 @@ rule all:
         VERDICTS,
     log:
         "logs/judge.log",
-    params:
-        names=PLAN.names,
     script:
         f"{workflow.basedir}/workflow_scripts/judge.py"
 

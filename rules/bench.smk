@@ -11,6 +11,7 @@ rule bench_variant:
         config="engines/{variant}/config.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
+        again=unless_whole("bench/{variant}.json"),
     output:
         result="bench/{variant}.json",
     log:

@@ -13,6 +13,7 @@ rule build_text_encoder:
     input:
         graph="onnx/text-encoder.onnx",
         data="onnx/text-encoder.onnx.data",
+        again=unless_whole("engines/store/b{batch}/text-encoder.engine"),
     output:
         engine="engines/store/b{batch}/text-encoder.engine",
         record="engines/store/b{batch}/text-encoder.engine.json",
@@ -32,6 +33,9 @@ rule build_vision_encoder:
         graph=vision_graph,
         data=vision_data,
         calibration=calibration_cache,
+        again=unless_whole(
+            "engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine"
+        ),
     output:
         engine="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine",
         record="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine.json",
@@ -50,6 +54,9 @@ rule build_vision_encoder:
 rule build_geometry_encoder:
     input:
         graph="onnx/r{resolution}/geometry-encoder.onnx",
+        again=unless_whole(
+            "engines/store/b{batch}_r{resolution}/geometry-encoder.engine"
+        ),
     output:
         engine="engines/store/b{batch}_r{resolution}/geometry-encoder.engine",
         record="engines/store/b{batch}_r{resolution}/geometry-encoder.engine.json",
@@ -67,6 +74,9 @@ rule build_geometry_encoder:
 rule build_decoder:
     input:
         graph="onnx/r{resolution}/decoder_q{queries}.onnx",
+        again=unless_whole(
+            "engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine"
+        ),
     output:
         engine="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine",
         record="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine.json",

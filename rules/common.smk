@@ -5,9 +5,11 @@ INPUTS   variants.yaml (the work folder's own, else the project's; another: --co
 OUTPUTS  none: the names PLAN, code, and the lists of targets
 """
 
+import sys
 from pathlib import Path
 
-from sam3_runtime import jobs, report
+from sam3_runtime import damage, jobs, paths, report
+from sam3_runtime.engine_cache import register_links
 from sam3_runtime.code_digest import code_digest
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.planning import make_plan
@@ -28,6 +30,20 @@ def code(script, *modules):
         )
 
     return digest
+
+
+def unless_whole(pattern):
+    """An input of no file: an output that is there, and is not what its record says, is made again."""
+
+    def look(wildcards):
+        file = pattern.format(**wildcards)
+        what = INSPECTION.look(file) if workflow.is_main_process else None
+        if what and file not in workflow.dag.forcefiles:
+            workflow.dag.forcefiles.add(file)
+            print(f"{file} {what}: it is made again", file=sys.stderr)
+        return []
+
+    return look
 
 
 def configuration(wildcards):
@@ -83,11 +99,11 @@ def refuse_unknown_variant(wildcards):
     raise PLAN.refuse(wildcards.name)
 
 
-PLAN = make_plan(
-    find_variants_file(config.get("variants", "variants.yaml")), Path.cwd()
-)
+VARIANTS_FILE = find_variants_file(config.get("variants", "variants.yaml"))
+PLAN = make_plan(VARIANTS_FILE, Path.cwd())
 
 # Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
+config["variants_file"] = str(VARIANTS_FILE)
 config["checkpoint_location"] = PLAN.checkpoint_location()
 config["annotated_images"] = PLAN.annotated_images()
 config["engine_cache"] = PLAN.cache_folder()
@@ -97,6 +113,10 @@ config["tensorrt_builder"] = PLAN.variants.settings.build.tensorrt.builder
 config["build_gpus"] = PLAN.build_gpus()
 config["run_gpus"] = PLAN.run_gpus()
 
+INSPECTION = damage.Inspection(Path.cwd(), PLAN)
+if workflow.is_main_process and not jobs.is_running(Path.cwd()):
+    damage.remove_dangling_links(Path.cwd())
+
 # A full-size export needs up to 12 GB, so one runs at a time; the demo's small ones share the cores.
 EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
 
@@ -104,31 +124,26 @@ EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
 GPU = 0 if PLAN.toolchain.backend == "onnxruntime" else 1
 BUILD_GPU = 0 if PLAN.toolchain.backend == "tensorrt-rtx" else GPU
 
-CHOSEN = [PLAN.variant(name) for name in PLAN.names]
-VARIANT_FILES = expand(
-    "engines/{variant}/{file}",
-    variant=PLAN.names,
-    file=[*(f"{part}.engine" for part in PART_NAMES), "config.json", "tokenizer.json"],
-)
-VERDICTS = expand("engines/{variant}/verify.json", variant=PLAN.names)
+STEPS = [step for name in PLAN.names for step in paths.chain(PLAN, PLAN.variant(name))]
+
+
+def made_by(*stages):
+    """What the listed variants need of these stages, each file once."""
+    return list(
+        dict.fromkeys(
+            file for step in STEPS if step.stage in stages for file in step.files
+        )
+    )
+
+
+VARIANT_FILES = made_by("link", "configure")
+VERDICTS = made_by("verify")
 # What cannot run here is built and not measured; the table says so.
-BENCHMARKS = [] if PLAN.why_not_run() else expand("bench/{v}.json", v=PLAN.names)
-ACCURACIES = [] if PLAN.why_not_run() else expand("accuracy/{v}.json", v=PLAN.names)
-BASELINES = sorted({f"bench/baselines/r{v.resolution}.json" for v in CHOSEN})
-GRAPHS = ["onnx/text-encoder.onnx", "onnx/tokenizer.json"] + sorted(
-    {
-        f"onnx/r{v.resolution}/vision-encoder{PLAN.vision_graph(v.suffix)}.onnx"
-        for v in CHOSEN
-    }
-    | {f"onnx/r{v.resolution}/geometry-encoder.onnx" for v in CHOSEN}
-    | {f"onnx/r{v.resolution}/decoder_q{v.queries}.onnx" for v in CHOSEN}
-    | {f"reference/r{v.resolution}.safetensors" for v in CHOSEN}
-    | {
-        f"reference/r{v.resolution}_accuracy.safetensors"
-        for v in CHOSEN
-        if PLAN.has_data_set
-    }
-)
+RUNS = not PLAN.why_not_run()
+BENCHMARKS = made_by("bench") if RUNS else []
+ACCURACIES = made_by("accuracy") if RUNS else []
+BASELINES = made_by("baseline")
+GRAPHS = made_by("export", "quantize", "reference")
 
 
 wildcard_constraints:
@@ -142,8 +157,9 @@ wildcard_constraints:
 
 onstart:
     jobs.register_main(Path.cwd())
+    register_links(Path.cwd())
     PLAN.toolchain.write(Path("toolchain.json"))
 
 
 onerror:
-    report.write_tables(Path.cwd(), PLAN.names, partial=True)
+    report.write_tables(Path.cwd(), PLAN, partial=True)

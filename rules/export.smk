@@ -24,6 +24,7 @@ rule lock_checkpoint:
 rule copy_tokenizer:
     input:
         lock="checkpoint.lock",
+        again=unless_whole("onnx/tokenizer.json"),
     output:
         tokenizer="onnx/tokenizer.json",
     log:

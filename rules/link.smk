@@ -9,6 +9,9 @@ rule link_vision_encoder:
     input:
         engine="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine",
         record="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine.json",
+        again=unless_whole(
+            "engines/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.engine"
+        ),
     output:
         engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.engine",
         record="engines/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.engine.json",
@@ -22,6 +25,9 @@ rule link_text_encoder:
     input:
         engine="engines/store/b{batch}/text-encoder.engine",
         record="engines/store/b{batch}/text-encoder.engine.json",
+        again=unless_whole(
+            "engines/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.engine"
+        ),
     output:
         engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.engine",
         record="engines/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.engine.json",
@@ -35,6 +41,9 @@ rule link_geometry_encoder:
     input:
         engine="engines/store/b{batch}_r{resolution}/geometry-encoder.engine",
         record="engines/store/b{batch}_r{resolution}/geometry-encoder.engine.json",
+        again=unless_whole(
+            "engines/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.engine"
+        ),
     output:
         engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.engine",
         record="engines/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.engine.json",
@@ -48,6 +57,9 @@ rule link_decoder:
     input:
         engine="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine",
         record="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine.json",
+        again=unless_whole(
+            "engines/b{batch}_q{queries}_r{resolution}{suffix}/decoder.engine"
+        ),
     output:
         engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/decoder.engine",
         record="engines/b{batch}_q{queries}_r{resolution}{suffix}/decoder.engine.json",
@@ -60,6 +72,7 @@ rule link_decoder:
 rule link_tokenizer:
     input:
         tokenizer="onnx/tokenizer.json",
+        again=unless_whole("engines/{variant}/tokenizer.json"),
     output:
         tokenizer="engines/{variant}/tokenizer.json",
     log:
@@ -73,6 +86,7 @@ rule configure_variant:
         lock="checkpoint.lock",
         tokenizer="engines/{variant}/tokenizer.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
+        again=unless_whole("engines/{variant}/config.json"),
     output:
         config="engines/{variant}/config.json",
     log:

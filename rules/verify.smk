@@ -14,6 +14,7 @@ rule verify_variant:
         config="engines/{variant}/config.json",
         records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
         engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
+        again=unless_whole("engines/{variant}/verify.json"),
     output:
         verdict="engines/{variant}/verify.json",
     log:

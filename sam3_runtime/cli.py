@@ -20,6 +20,7 @@ from rich.table import Table
 from sam3_runtime import __version__
 from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant
 from sam3_runtime.errors import Sam3Error
+from sam3_runtime.memory import MIB
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -222,8 +223,10 @@ def bench(
     cameras: Annotated[list[int] | None, typer.Option(help="Images per round; may be repeated.", min=1)] = None,
 ) -> None:
     """Verify a variant on this machine, measure it, and write both into one JSON file that can be shared."""
+    from sam3_runtime.files import check_writable
     from sam3_runtime.share import measure
 
+    check_writable(output)
     shared = measure(directory, source or [], prompt or [], cameras or [])
     shared.write(output)
     for camera in shared.bench.cameras:
@@ -252,10 +255,11 @@ def bench_stream(
     ),
 ) -> None:
     """Measure a run over several sources, nothing written: frames a second, and rounds beside their engines alone."""
-    from sam3_runtime.files import write_atomically
+    from sam3_runtime.files import check_writable, write_atomically
     from sam3_runtime.streams.benchmark import benchmark_stream
     from sam3_runtime.streams.benchmark_text import markdown
 
+    check_writable(output.with_name(f"{output.name}.md"))
     found = benchmark_stream(
         engines, _one_of(project, bank), source,
         cameras=cameras, frames=frames, warm_up=warmup, top=top, threads=threads,
@@ -325,28 +329,61 @@ def prune(
     directory: WorkFolder = Path(),
     variants: Annotated[Path | None, typer.Option(help="The variants.yaml; the work folder's own by default.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Free what is shown.")] = False,
+    gone: Annotated[
+        bool, typer.Option("--gone", help="Also cached engines of work folders that are not where they were.")
+    ] = False,
 ) -> None:
     """Show what no listed variant uses, and free it with --delete."""
     from sam3_runtime.planning import make_plan
     from sam3_runtime.prune import find_unused, remove
 
     plan = make_plan(variants or directory / "variants.yaml", directory)
-    unused = list(find_unused(plan, directory, directory / plan.cache_folder()))
+    unused, kept = find_unused(plan, directory, gone)
+    freed = 0
     for item in unused:
-        console.print(f"{item.size / (1 << 20):9.1f} MiB  {item.path}  ({item.why})")
-        if delete:
-            remove(item)
-    total = sum(item.size for item in unused) / (1 << 20)
+        used = delete and not remove(item)
+        console.print(f"{item.size / MIB:9.1f} MiB  {item.path}  ({'in use again: kept' if used else item.why})")
+        freed += 0 if used else item.size
     what = "freed" if delete else "could be freed: run again with --delete"
-    console.print(f"{total:9.1f} MiB {what}" if unused else "nothing to free")
+    console.print(f"{freed / MIB:9.1f} MiB {what}" if unused else "nothing to free")
+    for group in kept:
+        places = ", ".join(map(str, group.folders))
+        console.print(
+            f"{group.size / MIB:9.1f} MiB of cached engines stay for {places}, which is gone. If it was moved, run "
+            "snakemake there; if it was deleted, free them with --gone"
+        )
 
 
 @app.command()
-def unlock(directory: WorkFolder = Path()) -> None:
+def check(
+    directory: WorkFolder = Path(),
+    variants: Annotated[Path | None, typer.Option(help="The variants.yaml; the work folder's own by default.")] = None,
+) -> None:
+    """Compare every engine and record with what is known of it, by digest; the next snakemake mends what differs."""
+    from sam3_runtime.damage import check as check_folder
+    from sam3_runtime.planning import make_plan
+
+    found = check_folder(directory, make_plan(variants or directory / "variants.yaml", directory))
+    for one in found:
+        console.print(one, markup=False, highlight=False)
+    if found:
+        at = "" if directory.resolve() == Path.cwd() else f" --directory {directory}"
+        console.print(f"{len(found)} to be made again: snakemake{at}")
+        raise typer.Exit(1)
+    console.print("everything is what its record says")
+
+
+@app.command()
+def unlock(
+    directory: WorkFolder = Path(),
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where a Snakemake was started on another machine that has ended.")
+    ] = False,
+) -> None:
     """After a killed Snakemake: stop the jobs that it left running, remove its lock and half-written files."""
     from sam3_runtime.jobs import unlock as unlock_folder
 
-    for line in unlock_folder(directory) or ["nothing to clear"]:
+    for line in unlock_folder(directory, force=force) or ["nothing to clear"]:
         console.print(line)
 
 

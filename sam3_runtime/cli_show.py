@@ -29,7 +29,7 @@ def print_bank(console: Console, path: Path, as_json: bool) -> None:
 
 def print_variant(console: Console, found: dict[str, Any]) -> None:
     config = found["config"]
-    console.print(f"[bold]{found['variant']}[/bold]: {found['status']}: {found['reason']}")
+    console.print(f"[bold]{_name(found)}[/bold]: {found['status']}: {escape(found['reason'])}")
     console.print(f"checkpoint {config['checkpoint']} {config['commit'] or ''} ({config['checkpoint_digest'][:12]})")
     table = Table("part", "graph", "precision", "MiB", "built in s", "profile", "sha256")
     for part, engine in found["engines"].items():
@@ -44,6 +44,12 @@ def print_variant(console: Console, found: dict[str, Any]) -> None:
     console.print(f"built with {toolchain['backend']} {toolchain['version']} on {toolchain['gpu'] or 'the CPU'}")
     if found["memory"]:
         _print_memory(console, found["memory"])
+
+
+def _name(found: dict[str, Any]) -> str:
+    """The variant's name, and its folder's where that is another: a deployed copy, or a link."""
+    renamed = found["folder"] != found["variant"]
+    return f"{found['variant']} (in {escape(found['folder'])})" if renamed else str(found["variant"])
 
 
 def _print_memory(console: Console, memory: dict[str, Any]) -> None:
@@ -64,8 +70,8 @@ def print_overview(console: Console, found: dict[str, Any]) -> None:
         sizes = (variant["memory"] or {}).get("with_text")
         memory = (f"{sizes['total_mib']:.0f}", smallest_card(sizes["fits_gb"])) if sizes else ("", "")
         table.add_row(
-            variant["variant"], variant["status"], f"{variant['total_mib']:.1f}", *(memory if predicted else ()),
-            variant["reason"],
+            _name(variant), variant["status"], f"{variant['total_mib']:.1f}", *(memory if predicted else ()),
+            escape(variant["reason"]),
         )  # fmt: skip
     console.print(table)
     console.print(

@@ -26,7 +26,7 @@ PLUMBING = frozenset(
         # settings and records: what stands in them is in params and cache keys by value
         *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
         # what is shown, predicted or kept beside an engine that stays as it is
-        *("report_text", "memory", "pack", "builders/cache", "builders/inspector", "builders/tensorrt_progress"),
+        *("report_text", "memory", "pack", "engine_cache", "builders/inspector", "builders/tensorrt_progress"),
         *("builders/timing_cache", "backends/fake", "__init__"),
     )
 )

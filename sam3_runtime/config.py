@@ -23,6 +23,7 @@ from typing_extensions import Self
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import digest_of, write_atomically
+from sam3_runtime.hints import command_for
 
 Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "fake"]
 Precision = Literal["fp32", "fp16"]
@@ -42,13 +43,13 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise RecordError(f"{path} is missing", f"run snakemake {path}") from None
+            raise RecordError(f"{path} is missing", f"run {command_for(path)}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(key) for key in first["loc"]) or "the file"
             raise RecordError(
                 f"{path} is damaged or was written by another version: {place}: {first['msg']}",
-                f"delete it and run snakemake {path}",
+                f"delete it and run {command_for(path)}",
             ) from None
 
     def write(self, path: Path) -> None:
@@ -79,7 +80,7 @@ class SealedRecord(Record):
         if record.digest != record.sealed().digest:
             raise RecordError(
                 f"{path} was edited: its content does not match its own digest",
-                f"change variants.yaml instead; delete the file and run snakemake {path}",
+                f"change variants.yaml instead; delete the file and run {command_for(path)}",
             )
         return record
 
@@ -162,7 +163,7 @@ class Layers(Record):
 class EngineRecord(SealedRecord):
     """What one engine is. Written by the job that built it; the runtime reads it before it opens the engine."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"layers"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"layers", "modified"})
 
     part: str
     graph: str = Field(description="name of the graph, such as decoder_q50")
@@ -189,6 +190,7 @@ class EngineRecord(SealedRecord):
     toolchain: Toolchain
     settings: dict[str, Any]
     cache_key: str
+    modified: int | None = Field(None, description="time stamp of the engine's file, in seconds since 1970")
 
 
 class Preprocessing(Record):

@@ -13,11 +13,24 @@ from sam3_runtime.config import CheckpointLock, EngineRecord, VariantConfig
 from sam3_runtime.contract import PART_NAMES, PARTS
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import sha256_of
+from sam3_runtime.hints import command_for, rebuild_hint, work_folder_of
 
 
 def read_records(directory: Path, parts: Iterable[str] = PART_NAMES) -> dict[str, EngineRecord]:
     """The records of the four parts in a variant's folder, or of some of them, by part."""
     return {part: EngineRecord.read(directory / f"{part}.engine.json") for part in parts}
+
+
+def check_name(directory: Path, config: VariantConfig) -> None:
+    """Refuse a variant under another's name in its work folder, where rules go by the name. A copy elsewhere may be
+    called anything, and so may a link."""
+    name = directory.resolve().name
+    folder = work_folder_of(directory)
+    if folder is not None and directory.resolve().parent == folder / "engines" and name != config.variant:
+        raise RecordError(
+            f"{directory} holds {config.variant}, by its config.json: the folder was renamed",
+            f"{command_for(directory / 'config.json')} puts {name} there again",
+        )
 
 
 def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str, EngineRecord]) -> None:
@@ -44,7 +57,7 @@ def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str
             if got != wanted:
                 raise RecordError(
                     f"{directory / part}.engine is not of {config.variant}: its {field} is {got}, not {wanted}",
-                    f"rebuild it: snakemake --force {directory / part}.engine",
+                    rebuild_hint(directory / f"{part}.engine"),
                 )
 
 

@@ -1,7 +1,8 @@
 """Files that are whole or absent: digests, temporary names and renames.
 
-Every output of this project is written to a temporary name beside its place, ``.NAME.PID.part``, and renamed. The
-process number tells an abandoned temporary file from one that is being written. Knows nothing of what is in a file.
+Every output of this project is written to a temporary name beside its place, ``.NAME.OWNER.part``, and renamed. The
+owner, a process of a machine, tells an abandoned temporary file from one that is being written, on a file system that
+several machines and containers share too. Knows nothing of what is in a file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from sam3_runtime.errors import OutputError
 
 _CHUNK = 1 << 22
 
@@ -34,8 +41,73 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+class ProcessState(Enum):
+    RUNNING = "running"
+    GONE = "gone"
+    ELSEWHERE = "elsewhere"
+    """On another machine or in another container: whether it runs cannot be seen from here."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, as whoever shares its files can tell it from others: process numbers are given out anew by each
+    machine, at each start of it, and in each container."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.host}-{self.boot}-{self.namespace}-{self.pid}"
+
+    @classmethod
+    def parse(cls, text: str) -> Owner | None:
+        """The inverse of ``str``; a number alone, as former versions wrote it, is a process of this machine."""
+        machine, _, pid = text.rpartition("-")
+        if not pid.isdigit() or machine.count("-") != (2 if machine else 0):
+            return None
+        if not machine:
+            return replace(this_process(), pid=int(pid))
+        host, boot, namespace = machine.split("-")
+        return cls(host, boot, namespace, int(pid))
+
+    def state(self) -> ProcessState:
+        here = this_process()
+        if self.host != here.host:
+            return ProcessState.ELSEWHERE
+        if self.boot != here.boot:
+            return ProcessState.GONE
+        if self.namespace != here.namespace:
+            return ProcessState.ELSEWHERE
+        return ProcessState.RUNNING if process_is_alive(self.pid) else ProcessState.GONE
+
+
+def this_process() -> Owner:
+    return Owner(*_this_machine(), os.getpid())
+
+
+@cache
+def _this_machine() -> tuple[str, str, str]:
+    """Host, start and process namespace; what only Linux tells is ``0`` elsewhere."""
+    identity = hashlib.sha256(_first_line("/etc/machine-id").encode()).hexdigest()[:4]
+    host = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:24]
+    try:
+        namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
+    except OSError:
+        namespace = "0"
+    return f"{host}_{identity}", _first_line("/proc/sys/kernel/random/boot_id")[:8] or "0", namespace
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
 def temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    return path.with_name(f".{path.name}.{this_process()}.part")
 
 
 @contextmanager
@@ -69,12 +141,30 @@ def process_is_alive(pid: int) -> bool:
     return True
 
 
-def remove_abandoned_parts(folder: Path) -> list[Path]:
-    """Remove the temporary files and folders in ``folder`` whose process is gone; return what was removed."""
+def check_writable(path: Path) -> None:
+    """:class:`OutputError` where ``path`` cannot be written: to be said before the work, whose result would be lost."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary_name(path).touch()
+        temporary_name(path).unlink()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", "choose another --output") from None
+
+
+def parts_in(folder: Path, name: str = "*") -> Iterator[tuple[Path, Owner]]:
+    """The temporary files and folders in ``folder``, of the output ``name`` or of all, and who writes each."""
+    for path in folder.glob(f".{name}.*.part"):
+        owner = Owner.parse(path.name.rsplit(".", 2)[1])
+        if owner is not None:
+            yield path, owner
+
+
+def remove_abandoned_parts(folder: Path, name: str = "*") -> list[Path]:
+    """Remove the temporary files and folders in ``folder``, of the output ``name`` or of all, whose process is gone;
+    return what was removed. What may be written on another machine stays."""
     removed = []
-    for path in folder.glob(".*.part"):
-        pid = path.name.rsplit(".", 2)[1]
-        if pid.isdigit() and not process_is_alive(int(pid)):
+    for path, owner in parts_in(folder, name):
+        if owner.state() is ProcessState.GONE:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.errors import Sam3Error, WorkFolderError
-from sam3_runtime.files import process_is_alive, remove_abandoned_parts, write_atomically
+from sam3_runtime.files import (
+    Owner,
+    ProcessState,
+    parts_in,
+    process_is_alive,
+    remove_abandoned_parts,
+    this_process,
+    write_atomically,
+)
 
 _REGISTER = Path(".snakemake/sam3-jobs")
 _MAIN = Path(".snakemake/sam3-main")
@@ -37,14 +45,13 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
     with 1 on failure: after the message alone for a :class:`Sam3Error`, after a traceback for a defect. With ``tee``,
     what people are to see is printed there too.
     """
-    folders = {Path(output).parent for output in snakemake.output}
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned_parts(folder)
+    for output in map(Path, snakemake.output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_parts(output.parent, output.name)
     terminal = os.dup(2)
     _redirect(snakemake.log[0] if snakemake.log else None)
     faulthandler.enable(2)  # where native code of a library ends the process, the log says what called it
-    entry = _register(_REGISTER / str(os.getpid()))
+    entry = _register(_REGISTER / str(this_process()))
     failed = True
 
     def announce(text: str) -> None:
@@ -84,7 +91,7 @@ def _redirect(log: str | None) -> None:
 
 
 def _register(entry: Path) -> Path:
-    write_atomically(entry, f"{os.getpid()} {_started(os.getpid())}\n".encode())
+    write_atomically(entry, f"{this_process()} {_started(os.getpid())}\n".encode())
     return entry
 
 
@@ -96,13 +103,19 @@ def _started(pid: int) -> str:
         return "-"
 
 
-def _running(entry: Path) -> int | None:
-    """The process that ``entry`` registers, if it still runs."""
+def _registered(entry: Path) -> tuple[Owner, ProcessState] | None:
+    """The process that ``entry`` registers, and whether it still runs; nothing where none is registered."""
     try:
-        pid, started = entry.read_text().split()
+        text, started = entry.read_text().split()
     except (OSError, ValueError):
         return None
-    return int(pid) if process_is_alive(int(pid)) and _started(int(pid)) == started else None
+    owner = Owner.parse(text)
+    if owner is None:
+        return None
+    state = owner.state()
+    if state is ProcessState.RUNNING and _started(owner.pid) != started:
+        state = ProcessState.GONE
+    return owner, state
 
 
 def register_main(folder: Path) -> None:
@@ -110,33 +123,56 @@ def register_main(folder: Path) -> None:
     _register(folder / _MAIN)
 
 
-def unlock(folder: Path, patience: float = 10.0) -> list[str]:
+def is_running(folder: Path) -> bool:
+    """Whether another Snakemake than this process holds ``folder``, as far as can be seen from here."""
+    found = _registered(folder / _MAIN)
+    return found is not None and found[0] != this_process() and found[1] is not ProcessState.GONE
+
+
+def refuse_while_running(folder: Path, force: bool = False) -> None:
+    """:class:`WorkFolderError` while a Snakemake runs in ``folder`` or, unless ``force``, may run elsewhere."""
+    found = _registered(folder / _MAIN)
+    if found is None:
+        return
+    owner, state = found
+    if state is ProcessState.RUNNING:
+        raise WorkFolderError(
+            f"snakemake (process {owner.pid}) is running in {folder.absolute()}", "stop it first: Ctrl-C there"
+        )
+    if state is ProcessState.ELSEWHERE and not force and any((folder / ".snakemake/locks").glob("*.lock")):
+        raise WorkFolderError(
+            f"snakemake was started in {folder.absolute()} on another machine or in another container "
+            f"({owner.host}, process {owner.pid}), and whether it still runs cannot be seen from here",
+            "give the same command there, or, once it has ended, here with --force",
+        )
+
+
+def unlock(folder: Path, patience: float = 10.0, force: bool = False) -> list[str]:
     """Clear what a killed Snakemake left in ``folder``: stop its jobs, remove its lock and half-written files.
 
-    Returns what was done, a line each. Raises :class:`WorkFolderError` while a Snakemake still runs there.
+    Returns what was done, a line each. Raises :class:`WorkFolderError` while a Snakemake still runs there. With
+    ``force``, what another machine may still be running counts as ended.
     """
     if not (folder / ".snakemake").is_dir():
         raise WorkFolderError(
             f"{folder.absolute()} is no work folder: it has no .snakemake/", "name it: --directory FOLDER"
         )
-    main = _running(folder / _MAIN)
-    if main:
-        raise WorkFolderError(
-            f"snakemake (process {main}) is running in {folder.absolute()}", "stop it first: Ctrl-C there"
-        )
+    refuse_while_running(folder, force)
     done = []
-    for entry in sorted((folder / _REGISTER).glob("[0-9]*")):
-        pid = _running(entry)
-        if pid:
-            _stop(pid, patience)
-            done.append(f"stopped the job that was still running (process {pid})")
+    for entry in sorted((folder / _REGISTER).glob("*")):
+        found = _registered(entry)
+        if found and found[1] is ProcessState.RUNNING:
+            _stop(found[0].pid, patience)
+            done.append(f"stopped the job that was still running (process {found[0].pid})")
         entry.unlink(missing_ok=True)
     for lock in sorted((folder / ".snakemake/locks").glob("*.lock")):
         lock.unlink()
         done.append(f"removed the lock {lock.name}")
-    for name in ("onnx", "reference", "calibration", "engines", "bench"):
+    (folder / _MAIN).unlink(missing_ok=True)
+    for name in ("onnx", "reference", "calibration", "engines", "bench", "accuracy"):
         for place in sorted({path.parent for path in (folder / name).rglob(".*.part")}):
             done += [f"removed the half-written {path.name}" for path in remove_abandoned_parts(place)]
+            done += [f"left {path.name}, which may be being written on {owner.host}" for path, owner in parts_in(place)]
     return done
 
 

@@ -10,14 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sam3_runtime.backends import check_engine, open_device, open_engine, rebuild_hint
+from sam3_runtime.backends import check_engine, open_device, open_engine
 from sam3_runtime.backends.base import Device, Engine, EngineOptions
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.config import EngineRecord, VariantConfig
-from sam3_runtime.configure import check_agreement, read_records
+from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import sha256_of
+from sam3_runtime.hints import rebuild_hint
 from sam3_runtime.memory import check_fits
 from sam3_runtime.overview import status_of
 from sam3_runtime.pipeline import Pipeline
@@ -58,6 +59,7 @@ def load(
     config = VariantConfig.read(directory / "config.json")
     chosen = [part for part in PART_NAMES if part in parts]
     records = read_records(directory, chosen)
+    check_name(directory, config)
     check_agreement(directory, config, records)
     tokenizer = _read_tokenizer(directory, config) if "text-encoder" in chosen else None
     status, reason = status_of(directory, records)

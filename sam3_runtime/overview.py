@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
-from sam3_runtime.configure import check_agreement, read_records
+from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.errors import RecordError
+from sam3_runtime.integrity import check_engines
 from sam3_runtime.memory import MIB, predict
 from sam3_runtime.toolchain import device_name
 
@@ -38,10 +39,13 @@ def describe(directory: Path) -> dict[str, Any]:
     """Everything that the records of the variant in ``directory`` say, as plain data."""
     config = VariantConfig.read(directory / "config.json")
     records = read_records(directory)
+    check_name(directory, config)
     check_agreement(directory, config, records)
+    check_engines(directory, records)
     status, reason = status_of(directory, records)
     return {
         "variant": config.variant,
+        "folder": directory.name or directory.resolve().name,
         "status": status,
         "reason": reason,
         "config": config.model_dump(mode="json"),
@@ -61,10 +65,11 @@ def overview(engines: Path) -> dict[str, Any]:
             found = describe(directory)
         except RecordError as error:
             variants.append(
-                {"variant": directory.name, "status": "damaged", "reason": str(error), "total_mib": 0.0, "memory": None}
+                {"variant": directory.name, "folder": directory.name, "status": "damaged", "reason": str(error)}
+                | {"total_mib": 0.0, "memory": None}
             )
             continue
-        variants.append({key: found[key] for key in ("variant", "status", "reason", "total_mib", "memory")})
+        variants.append({key: found[key] for key in ("variant", "folder", "status", "reason", "total_mib", "memory")})
         sizes = {engine["sha256"]: engine["sizes"]["file"] for engine in found["engines"].values()}
         apart += sum(sizes.values())
         shared |= sizes

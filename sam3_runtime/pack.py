@@ -20,7 +20,8 @@ from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import check_agreement, read_records
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import OutputError, RecordError, Sam3Error
-from sam3_runtime.files import sha256_of, written_whole
+from sam3_runtime.files import temporary_name, written_whole
+from sam3_runtime.integrity import check_engines
 
 REFERENCE = "reference.safetensors"
 ACCURACY = "accuracy.safetensors"
@@ -74,8 +75,9 @@ def pack(directory: Path, archive: Path) -> int:
     Every engine's digest is checked on the way. Raises :class:`RecordError` for a variant that is not whole.
     """
     config = VariantConfig.read(directory / "config.json")
-    check_agreement(directory, config, read_records(directory))
-    check_engines(directory)
+    records = read_records(directory)
+    check_agreement(directory, config, records)
+    check_engines(directory, records, "always")
     members = list(_members(directory, config))
     try:
         with written_whole(archive) as temporary, tarfile.open(temporary, "w", dereference=True) as tar:
@@ -113,7 +115,7 @@ def unpack(archive: Path, parent: Path) -> Path:
             target = parent / name
             if target.exists():
                 raise ArchiveError(f"{target} is there already", "remove it, or unpack elsewhere")
-            temporary = parent / f".{name}.{os.getpid()}.part"
+            temporary = temporary_name(target)
             try:
                 for member in members:
                     _extract(tar, member, temporary / Path(member.name).name)
@@ -135,19 +137,12 @@ def unpack(archive: Path, parent: Path) -> Path:
 def _check_whole(archive: Path, directory: Path) -> None:
     """An archive that was cut between two members unpacks without an error; its content tells."""
     try:
-        check_agreement(directory, VariantConfig.read(directory / "config.json"), read_records(directory))
-        check_engines(directory)
+        records = read_records(directory)
+        check_agreement(directory, VariantConfig.read(directory / "config.json"), records)
+        check_engines(directory, records, "always")
     except RecordError as error:
         message = str(error).partition("\n")[0].replace(str(directory), directory.name.split(".")[1])
         raise ArchiveError(f"{archive} is damaged: {message}", "copy it again") from None
-
-
-def check_engines(directory: Path) -> None:
-    """Refuse engines whose bytes are not those that their records say."""
-    for part, record in read_records(directory).items():
-        engine = directory / f"{part}.engine"
-        if not engine.is_file() or sha256_of(engine) != record.sha256:
-            raise RecordError(f"{engine} is not the engine of its record", f"rebuild it: snakemake --force {engine}")
 
 
 def _only_folder(archive: Path, members: list[tarfile.TarInfo]) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sam3_runtime.contract import BOX_PADDING_LABEL, MAX_BOXES
 from sam3_runtime.errors import RecordError, Sam3Error
+from sam3_runtime.hints import command_for
 
 BOXES_ONLY_TEXT = "visual"
 """The words of a prompt that has boxes alone, as in transformers."""
@@ -102,7 +103,7 @@ class Tokenizer:
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception for missing and damaged files alike
             reason = "is missing" if not file.exists() else f"is damaged: {error}"
-            raise RecordError(f"{file} {reason}", f"delete it and run snakemake {file}") from None
+            raise RecordError(f"{file} {reason}", f"delete it and run {command_for(Path(file))}") from None
         self.length = length
         self._pad = self._padding_id(file)
         self._tokenizer.no_padding()

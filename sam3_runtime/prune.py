@@ -1,6 +1,6 @@
 """Finds and frees what nothing uses: files of variants that are no longer listed, and cached engines without a user.
 
-Knows the places of the work folder as ``rules/`` writes them; a test compares the two.
+Job time, POSIX.
 """
 
 from __future__ import annotations
@@ -10,75 +10,81 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam3_runtime.builders.cache import entries
-from sam3_runtime.planning import Plan
+from sam3_runtime.engine_cache import Entry, UserState, entries
+from sam3_runtime.files import ProcessState, parts_in
+from sam3_runtime.jobs import refuse_while_running
+from sam3_runtime.paths import chain
+from sam3_runtime.planning import DEFAULT_CACHE, Plan
 
 
 @dataclass(frozen=True)
 class Unused:
-    """A file or folder that nothing uses, and why. ``size`` is in bytes; a link counts nothing."""
+    """A file or folder that nothing uses, and why. ``size`` is in bytes; a link counts nothing. ``entry`` is the
+    cached engine that it is, if it is one."""
 
     path: Path
     why: str
     size: int
+    entry: Entry | None = None
 
 
-def needed(plan: Plan) -> set[str]:
-    """What the listed variants need, as paths within the work folder."""
-    paths = {"onnx/text-encoder.onnx", "onnx/text-encoder.onnx.data", "onnx/tokenizer.json"}
-    for variant in map(plan.variant, plan.names):
-        graphs = f"onnx/r{variant.resolution}"
-        store = f"engines/store/b{variant.batch}_r{variant.resolution}"
-        paths |= {f"{graphs}/vision-encoder{plan.vision_graph(variant.suffix)}.onnx"}
-        paths |= {f"{graphs}/vision-encoder{plan.vision_data(variant.suffix)}.onnx{end}" for end in ("", ".data")}
-        paths |= {f"{graphs}/geometry-encoder.onnx", f"{graphs}/decoder_q{variant.queries}.onnx"}
-        paths |= {f"reference/r{variant.resolution}{ending}.safetensors" for ending in ("", "_accuracy")}
-        paths |= {f"bench/{variant.name}.json", f"bench/baselines/r{variant.resolution}.json"}
-        paths.add(f"accuracy/{variant.name}.json")
-        if variant.suffix:
-            measured = f"calibration/r{variant.resolution}"
-            endings = (f"_{plan.algorithm}.cache", f"_{plan.algorithm}.json") if plan.calibrates else (".json",)
-            paths |= {f"{measured}{ending}" for ending in endings}
-        engines = [f"{store}/vision-encoder{variant.suffix}", f"{store}/geometry-encoder"]
-        engines += [f"{store}/decoder_q{variant.queries}", f"engines/store/b{variant.batch}/text-encoder"]
-        paths |= {f"{engine}{suffix}" for engine in engines for suffix in (".engine", ".engine.json")}
-    return paths
+@dataclass(frozen=True)
+class Kept:
+    """Cached engines that only work folders linked which are not where they were. ``size`` is in bytes."""
+
+    folders: tuple[Path, ...]
+    size: int
 
 
-def find_unused(plan: Plan, folder: Path, cache: Path) -> Iterator[Unused]:
-    """What can go, in the order in which it may go: links before what they point to."""
-    keep = needed(plan)
-    for directory in sorted((folder / "engines").glob("b[0-9]*")):
-        if directory.name not in plan.names:
-            yield Unused(directory, "the variant is no longer listed", _size(directory))
-    going = set()
-    for pattern in (
-        "engines/store/*/*",
-        "onnx/*.*",
-        "onnx/r*/*",
-        "reference/r*",
-        "calibration/r*",
-        "accuracy/b[0-9]*.json",
-        "bench/b[0-9]*.json",
-        "bench/baselines/r*",
-    ):
-        for path in sorted(folder.glob(pattern)):
-            if path.relative_to(folder).as_posix() not in keep:
-                going.add(path.absolute())
-                yield Unused(path, "no listed variant needs it", _size(path))
-    for entry in entries(cache):
-        if not _stays(entry.engine, entry.users(), folder, going):
-            yield Unused(entry.folder, "no work folder links this cached engine", _size(entry.folder))
+def find_unused(plan: Plan, folder: Path, gone: bool = False) -> tuple[list[Unused], list[Kept]]:
+    """What can go, in the order in which it may go (links before what they point to), and what only may.
+
+    Cached engines of a work folder that is not where it was stay, as it may have been moved; with ``gone`` they go.
+    Raises :class:`WorkFolderError` while a Snakemake runs in ``folder``.
+    """
+    refuse_while_running(folder)
+    folder = folder.resolve()
+    keep = {folder / file for name in plan.names for step in chain(plan, plan.variant(name)) for file in step.files}
+    unused = [
+        Unused(directory, "the variant is no longer listed", _size(directory))
+        for directory in sorted((folder / "engines").glob("b[0-9]*"))
+        if directory.name not in plan.names and not directory.is_symlink()
+    ]
+    going = {path for path in _made_by_jobs(folder) if path not in keep}
+    unused += [Unused(path, "no listed variant needs it", _size(path)) for path in sorted(going)]
+    kept: dict[tuple[Path, ...], int] = {}
+    for cache in {(folder / cache).resolve() for cache in (plan.cache_folder(), DEFAULT_CACHE)}:
+        for entry in entries(cache):
+            lost = _lost_users(entry, folder, going)
+            if lost is not None and (gone or not lost):
+                why = "no work folder links this cached engine"
+                unused.append(Unused(entry.folder, why, _size(entry.folder), entry))
+            elif lost:
+                kept[lost] = kept.get(lost, 0) + _size(entry.folder)
+        for part, owner in parts_in(cache):
+            if owner.state() is ProcessState.GONE:
+                unused.append(Unused(part, "half-written, and its process has ended", _size(part)))
+    return unused, [Kept(folders, size) for folders, size in kept.items()]
 
 
-def _stays(engine: Path | None, users: list[Path], folder: Path, going: set[Path]) -> bool:
-    """Whether a cached engine keeps a link: in another work folder, or in this one once ``going`` is gone."""
-    if engine is None:
-        return False
-    if any(user != folder.absolute() for user in users):
-        return True
-    links = (link for link in (folder / "engines/store").rglob(engine.name) if link.resolve() == engine.resolve())
-    return any(link.absolute() not in going for link in links)
+def _made_by_jobs(folder: Path) -> Iterator[Path]:
+    """The files that jobs made outside of the variants' own folders; not what is being written."""
+    patterns = ("onnx/*.*", "onnx/r*/*", "reference/r*", "calibration/r*", "engines/store/*/*")
+    results = ("accuracy/b[0-9]*.json", "bench/b[0-9]*.json", "bench/baselines/r*")
+    for pattern in patterns + results:
+        yield from (path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def _lost_users(entry: Entry, folder: Path, going: set[Path]) -> tuple[Path, ...] | None:
+    """None where a link to a cached engine stays; else the work folders that linked it and are not where they were."""
+    users = entry.users()
+    if any(user.state is UserState.USES and user.folder != folder for user in users):
+        return None
+    engine = entry.engine
+    links = (folder / "engines/store").rglob(engine.name) if engine else ()
+    if any(link.resolve() == engine and link not in going for link in links):
+        return None
+    return tuple(sorted(user.folder for user in users if user.state is UserState.GONE))
 
 
 def _size(path: Path) -> int:
@@ -89,8 +95,15 @@ def _size(path: Path) -> int:
     return sum(_size(inner) for inner in path.rglob("*") if not inner.is_dir())
 
 
-def remove(unused: Unused) -> None:
-    if unused.path.is_dir() and not unused.path.is_symlink():
+def remove(unused: Unused) -> bool:
+    """Remove it; False where a cached engine is being built or linked at this moment, or was since it was found."""
+    if unused.entry is not None:
+        with unused.entry.held(timeout=0) as held:
+            if not held or any(user.state is UserState.USES for user in unused.entry.users()):
+                return False
+            shutil.rmtree(unused.path)
+    elif unused.path.is_dir() and not unused.path.is_symlink():
         shutil.rmtree(unused.path)
     else:
         unused.path.unlink(missing_ok=True)
+    return True

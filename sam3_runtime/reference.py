@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.errors import RecordError
+from sam3_runtime.hints import command_for
 
 METADATA = "sam3_reference"
 FORMAT = 1
@@ -94,13 +95,13 @@ def read_reference(path: Path) -> Reference:
             raise RecordError(f"{path} has format {description['format']}, not {FORMAT}", _again(path))
         return _assemble(description, tensors)
     except FileNotFoundError:
-        raise RecordError(f"{path} is missing", f"run snakemake {path}") from None
+        raise RecordError(f"{path} is missing", f"run {command_for(path)}") from None
     except (SafetensorError, KeyError, ValueError) as error:
         raise RecordError(f"{path} is damaged or no reference: {error}", _again(path)) from None
 
 
 def _again(path: Path) -> str:
-    return f"delete it and run snakemake {path}"
+    return f"delete it and run {command_for(path)}"
 
 
 def _assemble(description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Reference:

@@ -8,7 +8,7 @@ name, so that tables of several runs can be joined elsewhere (``joined.py``).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from math import isnan
 from pathlib import Path
@@ -21,28 +21,32 @@ from sam3_runtime.errors import RecordError, Sam3Error
 from sam3_runtime.files import without_folders, write_atomically
 from sam3_runtime.measurements import BenchResult, Measured, facts_of, shareable
 from sam3_runtime.memory import MIB, predict, smallest_card
+from sam3_runtime.paths import Step, chain
+from sam3_runtime.planning import Plan
 from sam3_runtime.report_text import Row, as_csv, as_html, is_bad, markdown
-from sam3_runtime.variants import Variant
 
 
 class GateError(Sam3Error):
     """A listed variant is missing, failed or rejected."""
 
 
+_NOT_JUDGED = ("bench", "baseline", "accuracy")
+
 # --- what there is of a variant ---------------------------------------------------------------------------------------
 
 
-def gather(folder: Path, name: str) -> Measured:
+def gather(folder: Path, plan: Plan, name: str) -> Measured:
     """What is known of one variant. ``status`` is that of its verdict, or ``failed`` or ``missing`` without one."""
+    steps = [step for step in chain(plan, plan.variant(name)) if step.stage not in _NOT_JUDGED]
     directory = folder / "engines" / name
     read = {part: _read(EngineRecord, directory / f"{part}.engine.json") for part in PART_NAMES}
     records = {str(part): record for part, record in read.items() if record is not None}
     absent = [part for part in PART_NAMES if part not in records]
     if absent:
-        return _without_verdict(folder, name, f"no engine for {', '.join(absent)}")
+        return _without_verdict(folder, name, steps, f"no engine for {', '.join(absent)}")
     digests = {part: record.sha256 for part, record in records.items()}
     bench: BenchResult | None = _read(BenchResult, folder / "bench" / f"{name}.json")
-    found = _verdict(folder, name, digests)
+    found = _verdict(folder, name, steps, digests)
     return found.model_copy(
         update={
             "predicted": predict(records),
@@ -59,15 +63,24 @@ def _read(kind: Any, path: Path) -> Any:
         return None
 
 
-def _without_verdict(folder: Path, name: str, what: str) -> Measured:
-    """``failed`` with the message of the job that ended with one, else ``missing``."""
-    for log in _logs(folder / "logs", Variant.from_name(name)):
-        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-        message = next((line for line in lines if line.startswith("Error: ")), "")
-        if message:
-            said = _shown(message.removeprefix("Error: "), folder)
-            return Measured(variant=name, status="failed", reason=f"{said} ({log.relative_to(folder)})")
-    return Measured(variant=name, status="missing", reason=what)
+def _without_verdict(folder: Path, name: str, steps: Sequence[Step], what: str) -> Measured:
+    """``failed`` with what the first job said that left a log and no files, else ``missing``."""
+    undone = [step for step in steps if not all((folder / file).exists() for file in step.files)]
+    said = {step.log: _end_of(folder / step.log) for step in undone if (folder / step.log).is_file()}
+    if not said:
+        return Measured(variant=name, status="missing", reason=what)
+    log = next((log for log, message in said.items() if message), next(iter(said)))
+    message = said[log] or "its job ended without a message: it was killed, or ran out of memory"
+    return Measured(variant=name, status="failed", reason=f"{_shown(message, folder)} ({log})")
+
+
+def _end_of(log: Path) -> str | None:
+    """The message of the job of this log, or the last line of its traceback; None where it ended without either."""
+    lines = log.read_text(errors="replace").splitlines()
+    message = next((line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), None)
+    if message is None and any(line.startswith(("Traceback", "Fatal Python error")) for line in lines):
+        message = f"a defect: {next((line for line in reversed(lines) if line.strip()), '')}"
+    return message
 
 
 def _shown(text: str, folder: Path) -> str:
@@ -75,29 +88,12 @@ def _shown(text: str, folder: Path) -> str:
     return without_folders(text.replace(f"{folder.absolute()}/", ""))
 
 
-def _logs(logs: Path, variant: Variant) -> Iterator[Path]:
-    """The logs of the jobs that a variant is made by, in the order in which they run."""
-    graphs = (f"vision-encoder{variant.suffix}", "geometry-encoder", f"decoder_q{variant.queries}")
-    yield logs / "lock_checkpoint.log"
-    yield logs / "copy_tokenizer.log"
-    yield logs / "export/text-encoder.log"
-    yield from (logs / f"export/r{variant.resolution}/{graph}.log" for graph in ("vision-encoder", *graphs))
-    if variant.suffix:
-        yield logs / f"export/r{variant.resolution}/vision-encoder_fp32.log"
-        yield from sorted(logs.glob(f"calibration/r{variant.resolution}[._]*log"))
-        yield logs / f"quantize/r{variant.resolution}{variant.suffix}.log"
-    yield logs / f"build/b{variant.batch}/text-encoder.log"
-    yield from (logs / f"build/b{variant.batch}_r{variant.resolution}/{graph}.log" for graph in graphs)
-    yield from (logs / f"reference/r{variant.resolution}.log", logs / f"configure/{variant.name}.log")
-    yield logs / f"verify/{variant.name}.log"
-
-
-def _verdict(folder: Path, name: str, digests: dict[str, str]) -> Measured:
+def _verdict(folder: Path, name: str, steps: Sequence[Step], digests: dict[str, str]) -> Measured:
     verdict: Verdict | None = _read(Verdict, folder / "engines" / name / "verify.json")
     if verdict is None:
-        return _without_verdict(folder, name, f"no verdict: engines/{name}/verify.json")
+        return _without_verdict(folder, name, steps, f"no verdict: engines/{name}/verify.json")
     if verdict.engines != digests:
-        return _without_verdict(folder, name, "its verdict is about other engines: verify again")
+        return _without_verdict(folder, name, steps, "its verdict is about other engines: verify again")
     reason = _shown(verdict.reason, folder)
     return Measured(
         variant=name, status=verdict.status, reason=reason, checks=verdict.checks, detections=verdict.detections,
@@ -177,11 +173,11 @@ def _rounded(value: float | None, digits: int) -> float | None:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def make_table(folder: Path, names: Sequence[str], partial: bool = False) -> dict[str, Any]:
+def make_table(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any]:
     """The whole table as plain data: what it was measured on and with, the rows, and what they are made of."""
     toolchain: Toolchain | None = _read(Toolchain, folder / "toolchain.json")
     lock: CheckpointLock | None = _read(CheckpointLock, folder / "checkpoint.lock")
-    found = [gather(folder, name) for name in names]
+    found = [gather(folder, plan, name) for name in plan.names]
     gpus = {str(gpu) for one in found if one.engines for gpu in one.engines["decoder"]["settings"].get("gpus", [])}
     rows = [row_of(one) for one in found]
     for place, note in notes_of(found).items():
@@ -199,9 +195,9 @@ def make_table(folder: Path, names: Sequence[str], partial: bool = False) -> dic
     }
 
 
-def write_tables(folder: Path, names: Sequence[str], partial: bool = False) -> dict[str, Any]:
+def write_tables(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any]:
     """Write ``bench/table.json``, ``.md``, ``.csv`` and ``bench/report.html`` and return the table."""
-    table = make_table(folder, names, partial)
+    table = make_table(folder, plan, partial)
     bench = folder / "bench"
     write_atomically(bench / "table.json", (json.dumps(table, indent=1) + "\n").encode())
     write_atomically(bench / "table.md", markdown(table).encode())
@@ -210,9 +206,9 @@ def write_tables(folder: Path, names: Sequence[str], partial: bool = False) -> d
     return table
 
 
-def judge(folder: Path, names: Sequence[str]) -> None:
+def judge(folder: Path, plan: Plan) -> None:
     """Write the table, print it, and raise :class:`GateError` where a listed variant is missing, failed or rejected."""
-    table = write_tables(folder, names)
+    table, names = write_tables(folder, plan), plan.names
     print(f"\n{markdown(table)}")
     bad = [row for row in table["rows"] if is_bad(row)]
     if bad:

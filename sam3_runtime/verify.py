@@ -8,7 +8,7 @@ needed, so a machine that only runs can verify too. A verdict is a result, not a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
-from sam3_runtime.configure import read_records
+from sam3_runtime.config import Check, VariantConfig, Verdict
+from sam3_runtime.configure import check_name, read_records
 from sam3_runtime.decoder_calls import Tokens
 from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
@@ -207,11 +207,8 @@ def _checks(found: _Findings, limits: Mapping[str, float]) -> Iterator[Check]:
         )
 
 
-def compare(
-    pipeline: Pipeline, reference: Reference, limits: Mapping[str, float]
-) -> tuple[_Findings, tuple[Check, ...]]:
-    """Every comparison. Raises :class:`RecordError` where the reference is of another checkpoint or resolution."""
-    config = pipeline.config
+def check_reference(reference: Reference, config: VariantConfig) -> None:
+    """:class:`RecordError` where the reference is of another checkpoint or resolution, or expects nothing."""
     if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
         raise RecordError(
             f"the reference is of another checkpoint or resolution ({reference.resolution}) than {config.variant}",
@@ -219,6 +216,12 @@ def compare(
         )
     if reference.detections == 0:
         raise RecordError("the reference holds no detection, and agreement on nothing means nothing", "set reference:")
+
+
+def compare(
+    pipeline: Pipeline, reference: Reference, limits: Mapping[str, float]
+) -> tuple[_Findings, tuple[Check, ...]]:
+    """Every comparison with a reference that was checked (:func:`check_reference`)."""
     found = _Findings()
     features = _compare_images(pipeline, reference, found)
     _compare_texts(pipeline, reference, found)
@@ -237,17 +240,20 @@ def _verdict_of(found: _Findings, checks: tuple[Check, ...]) -> tuple[Literal["p
 def verify(
     directory: Path, reference: Path, gate: Mapping[str, float], device: str, accuracy: Path | None = None
 ) -> Verdict:
-    """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``; sound ones that
-    were built for another machine, ``unverified``.
+    """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``, which is about
+    this moment and the files that are there; sound ones that were built for another machine, ``unverified``.
 
     ``gate`` has the fields of :class:`sam3_runtime.variants.Limits`; ``device`` is what the engines run on, and
     ``accuracy`` what the reference reaches on a data set, where that is part of the gate. Raises :class:`RecordError`
-    where there is nothing to judge: no records, no configuration, no reference.
+    where there is nothing to judge: no records, no configuration, no reference or one that does not fit.
     """
     config = VariantConfig.read(directory / "config.json")
+    check_name(directory, config)
     records = read_records(directory)
     wanted = read_reference(reference)
+    check_reference(wanted, config)
     reached = read_accuracy_reference(accuracy) if accuracy else None
+    digests = {part: record.sha256 for part, record in records.items()}
     judged: dict[str, Any] = {}
     try:
         with load(directory) as pipeline:
@@ -258,17 +264,19 @@ def verify(
                 judged |= {"accuracy": measured.model_dump(), "accuracy_sha256": sha256_of(accuracy)}
         status, reason = _verdict_of(found, checks)
     except CannotRunHere as error:
-        return _verdict(config, records, reference, gate, device, status="unverified", reason=error.message)
+        return _verdict(config, digests, reference, gate, device, status="unverified", reason=error.message)
     except Sam3Error as error:
-        return _verdict(config, records, reference, gate, device, status="failed", reason=str(error))
+        there = {part: path for part in digests if (path := directory / f"{part}.engine").is_file()}
+        tried = {part: sha256_of(path) for part, path in there.items()}
+        return _verdict(config, tried, reference, gate, device, status="failed", reason=str(error))
     judged |= {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
     judged |= {"cases": len(wanted.cases), "detections": found.expected}
-    return _verdict(config, records, reference, gate, device, **judged)
+    return _verdict(config, digests, reference, gate, device, **judged)
 
 
 def _verdict(
     config: VariantConfig,
-    records: Mapping[str, EngineRecord],
+    engines: Mapping[str, str],
     reference: Path,
     gate: Mapping[str, float],
     device: str,
@@ -276,7 +284,7 @@ def _verdict(
 ) -> Verdict:
     return Verdict(
         variant=config.variant,
-        engines={part: record.sha256 for part, record in records.items()},
+        engines=dict(engines),
         reference_sha256=sha256_of(reference),
         gate=dict(gate),
         device=device,
@@ -284,10 +292,11 @@ def _verdict(
     )
 
 
-def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
+def verify_here(directory: Path, reference: Path | None = None, announce: Callable[[str], None] = print) -> Verdict:
     """Judge a variant on this machine, by the limits of its own verdict, and write the new one beside its engines.
 
-    A machine that cannot run them has nothing to say against a verdict that is there: that one stays.
+    A machine that cannot run them has nothing to say against a verdict that is there: that one stays. ``announce``
+    gets a line where the folder cannot be written to: the verdict is then known to the caller alone.
     """
     config = VariantConfig.read(directory / "config.json")
     known = None
@@ -305,5 +314,8 @@ def verify_here(directory: Path, reference: Path | None = None) -> Verdict:
         accuracy_path(directory, config.resolution),
     )
     if known is None or verdict.status != "unverified":
-        verdict.write(directory / "verify.json")
+        try:
+            verdict.write(directory / "verify.json")
+        except OSError as error:
+            announce(f"the verdict is not kept: {directory} cannot be written to ({error.strerror})")
     return verdict

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain
 from sam3_runtime.contract import PARTS, ModelDims, fixed_dims, profile, resolve
+from sam3_runtime.files import sha256_of
 
 DIMS = ModelDims(window=8, channels=64, image_size=336)
 TYPES = {"float": "float32", "float32": "float32", "int64": "int64", "bool": "bool"}
@@ -45,3 +47,14 @@ def engine_record(part: str, batch: int = 8, resolution: int = 672, queries: int
         "cache_key": "3" * 32,
     }
     return EngineRecord(**fields | changes)
+
+
+def write_engine(folder: Path, part: str, content: bytes | None = None, **changes: Any) -> EngineRecord:
+    """An engine's file in ``folder``, of the given content or of 1 MiB, and the record that is about it."""
+    path = folder / f"{part}.engine"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(f"{part} {changes}".encode().ljust(1 << 20) if content is None else content)
+    found = {"sha256": sha256_of(path), "sizes": Sizes(file=path.stat().st_size)}
+    record = engine_record(part, **found | changes)
+    record.write(folder / f"{part}.engine.json")
+    return record

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sam3_runtime.contract import PART_NAMES
-from tests.records import engine_record
+from tests.records import write_engine
 from tests.test_config import config
 
 
@@ -21,8 +21,7 @@ def write_variant(engines: Path, **changes: object) -> Path:
     found = config(**changes)
     for part in PART_NAMES:
         queries = found.queries if part == "decoder" else 50
-        record = engine_record(part, queries=queries, sha256=f"{part}-{queries}")
-        record.write(engines / found.variant / f"{part}.engine.json")
+        write_engine(engines / found.variant, part, queries=queries)
     found.write(engines / found.variant / "config.json")
     return engines / found.variant
 

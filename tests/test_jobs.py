@@ -1,11 +1,17 @@
-"""The frame around a job, where native code ends it."""
+"""The frame around a job, where native code ends it; and what a Snakemake that was killed leaves, here or elsewhere."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+
+from sam3_runtime import files, jobs
+from sam3_runtime.errors import WorkFolderError
 
 PROGRAM = """
 import ctypes
@@ -28,3 +34,37 @@ def test_a_crash_in_native_code_says_in_the_log_what_called_it(tmp_path: Path) -
     assert log.startswith("before\n")
     assert "Segmentation fault" in log
     assert "builds_an_engine" in log
+
+
+@pytest.fixture
+def left_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work folder in which another machine runs Snakemake, or did."""
+    other = replace(files.this_process(), host="other")
+    (tmp_path / ".snakemake/locks").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "this_process", lambda: other)
+        jobs.register_main(tmp_path)
+    (tmp_path / ".snakemake/locks/0.input.lock").touch()
+    for name in ("onnx", "accuracy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f".a.json.{other}.part").touch()
+        (tmp_path / name / f".b.json.{replace(files.this_process(), pid=2**22 + 1)}.part").touch()
+    return tmp_path
+
+
+def test_what_may_run_on_another_machine_is_cleared_by_force_alone(left_elsewhere: Path) -> None:
+    for refused in (jobs.unlock, jobs.refuse_while_running):
+        with pytest.raises(WorkFolderError, match=r"on another machine .*\(other, process \d+\)"):
+            refused(left_elsewhere)
+    assert jobs.is_running(left_elsewhere)
+    done = jobs.unlock(left_elsewhere, force=True)
+    assert "removed the lock 0.input.lock" in done
+    assert sum(line.startswith("removed the half-written .b.json") for line in done) == 2
+    assert sum(line.startswith("left .a.json") and line.endswith("on other") for line in done) == 2
+    assert not jobs.is_running(left_elsewhere)
+
+
+def test_what_ended_on_another_machine_bars_nobody(left_elsewhere: Path) -> None:
+    (left_elsewhere / ".snakemake/locks/0.input.lock").unlink()  # as Snakemake does at its end
+    jobs.refuse_while_running(left_elsewhere)
+    jobs.unlock(left_elsewhere)

@@ -12,10 +12,20 @@ import pytest
 from sam3_runtime.config import Check, Verdict
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.measurements import BenchResult, CameraBench, Latency
+from sam3_runtime.paths import chain
+from sam3_runtime.planning import Plan, make_plan
 from sam3_runtime.report import GateError, judge, write_tables
+from sam3_runtime.variants import Variant
 from tests.records import engine_record
 
 NAME = "b8_q50_r672"
+
+
+def listing(folder: Path, *names: str) -> Plan:
+    """The plan of a work folder that lists these variants."""
+    lines = "\n".join(Variant.from_name(name).yaml_line for name in names)
+    (folder / "variants.yaml").write_text(f"model: {{checkpoint: random}}\nbackend: onnxruntime\nvariants:\n{lines}\n")
+    return make_plan(folder / "variants.yaml", folder)
 
 
 def built(folder: Path, name: str = NAME) -> dict[str, str]:
@@ -54,7 +64,7 @@ def test_a_variant_that_passed(tmp_path: Path) -> None:
     digests = built(tmp_path)
     verdict(tmp_path, "passed", digests)
     bench(tmp_path, digests)
-    judge(tmp_path, [NAME])
+    judge(tmp_path, listing(tmp_path, NAME))
     row = json.loads((tmp_path / "bench/table.json").read_text())["rows"][0]
     assert (row["status"], row["vision_ms"], row["8cam_fps"], row["memory_mib"]) == ("passed", 10.0, "100.00", 500)
     assert row["engines_mib"] == 4.0
@@ -70,7 +80,7 @@ def test_the_accuracy_on_a_data_set_and_a_nan_have_cells(tmp_path: Path) -> None
     fields: dict[str, Any] = {"gate": {}, "device": "cpu", "reference_sha256": "", "checks": checks}
     fields |= {"accuracy": {"box": {"ap": 0.51239}, "mask": None}, "engines": built(tmp_path)}
     Verdict(variant=NAME, status="rejected", reason="zeros", **fields).write(tmp_path / f"engines/{NAME}/verify.json")
-    row = write_tables(tmp_path, [NAME])["rows"][0]
+    row = write_tables(tmp_path, listing(tmp_path, NAME))["rows"][0]
     assert (row["status"], row["box_ap"], row["cosine"], "mask_ap" in row) == ("rejected", 0.5124, None, False)
     assert "| 0.5124 |" in (tmp_path / "bench/table.md").read_text()
     json.loads((tmp_path / "bench/table.json").read_text(), parse_constant=pytest.fail)
@@ -80,7 +90,46 @@ def test_the_accuracy_on_a_data_set_and_a_nan_have_cells(tmp_path: Path) -> None
 def test_a_variant_that_did_not_pass_fails_the_command(tmp_path: Path, status: str) -> None:
     verdict(tmp_path, status, built(tmp_path))
     with pytest.raises(GateError, match=f"{NAME}: {status}: because"):
-        judge(tmp_path, [NAME])
+        judge(tmp_path, listing(tmp_path, NAME))
+
+
+def done_before(folder: Path, plan: Plan, name: str, log: str) -> None:
+    """Let the jobs that come before that of ``log`` have made their files."""
+    for step in chain(plan, plan.variant(name)):
+        if step.log == log:
+            return
+        for file in step.files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).touch()
+    pytest.fail(f"no job has the log {log}")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("starting\nError: out of memory\nHint: a smaller batch\n", "out of memory"),
+        ("starting\nTraceback (most recent call last):\n  File x\nKeyError: 'x'\n", "a defect: KeyError: 'x'"),
+        ("starting\n", "its job ended without a message: it was killed, or ran out of memory"),
+    ],
+)
+@pytest.mark.parametrize(
+    "log",
+    ["build/b8_r560/decoder_q50", "reference/r560_accuracy", "link/b8_q50_r560/decoder", "copy_tokenizer"],
+)
+def test_a_variant_failed_with_what_its_first_job_without_files_said(
+    tmp_path: Path, log: str, said: str, reason: str
+) -> None:
+    plan = listing(tmp_path, "b8_q50_r560")
+    if "accuracy" in log:
+        text = (tmp_path / "variants.yaml").read_text()
+        (tmp_path / "variants.yaml").write_text(f"{text}accuracy: {{annotations: a.json}}\n")
+        plan = make_plan(tmp_path / "variants.yaml", tmp_path)
+    path = tmp_path / f"logs/{log}.log"
+    path.parent.mkdir(parents=True)
+    path.write_text(said)
+    done_before(tmp_path, plan, "b8_q50_r560", f"logs/{log}.log")
+    row = write_tables(tmp_path, plan)["rows"][0]
+    assert (row["status"], row["reason"]) == ("failed", f"{reason} (logs/{log}.log)")
 
 
 def test_missing_and_failed_variants_have_rows(tmp_path: Path) -> None:
@@ -88,7 +137,7 @@ def test_missing_and_failed_variants_have_rows(tmp_path: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("starting\nError: out of memory\nHint: a smaller batch\n")
     with pytest.raises(GateError, match="2 of 2"):
-        judge(tmp_path, ["b8_q50_r560", "b8_q50_r840"])
+        judge(tmp_path, listing(tmp_path, "b8_q50_r560", "b8_q50_r840"))
     rows = json.loads((tmp_path / "bench/table.json").read_text())["rows"]
     assert [row["status"] for row in rows] == ["failed", "missing"]
     assert "out of memory (logs/build/b8_r560/decoder_q50.log)" in rows[0]["reason"]
@@ -98,7 +147,7 @@ def test_a_verdict_about_other_engines_counts_nothing(tmp_path: Path) -> None:
     digests = built(tmp_path)
     verdict(tmp_path, "passed", digests | {"decoder": "f" * 64})
     bench(tmp_path, digests | {"decoder": "f" * 64})
-    row = write_tables(tmp_path, [NAME])["rows"][0]
+    row = write_tables(tmp_path, listing(tmp_path, NAME))["rows"][0]
     assert row["status"] == "missing"
     assert "vision_ms" not in row
 
@@ -107,7 +156,7 @@ def test_an_unstable_run_says_so_and_a_partial_table_too(tmp_path: Path) -> None
     digests = built(tmp_path)
     bench(tmp_path, digests, stable=False)
     verdict(tmp_path, "passed", digests)
-    write_tables(tmp_path, [NAME], partial=True)
+    write_tables(tmp_path, listing(tmp_path, NAME), partial=True)
     text = (tmp_path / "bench/table.md").read_text()
     assert "(unstable)" in text
     assert "partial" in text
@@ -127,7 +176,7 @@ def test_what_the_table_says_holds_no_path(tmp_path: Path) -> None:
     log = tmp_path / "logs/build/b8_r560/decoder_q50.log"
     log.parent.mkdir(parents=True)
     log.write_text(f"Error: {tmp_path}/onnx/r560/decoder_q50.onnx and /opt/place/libnvinfer.so.8 do not fit\n")
-    write_tables(tmp_path, [NAME, "b8_q50_r560"])
+    write_tables(tmp_path, listing(tmp_path, NAME, "b8_q50_r560"))
     text = (tmp_path / "bench/table.json").read_text()
     assert str(tmp_path) not in text
     assert "/opt/place" not in text

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from sam3_runtime.jobs import job
+from sam3_runtime.planning import make_plan
 from sam3_runtime.report import judge
 
 with job(snakemake, tee=True):
-    judge(Path.cwd(), snakemake.params.names)
+    judge(Path.cwd(), make_plan(Path(snakemake.config["variants_file"]), Path.cwd()))

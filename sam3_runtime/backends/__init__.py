@@ -17,12 +17,14 @@ from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.config import Backend, EngineRecord
 from sam3_runtime.errors import CannotRunHere, EngineError, RecordError
 from sam3_runtime.files import sha256_of
+from sam3_runtime.hints import rebuild_hint
+from sam3_runtime.integrity import difference
 from sam3_runtime.toolchain import ON_GPU, why_not_run
 from sam3_runtime.variants import Variant
 
 __all__ = [
     "Device", "Engine", "EngineOptions", "check_engine", "check_file", "engine_file", "open_device", "open_engine",
-    "read_record", "rebuild_hint",
+    "read_record",
 ]  # fmt: skip
 
 INSTALL = {
@@ -42,11 +44,6 @@ def record_file(directory: Path, part: str) -> Path:
     return directory / f"{part}.engine.json"
 
 
-def rebuild_hint(path: Path) -> str:
-    """The command that makes a file of a variant's directory anew, seen from the work folder."""
-    return f"rebuild it: snakemake engines/{path.absolute().parent.name}/{path.name}"
-
-
 def read_record(directory: Path, part: str) -> EngineRecord:
     """The record of ``part`` in a variant's directory; :class:`RecordError` when it is missing or of another part."""
     path = record_file(directory, part)
@@ -58,26 +55,15 @@ def read_record(directory: Path, part: str) -> EngineRecord:
 
 def check_file(path: Path, record: EngineRecord, verify_digest: bool = True) -> None:
     """:class:`EngineError` unless ``path`` is the file that ``record`` is about."""
-    try:
-        size = path.stat().st_size  # follows links, as everything here does
-    except FileNotFoundError:
-        what = "points to a file that is gone" if path.is_symlink() else "is missing"
-        raise EngineError(f"{path} {what}", rebuild_hint(path)) from None
-    if size != record.sizes.file:
-        kind = "cut off" if size < record.sizes.file else "another file"
-        raise EngineError(
-            f"{path} is {kind}: it has {size} bytes, and its record says {record.sizes.file}{_owner(path, record)}",
-            rebuild_hint(path),
-        )
-    if verify_digest and sha256_of(path) != record.sha256:
-        raise EngineError(
-            f"{path} is not the engine that its record describes: their SHA-256 differ{_owner(path, record)}",
-            rebuild_hint(path),
-        )
+    what = difference(path, record, "always" if verify_digest else "never")
+    if what:
+        raise EngineError(f"{path} {what}{_owner(path, record)}", rebuild_hint(path))
 
 
 def _owner(path: Path, record: EngineRecord) -> str:
     """Names the neighbouring variant that a file in the wrong place comes from, where there is one."""
+    if not path.is_file():
+        return ""
     digest = sha256_of(path)
     for other in sorted(path.parent.parent.glob("*/*.engine.json")):
         try:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sam3_runtime.builders.cache import provide
 from sam3_runtime.builders.graph import Graph, QuantizeName, read_graph
 from sam3_runtime.config import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
 from sam3_runtime.contract import ModelDims, Range, part_of_graph, profile
+from sam3_runtime.engine_cache import provide
 from sam3_runtime.errors import BuildError
 from sam3_runtime.files import digest_of, sha256_of
 from sam3_runtime.gpus import cuda_version, find_gpu

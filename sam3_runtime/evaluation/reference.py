@@ -17,6 +17,7 @@ from sam3_runtime.errors import RecordError
 from sam3_runtime.evaluation.data_set import Category, ConceptData, ConceptImage, Instance
 from sam3_runtime.evaluation.metrics import Accuracy
 from sam3_runtime.files import written_whole
+from sam3_runtime.hints import command_for
 
 METADATA = "sam3_accuracy"
 FORMAT = 1
@@ -57,7 +58,7 @@ def read_accuracy_reference(path: Path) -> AccuracyReference:
     """Read the file; :class:`RecordError` when it is missing, damaged or of another version."""
     from safetensors import SafetensorError, safe_open
 
-    again = f"delete it and run snakemake {path}"
+    again = f"delete it and run {command_for(path)}"
     try:
         with safe_open(path, framework="numpy") as file:
             described = json.loads((file.metadata() or {})[METADATA])
@@ -66,7 +67,7 @@ def read_accuracy_reference(path: Path) -> AccuracyReference:
             pictures = [file.get_tensor(f"images.{place}") for place in range(len(described["images"]))]
         return _assemble(described, pictures)
     except FileNotFoundError:
-        raise RecordError(f"{path} is missing", f"run snakemake {path}") from None
+        raise RecordError(f"{path} is missing", f"run {command_for(path)}") from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{path} is damaged or no such reference: {error}", again) from None
 

@@ -48,7 +48,8 @@ def test_links_are_followed(directory: Path, tmp_path: Path) -> None:
 
 def test_a_missing_engine_names_the_command(directory: Path) -> None:
     (directory / "decoder.engine").unlink()
-    message = r"is missing\nHint: rebuild it: snakemake engines/b4_q20_r112/decoder\.engine"
+    (directory.parent.parent / "checkpoint.lock").touch()
+    message = r"is missing\nHint: rebuild it: snakemake --directory \S+ engines/b4_q20_r112/decoder\.engine"
     with pytest.raises(EngineError, match=message):
         open_engine(directory, "decoder")
 

@@ -35,7 +35,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def jobs_of(folder: WorkFolder) -> list[int]:
-    return [int(path.name) for path in (folder.path / ".snakemake/sam3-jobs").glob("[0-9]*")]
+    return [int(path.name.rpartition("-")[2]) for path in (folder.path / ".snakemake/sam3-jobs").glob("*-[0-9]*")]
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sam3_runtime.config import Toolchain
+from sam3_runtime.paths import chain
+from sam3_runtime.planning import make_plan
 from tests.workflow.conftest import PROJECT, WorkFolder
 
 PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
@@ -204,8 +207,29 @@ def test_another_checkpoint_needs_another_folder(built: WorkFolder, video_checkp
     assert "snakemake --directory" in run.stdout
 
 
+@pytest.mark.parametrize("calibration", [{}, {"method": "calibrator", "algorithm": "minmax"}])
+def test_the_rules_write_where_the_paths_say(fresh: WorkFolder, calibration: dict[str, str]) -> None:
+    """``paths.chain`` has every file and every log of a variant's jobs, and no other."""
+    on_tensorrt(fresh, "8.6.1")
+    (fresh.path / "annotations.json").write_text("{}")
+    settings = {"calibration": {"source": "package:skimage/data/coffee.png", **calibration}, "variants": BOTH}
+    fresh.write(backend="tensorrt", accuracy={"annotations": "annotations.json"}, **settings)
+    plan = make_plan(fresh.path / "variants.yaml", fresh.path)
+    steps = [step for name in plan.names for step in chain(plan, plan.variant(name))]
+    measured = [step.files[0] for step in steps if step.stage in ("verify", "bench", "accuracy", "baseline")]
+    said = fresh.snakemake("--dry-run", *measured)
+    assert said.returncode == 0, said.stdout
+    outputs = {file for line in re.findall(r"^    output: (.*)$", said.stdout, re.M) for file in line.split(", ")}
+    logs = set(re.findall(r"^    log: (.*)$", said.stdout, re.M))
+    assert {file.removesuffix(" (update)") for file in outputs} == {file for step in steps for file in step.files}
+    assert logs == {step.log for step in steps}
+    assert len(steps) > 2 * len(PARTS) * 2
+
+
 def test_every_rule_file_opens_with_purpose_inputs_and_outputs() -> None:
-    for path in sorted((PROJECT / "rules").glob("*.smk")):
+    files = sorted((PROJECT / "rules").glob("*.smk"))
+    assert len(files) == 8
+    for path in files:
         head = path.read_text().split('"""')[1]
         assert "INPUTS" in head, path
         assert "OUTPUTS" in head, path

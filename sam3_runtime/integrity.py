@@ -1,0 +1,59 @@
+"""Whether files are still what their records say.
+
+An engine's file has the time stamp that its record says, so that a look at size and time stamp is enough each time.
+Where the stamp is another, as after a copy, the digest decides. Pure: the Snakefile and the runtime ask here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from sam3_runtime.config import EngineRecord
+from sam3_runtime.errors import RecordError
+from sam3_runtime.files import sha256_of
+from sam3_runtime.hints import rebuild_hint
+
+Hashing = Literal["never", "where touched", "always"]
+
+
+def difference(engine: Path, record: EngineRecord, hashing: Hashing = "where touched") -> str | None:
+    """What makes ``engine`` another file than ``record`` describes, to be read after its name; None where nothing does.
+
+    By size; by SHA-256 where the time stamp is not the record's, ``always`` or ``never``. A file that turns out whole
+    gets the stamp back where that is allowed.
+    """
+    try:
+        found = engine.stat()  # follows links, as everything here does
+    except FileNotFoundError:
+        return "points to a file that is gone" if engine.is_symlink() else "is missing"
+    if found.st_size != record.sizes.file:
+        kind = "is cut off" if found.st_size < record.sizes.file else "is another file"
+        return f"{kind}: it has {found.st_size} bytes, and its record says {record.sizes.file}"
+    touched = record.modified is not None and found.st_mtime != record.modified
+    if hashing == "never" or (hashing == "where touched" and not touched):
+        return None
+    if sha256_of(engine) != record.sha256:
+        return "is not the engine that its record describes: their SHA-256 differ"
+    if touched:
+        stamp(engine, record)
+    return None
+
+
+def check_engines(directory: Path, records: Mapping[str, EngineRecord], hashing: Hashing = "where touched") -> None:
+    """:class:`RecordError` unless the engines in a variant's folder are those of ``records``, by part."""
+    for part, record in records.items():
+        engine = directory / f"{part}.engine"
+        what = difference(engine, record, hashing)
+        if what:
+            raise RecordError(f"{engine} {what}", rebuild_hint(engine))
+
+
+def stamp(engine: Path, record: EngineRecord) -> None:
+    """Give a file that is what ``record`` describes the time stamp that says so, where that is allowed."""
+    if record.modified is not None:
+        with suppress(OSError):
+            os.utime(engine, (record.modified, record.modified))
