@@ -15,10 +15,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from sam3_runtime import __version__
-from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant
+from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant, print_verdict
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.memory import MIB
 
@@ -68,7 +67,11 @@ def infer(
     video: Annotated[str | None, typer.Option(help="A video file.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What to find, in words; may be repeated.")] = None,
     box: Annotated[
-        list[str] | None, typer.Option(help="An example box x0,y0,x1,y1 in pixels; :0 for a counter-example.")
+        list[str] | None,
+        typer.Option(
+            help="An example box x0,y0,x1,y1 in pixels; :0 for a counter-example. The same box on every picture and "
+            "frame: on a video it follows nothing (for that: stream --track, with the box in a project file)."
+        ),
     ] = None,
     conf: Annotated[float, typer.Option(help="Score that a detection must exceed.", min=0, max=1)] = 0.3,
     top: Annotated[
@@ -166,12 +169,7 @@ def verify(
     from sam3_runtime.verify import verify_here
 
     verdict = verify_here(directory, reference)
-    table = Table("check", "value", "limit")
-    for check in verdict.checks:
-        mark = "" if check.passed else "[red]"
-        table.add_row(f"{mark}{check.name}", f"{mark}{check.value:.6g}", f"{mark}{check.sense} {check.limit:g}")
-    console.print(table)
-    console.print(f"{verdict.variant}: [bold]{verdict.status}[/bold]: {verdict.reason}")
+    print_verdict(console, verdict)
     if verdict.status != "passed":
         raise typer.Exit(1)
 

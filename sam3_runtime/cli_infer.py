@@ -35,6 +35,12 @@ from sam3_runtime.sources import (
     read_video,
 )
 
+BOX_ON_VIDEO = (
+    "--box is the same example on every frame and follows nothing; to follow things, write the box into a project file "
+    "as a class's example and run: sam3-runtime stream PROJECT.yaml --engines VARIANT --source VIDEO --track"
+)
+"""What is reported where a video is given an example box."""
+
 
 @dataclass
 class Summary:
@@ -102,9 +108,9 @@ def infer(
     """Detect on pictures (files, folders, globs, ``package:`` specs) and a video, and write what was found.
 
     ``engines`` is a variant's directory. ``boxes`` are example boxes ``x0,y0,x1,y1`` in pixels (``…:0`` for one that
-    shows something else); together they make one more prompt. ``top`` keeps that many best detections of each prompt
-    whatever their score, ``frames`` stops the video after that many. Messages and the progress bar go to ``console``
-    (standard error by default; the bar only on a terminal).
+    shows something else); together they make one more prompt, which is the same on every picture and frame. ``top``
+    keeps that many best detections of each prompt whatever their score, ``frames`` stops the video after that many.
+    Messages and the progress bar go to ``console`` (standard error by default; the bar only on a terminal).
 
     A picture that cannot be read, or a video that ends early, is in the summary's ``problems``, and all else is done.
     Raises :class:`RecordError` and :class:`EngineError` as :func:`load` does, :class:`SourceError` where a spec names
@@ -128,6 +134,8 @@ def infer(
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
         report = _reporter(console)
+        if video is not None and boxes:
+            report(BOX_ON_VIDEO)
         run = _Run(pipeline, asked, conf, top, frames, output, summary, progress, report)
         if sources:
             _infer_images(run, sources)

@@ -1,6 +1,8 @@
-"""What ``sam3-runtime info`` and ``doctor`` print for people: variants, banks, and what a machine has.
+"""What ``sam3-runtime info``, ``verify`` and ``doctor`` print for people: variants, banks, verdicts, and what a machine
+has.
 
-Knows what :mod:`overview <sam3_runtime.overview>` and :mod:`doctor <sam3_runtime.doctor>` return; reads nothing else.
+Knows what :mod:`overview <sam3_runtime.overview>` and :mod:`doctor <sam3_runtime.doctor>` return, and verdicts; reads
+nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sam3_runtime.comparisons import precision_used
+from sam3_runtime.config import Verdict
 from sam3_runtime.memory import smallest_card
 
 
@@ -31,7 +35,7 @@ def print_variant(console: Console, found: dict[str, Any]) -> None:
     config = found["config"]
     console.print(f"[bold]{_name(found)}[/bold]: {found['status']}: {escape(found['reason'])}")
     console.print(f"checkpoint {config['checkpoint']} {config['commit'] or ''} ({config['checkpoint_digest'][:12]})")
-    table = Table("part", "graph", "precision", "MiB", "built in s", "profile", "sha256")
+    table = Table("part", "graph", "asked for", "MiB", "built in s", "profile", "sha256")
     for part, engine in found["engines"].items():
         profile = " ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in engine["profile"].items())
         precision = engine["quantize"] or engine["precision"]
@@ -40,6 +44,9 @@ def print_variant(console: Console, found: dict[str, Any]) -> None:
             part, engine["graph"], precision, size, f"{engine['build_seconds']:.1f}", profile, engine["sha256"][:12]
         )
     console.print(table)
+    for part, engine in found["engines"].items():
+        if used := precision_used(engine):
+            console.print(f"{part} runs in {used}", highlight=False)
     toolchain = next(iter(found["engines"].values()))["toolchain"]
     console.print(f"built with {toolchain['backend']} {toolchain['version']} on {toolchain['gpu'] or 'the CPU'}")
     if found["memory"]:
@@ -61,6 +68,25 @@ def _print_memory(console: Console, memory: dict[str, Any]) -> None:
         table.add_row(label, *numbers, smallest_card(sizes["fits_gb"]))
     console.print(table)
     console.print(f"a CUDA context of {memory['assumed_cuda_context_mib']} MiB is assumed beside it; not measured")
+
+
+def print_verdict(console: Console, verdict: Verdict) -> None:
+    """Every check, and the detections of each prompt beside those that float32 PyTorch keeps."""
+    table = Table("check", "value", "limit")
+    for check in verdict.checks:
+        mark = "" if check.passed else "[red]"
+        table.add_row(f"{mark}{check.name}", f"{mark}{check.value:.6g}", f"{mark}{check.sense} {check.limit:g}")
+    console.print(table)
+    if verdict.by_prompt:
+        table = Table("detections of", "found", "expected", "in common")
+        for prompt, counts in verdict.by_prompt.items():
+            table.add_row(escape(prompt), str(counts.found), str(counts.expected), str(counts.agreed))
+        agreed = sum(counts.agreed for counts in verdict.by_prompt.values())
+        table.add_section()
+        table.add_row("all", str(verdict.found), str(verdict.detections), str(agreed))
+        console.print(table)
+        console.print("counted in every call of the decoder: each alone and, with a batch above 1, in two full batches")
+    console.print(f"{verdict.variant}: [bold]{verdict.status}[/bold]: {escape(verdict.reason)}", highlight=False)
 
 
 def print_overview(console: Console, found: dict[str, Any]) -> None:

@@ -52,10 +52,13 @@ class StreamOutcome:
         return table
 
     def lines(self) -> list[str]:
-        """For people: what was found and where it was written."""
+        """For people: what was found, a thing in each frame counted each time, and where it was written."""
         found = ", ".join(f"{count} {name}" for name, count in self.summary.found.items()) or "nothing"
         names = ", ".join(path.name for path in self.written)
-        return [f"found {found}", *([f"wrote {names} in {self.written[0].parent}"] if names else [])]
+        return [
+            f"found in {self.summary.total.frames} frames together: {found}",
+            *([f"wrote {names} in {self.written[0].parent}"] if names else []),
+        ]
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:

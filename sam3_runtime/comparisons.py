@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sam3_runtime.config import Layers
+from sam3_runtime.config import UNKNOWN, Layers
 from sam3_runtime.measurements import Measured
+from sam3_runtime.report_text import percent
 from sam3_runtime.variants import Variant
 
 VISION = "vision-encoder"
@@ -89,17 +90,22 @@ def warnings_of(found: Sequence[Measured]) -> list[str]:
     for one in found:
         share = eight_bit_share(one)
         if share is not None and share < _HALF:
-            what = f"only {share:.0%} of its vision encoder's matrix work runs in 8 bits"
+            what = f"only {percent(share)} of its vision encoder's matrix work runs in 8 bits"
             lines.append(f"{name_of(one)}: {what}, as far as TensorRT tells")
     return lines
 
 
-def precision_used(found: Measured) -> str | None:
-    """What the vision encoder really runs in: its matrix work by type where the record tells, else its operators."""
-    vision = found.engines.get(VISION, {})
-    counts = _work(vision) or vision.get("precision_got") or {}
+def precision_used(engine: dict[str, Any]) -> str | None:
+    """What an engine really runs in, from its record: its matrix work by type where that tells, else its products.
+
+    What TensorRT does not show is said to be untold, and by which version: it is of no type of its own.
+    """
+    counts = dict(_work(engine) or engine.get("precision_got") or {})
     whole = sum(counts.values())
     if not whole:
         return None
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
-    return ", ".join(f"{kind} {amount / whole:.0%}" for kind, amount in ranked if amount)
+    hidden = counts.pop(UNKNOWN, 0)
+    told = [f"{kind} {percent(amount / whole)}" for kind, amount in sorted(counts.items(), key=lambda item: -item[1])]
+    if hidden:
+        told.append(f"{percent(hidden / whole)} not told by TensorRT {engine['toolchain']['version']}")
+    return ", ".join(told)

@@ -234,6 +234,14 @@ class Check(Record):
         return self.value >= self.limit if self.sense == "at least" else self.value <= self.limit
 
 
+class Counts(Record):
+    """Detections above the threshold, over cases of the reference and every decoder call that each is made in."""
+
+    expected: int = Field(description="that float32 PyTorch keeps")
+    found: int = Field(description="that the variant keeps")
+    agreed: int = Field(description="that both keep")
+
+
 class Verdict(SealedRecord):
     """``passed``, ``rejected`` (ran, but not accurately enough), ``failed`` (did not run), or ``unverified`` (built
     for another machine: this one cannot run it).
@@ -241,7 +249,7 @@ class Verdict(SealedRecord):
     ``engines`` maps each part to the SHA-256 that was judged: the runtime ignores a verdict about other engines.
     """
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"accuracy", "accuracy_sha256"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"accuracy", "accuracy_sha256", "found", "by_prompt"})
 
     variant: str
     status: Literal["passed", "rejected", "failed", "unverified"]
@@ -250,6 +258,8 @@ class Verdict(SealedRecord):
     errors: dict[str, float] = Field(default={}, description="largest absolute error of each output")
     cases: int = 0
     detections: int = Field(0, description="that the reference expects, over all cases and decoder calls")
+    found: int | None = Field(None, description="that the variant found, counted likewise")
+    by_prompt: dict[str, Counts] | None = Field(None, description="both, and those in common, of each prompt")
     engines: dict[str, str]
     reference_sha256: str
     accuracy: dict[str, Any] | None = Field(None, description="on the data set of `accuracy:`; metrics.Accuracy")

@@ -15,14 +15,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sam3_runtime.comparisons import eight_bit_share, method_of, name_of, notes_of, precision_used, warnings_of
+from sam3_runtime.comparisons import (
+    VISION,
+    eight_bit_share,
+    method_of,
+    name_of,
+    notes_of,
+    precision_used,
+    warnings_of,
+)
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import write_atomically
 from sam3_runtime.joined_text import markdown
 from sam3_runtime.measurements import Baseline, BenchResult, Measured, Rounds
 from sam3_runtime.memory import MIB
 from sam3_runtime.report import accuracy_columns
-from sam3_runtime.report_text import Row
+from sam3_runtime.report_text import Row, percent
 from sam3_runtime.variants import Variant
 
 
@@ -176,8 +184,8 @@ def _accuracy(found: Measured) -> Row:
         columns["method"] = method
     if found.engines:
         share = eight_bit_share(found)
-        columns["vision precision"] = precision_used(found)
-        columns |= {} if share is None else {"8-bit share": f"{share:.0%}"}
+        columns["vision precision"] = precision_used(found.engines.get(VISION, {}))
+        columns |= {} if share is None else {"8-bit share": percent(share)}
         columns["engines MiB"] = round(sum(one["sizes"]["file"] for one in found.engines.values()) / MIB)
         columns["build s"] = round(sum(one["build_seconds"] for one in found.engines.values()))
     return columns | accuracy_columns(found)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sam3_runtime.report_text import RANDOM_NOTE, Row, cell, checkpoint_is_random, grid, is_bad
+from sam3_runtime.report_text import DETECTIONS_LEGEND, RANDOM_NOTE, Row, cell, checkpoint_is_random, grid, is_bad
 
 _UNITS = {"sm_mhz": ("SM", "MHz"), "memory_mhz": ("memory", "MHz"), "temperature_c": ("", "°C"), "power_w": ("", "W")}
 SECTIONS = {
     "accuracy": (
         "Accuracy and sizes",
-        "`cosine` is the lowest of all outputs against float32 PyTorch; `agreement` the share of detections that both "
-        "keep. `vision precision` is the share of matrix work, or of the number of operators, by type.",
+        f"{DETECTIONS_LEGEND} `vision precision` is the share of the vision encoder's matrix work by the type that it "
+        "is done in, as TensorRT's inspector tells; TensorRT 8.6 tells nothing of what it fuses into one block. Of "
+        "other backends it is the share of the graph's matrix products. `engines MiB` and `build s` are the sums over "
+        "the four engines, those that variants share or that came from the cache included.",
     ),
     "memory": (
         "Memory on the GPU, MiB",
@@ -25,7 +27,8 @@ SECTIONS = {
         "Speed, ms an image",
         "A round is one image from each camera, from preprocessing to masks at the picture's size on the host, images "
         "decoded beforehand. `end to end` is its median divided by the cameras; `round`, `mean`, `p95` and `p99` are "
-        "of whole rounds. Stages are of other rounds, in which the GPU is waited for at each border.",
+        "of whole rounds, and so are `masks kept`. Stages are of other rounds, in which the GPU is waited for at each "
+        "border.",
     ),
     "parts": (
         "Each part alone, ms",

@@ -227,15 +227,16 @@ class StreamBench(OfVariant):
 class Measured(Record):
     """One variant as tables have it, raw: a table can be made again from it.
 
-    ``status``, ``reason``, ``checks`` and ``detections`` are the verdict's; ``predicted`` is what ``sam3-runtime info``
-    says about memory; ``engines`` is of each part's record what may be shared (:func:`facts_of`).
+    ``status``, ``reason``, ``checks``, ``detections`` and ``found`` are the verdict's; ``predicted`` is what
+    ``sam3-runtime info`` says about memory; ``engines`` is of each part's record what may be shared (:func:`facts_of`).
     """
 
     variant: str
     status: str
     reason: str
     checks: tuple[Check, ...] = ()
-    detections: int = 0
+    detections: int = Field(0, description="that the reference expects")
+    found: int | None = Field(None, description="that the variant found; null: judged before this was counted")
     accuracy: dict[str, Any] | None = Field(None, description="on the data set of `accuracy:`, where there is one")
     predicted: dict[str, Any] | None = None
     engines: dict[str, dict[str, Any]] = Field(default={})

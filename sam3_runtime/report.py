@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def _verdict(folder: Path, name: str, steps: Sequence[Step], digests: dict[str, 
     reason = _shown(verdict.reason, folder)
     return Measured(
         variant=name, status=verdict.status, reason=reason, checks=verdict.checks, detections=verdict.detections,
-        accuracy=verdict.accuracy,
+        found=verdict.found, accuracy=verdict.accuracy,
     )  # fmt: skip
 
 
@@ -136,13 +136,17 @@ def _memory_columns(found: Measured) -> Row:
 
 
 def accuracy_columns(found: Measured) -> Row:
-    """What the gate saw. ``cosine`` is the lowest of all outputs."""
+    """What the gate saw. ``cosine`` is the lowest of all outputs, and nothing where one has none."""
     if found.status not in ("passed", "rejected", "failed") or not found.checks:
         return {}
     worst = {check.name: check.value for check in found.checks}
+    cosines = [value for name, value in worst.items() if name.endswith("cosine")]
+    # `min` alone would drop a NaN that is not first.
+    lowest = min(cosines, key=lambda value: -inf if isnan(value) else value, default=None)
     return {
-        "detections": found.detections,
-        "cosine": _rounded(min((v for k, v in worst.items() if k.endswith("cosine")), default=None), 6),
+        "found": found.found,
+        "expected": found.detections,
+        "cosine": _rounded(lowest, 6),
         "agreement": _rounded(worst.get("agreement"), 4),
         "mask_iou": _rounded(worst.get("mask IoU"), 4),
     } | _ap_columns(found.accuracy)
@@ -157,8 +161,9 @@ def _bench_columns(result: BenchResult | None) -> Row:
     if result is None:
         return {}
     columns: Row = {"memory_mib": round(result.memory_peak_mib)}
-    first = result.cameras[0]
-    columns |= {f"{stage}_ms": _rounded(latency.median, 2) for stage, latency in first.stages.items()}
+    fewest = min(result.cameras, key=lambda camera: camera.cameras)
+    of = "" if fewest.cameras == 1 else f"{fewest.cameras}cam_"
+    columns |= {f"{of}{stage}_ms": _rounded(latency.median, 2) for stage, latency in fewest.stages.items()}
     for camera in result.cameras:
         mark = "" if camera.stable else " (unstable)"
         columns[f"{camera.cameras}cam_ms"] = f"{camera.end_to_end.median:.1f}{mark}"
@@ -184,6 +189,7 @@ def make_table(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any
         rows[place]["note"] = note
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "measured": sorted({one.bench.date for one in found if one.bench}),
         "partial": partial,
         "device": sorted({one.bench.device for one in found if one.bench}),
         "toolchain": toolchain.model_dump() if toolchain else None,

@@ -25,6 +25,14 @@ def cell(value: Any) -> str:
     return "–" if value is None else str(value).replace("\n", " ")
 
 
+def percent(share: float) -> str:
+    """A share for people. What is there is never 0 %, and what is not the whole is never 100 %."""
+    shown = f"{share:.0%}"
+    if shown == "0%" and share > 0:
+        return "<1%"
+    return ">99%" if shown == "100%" and share < 1 else shown
+
+
 def _conditions(table: dict[str, Any]) -> str:
     toolchain = table["toolchain"] or {}
     checkpoint = table["checkpoint"] or {}
@@ -32,7 +40,8 @@ def _conditions(table: dict[str, Any]) -> str:
         f"device: {', '.join(table['device']) or 'not measured'}",
         f"backend: {toolchain.get('backend')} {toolchain.get('version')}",
         f"checkpoint: {checkpoint.get('name')} ({str(checkpoint.get('digest'))[:12]})",
-        f"date: {table['date']}",
+        f"measured: {', '.join(table['measured']) or 'never'}",
+        f"table of: {table['date']}",
     ]
     if table["gpus"]:
         parts.insert(2, f"compiled for: {names_of(table['gpus'])}")
@@ -56,15 +65,22 @@ _MEMORY_LEGEND = (
 )
 _NOT_MEASURED = "**not run on any RTX card**: accuracy and speed are not measured; that needs one."
 _ACCURACY = (
-    *("note", "precision", "method", "detections", "cosine", "agreement", "mask_iou", "box_ap", "mask_ap"),
+    *("note", "precision", "method", "found", "expected", "cosine", "agreement", "mask_iou", "box_ap", "mask_ap"),
     *("engines_mib", "build_s"),
 )
+DETECTIONS_LEGEND = (
+    "`found` is how many detections the variant keeps on the reference's pictures, `expected` how many float32 "
+    "PyTorch keeps there, both over all calls of the decoder: with a batch above 1 each prompt is asked three "
+    "times. `agreement` is what both keep, as a share of what either keeps, and `mask_iou` the mean over what both "
+    "keep; `cosine` is the lowest of all outputs against float32 PyTorch."
+)
 _LEGEND = (
-    "`cosine` is the lowest of all outputs against float32 PyTorch, `agreement` the share of detections that both "
-    "keep, `mask_iou` the mean over those, `box_ap` and `mask_ap` COCO's AP on the data set of `accuracy:`. Stage "
-    "times are medians in ms for one camera, the device waited for at each border. `Ncam_ms` is one round of N images, "
-    "one from each camera, from preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds per "
-    "second. `memory_mib` is the process's largest resident set, `engines_mib` the sum of the engine files."
+    f"{DETECTIONS_LEGEND} `box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of the data set of "
+    "`accuracy:`. `precision` is what was asked for. Stage times are medians in ms for one camera, or for a round "
+    "of N where they are called `Ncam_…`, the device waited for at each border. `Ncam_ms` is one round of N images, "
+    "one from each camera, from preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds "
+    "per second. `memory_mib` is the process's largest resident set. `engines_mib` and `build_s` are the sums over "
+    "the four engines, those that variants share or that came from the cache included."
 )
 RANDOM_NOTE = "**The weights are random: times and memory are real, detections are not.**"
 

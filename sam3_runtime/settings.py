@@ -217,6 +217,12 @@ class Limits(Section):
 
     feature_cosine: Share = Field(0.999, description="of each FPN level, text and geometry features, at least")
     logit_error: NonNegative = Field(0.1, description="largest error of a logit, at most, matched by query")
+    presence_error: NonNegative = Field(
+        0.2, description="largest error of the logit that says whether the concept is there at all, at most"
+    )
+    box_error: NonNegative = Field(
+        0.01, description="largest error of a detection's box, at most, as a share of the picture's side"
+    )
     mask_cosine: Share = Field(0.999, description="of mask logits, at least, matched by query")
     agreement: Share = Field(0.95, description="share of detections that both sides keep, at least")
     box_iou: Share = Field(0.95, description="mean over the detections that both keep, at least")
@@ -231,6 +237,8 @@ class EightBitLimits(Limits):
 
     feature_cosine: Share = 0.97
     logit_error: NonNegative = 2.0
+    presence_error: NonNegative = 2.0
+    box_error: NonNegative = 0.05
     mask_cosine: Share = 0.95
     agreement: Share = 0.7
     box_iou: Share = 0.85

@@ -57,6 +57,7 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
         reason=verdict.reason,
         checks=verdict.checks,
         detections=verdict.detections,
+        found=verdict.found,
         accuracy=verdict.accuracy,
         predicted=predict(records),
         engines=facts_of(dict(records)),

@@ -8,6 +8,7 @@ needed, so a machine that only runs can verify too. A verdict is a result, not a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.config import Check, VariantConfig, Verdict
+from sam3_runtime.config import Check, Counts, VariantConfig, Verdict
 from sam3_runtime.configure import check_name, read_records
 from sam3_runtime.decoder_calls import Tokens
 from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
@@ -28,7 +29,7 @@ from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import resize_masks, scores_of
-from sam3_runtime.prompts import Prompt
+from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
 from sam3_runtime.settings import GateSection
 from sam3_runtime.toolchain import device_name
@@ -68,9 +69,23 @@ class _Findings:
     errors: dict[str, float] = field(default_factory=dict)
     box_ious: list[float] = field(default_factory=list)
     mask_ious: list[float] = field(default_factory=list)
-    agreed: int = 0
-    either: int = 0
-    expected: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """By prompt, the fields of :class:`Counts`."""
+
+    @property
+    def by_prompt(self) -> dict[str, Counts]:
+        return {prompt: Counts(**counts) for prompt, counts in self.counts.items()}
+
+    def total(self, kind: str) -> int:
+        """Over all prompts; ``kind`` is a field of :class:`Counts`."""
+        return sum(counts[kind] for counts in self.counts.values())
+
+    @property
+    def agreement(self) -> float:
+        """The detections that both keep, as a share of those that either keeps; 0 where neither keeps any."""
+        both = self.total("agreed")
+        either = self.total("expected") + self.total("found") - both
+        return both / either if either else 0.0
 
     def compare(self, name: str, got: Array, wanted: Array) -> None:
         self.cosines.setdefault(f"{name} cosine", []).append(cosine(got, wanted))
@@ -149,21 +164,31 @@ def _compare_case(
     found.compare("mask", masks[:, reference.mask_index], case.mask_samples[index])
     found.note_error("logit", float(np.abs(outputs["pred_logits"][row] - case.pred_logits[index]).max()))
     found.note_error("presence", float(np.abs(outputs["presence_logits"][row] - case.presence_logits).max()))
-    found.note_error("box", float(np.abs(outputs["pred_boxes"][row] - case.pred_boxes[index]).max()))
+    box_errors = np.abs(outputs["pred_boxes"][row] - case.pred_boxes[index]).max(axis=1)
+    found.note_error("box", float(box_errors.max()))
+    # A variant of fewer queries keeps that many of the reference's detections, best first, by design.
+    expected = case.kept[:queries]
+    found.note_error("box of a detection", float(box_errors[np.isin(index, expected)].max(initial=0.0)))
     scores = scores_of(outputs["pred_logits"][row], outputs["presence_logits"][row])
     got = {int(query): place for place, query in enumerate(index) if scores[place] > case.threshold}
-    # A variant of fewer queries keeps that many of the reference's detections, best first, by design.
-    wanted = {int(query): place for place, query in enumerate(case.kept[:queries])}
+    wanted = {int(query): place for place, query in enumerate(expected)}
     both = [query for query in wanted if query in got]
-    found.expected += len(wanted)
-    found.agreed += len(both)
-    found.either += len(wanted.keys() | got.keys())
+    counts = found.counts.setdefault(_prompt_name(case), Counter())
+    counts.update(expected=len(wanted), found=len(got), agreed=len(both))
     if both:
         rows = [got[query] for query in both]
         found.box_ious += box_iou(outputs["pred_boxes"][row, rows], case.pred_boxes[both]).tolist()
         ours = resize_masks(outputs["pred_masks"][row, rows], size)
         theirs = resize_masks(case.masks[[wanted[query] for query in both]].astype(np.float32), size)
         found.mask_ious += mask_iou(ours, theirs).tolist()
+
+
+def _prompt_name(case: Case) -> str:
+    """What the case asked for, in words: ``cup``, ``2 boxes``, ``cup, 1 box``."""
+    boxes = f"{len(case.boxes)} box{'es' if len(case.boxes) > 1 else ''}"
+    if not case.boxes:
+        return case.text
+    return boxes if case.text == BOXES_ONLY_TEXT else f"{case.text}, {boxes}"
 
 
 def _compare_cases(
@@ -195,9 +220,9 @@ def _checks(found: _Findings, limits: Mapping[str, float]) -> Iterator[Check]:
         worst = float(np.min(values))
         yield Check(name=name, value=worst, limit=limits[kind], sense="at least")
     yield Check(name="tokens that differ", value=found.errors["tokens"], limit=0, sense="at most")
-    yield Check(name="logit error", value=found.errors["logit"], limit=limits["logit_error"], sense="at most")
-    agreement = found.agreed / found.either if found.either else 0.0
-    yield Check(name="agreement", value=agreement, limit=limits["agreement"], sense="at least")
+    for name, error in (("logit", "logit"), ("presence", "presence"), ("box", "box of a detection")):
+        yield Check(name=f"{name} error", value=found.errors[error], limit=limits[f"{name}_error"], sense="at most")
+    yield Check(name="agreement", value=found.agreement, limit=limits["agreement"], sense="at least")
     for name, ious in (("box IoU", found.box_ious), ("mask IoU", found.mask_ious)):
         yield Check(
             name=name,
@@ -232,7 +257,8 @@ def compare(
 def _verdict_of(found: _Findings, checks: tuple[Check, ...]) -> tuple[Literal["passed", "rejected"], str]:
     missed = [check for check in checks if not check.passed]
     if not missed:
-        return "passed", f"{found.agreed} of {found.either} detections agree; {len(checks)} checks"
+        counted = f"{found.total('found')} detections, {found.total('expected')} expected"
+        return "passed", f"{counted}, {found.total('agreed')} in common; {len(checks)} checks"
     listed = "; ".join(f"{check.name} {check.value:.4g}, {check.sense} {check.limit:g}" for check in missed)
     return "rejected", listed
 
@@ -270,7 +296,8 @@ def verify(
         tried = {part: sha256_of(path) for part, path in there.items()}
         return _verdict(config, tried, reference, gate, device, status="failed", reason=str(error))
     judged |= {"status": status, "reason": reason, "checks": checks, "errors": found.errors}
-    judged |= {"cases": len(wanted.cases), "detections": found.expected}
+    judged |= {"cases": len(wanted.cases), "detections": found.total("expected")}
+    judged |= {"found": found.total("found"), "by_prompt": found.by_prompt}
     return _verdict(config, digests, reference, gate, device, **judged)
 
 

@@ -104,6 +104,7 @@ def measured(name: str = "b8_q50_r672", vision: float = 3.0, image: float = 10.0
         reason="12 of 12 detections agree",
         checks=(Check(name="mask cosine", value=0.99995, limit=0.999, sense="at least"),),
         detections=12,
+        found=11,
         engines=facts_of(records),
         bench=bench(name, digests, vision, image, **changes),
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
+from sam3_runtime.cli_show import print_variant
 from sam3_runtime.contract import PART_NAMES
-from tests.records import write_engine
+from sam3_runtime.overview import describe
+from tests.records import engine_record, write_engine
 from tests.test_config import config
 
 
@@ -43,6 +48,17 @@ def test_info_of_a_variant(tmp_path: Path) -> None:
     found = json.loads(run("info", "--json", str(variant)).stdout)
     assert found["config"]["resolution"] == 672
     assert set(found["engines"]) == set(PART_NAMES)
+
+
+def test_info_tells_what_was_asked_for_from_what_engines_run_in(tmp_path: Path) -> None:
+    variant = write_variant(tmp_path)
+    record = engine_record("decoder", sha256="decoder-50", precision_got={"float32": 1, "unknown": 3})
+    record.write(variant / "decoder.engine.json")
+    printed = io.StringIO()
+    print_variant(Console(file=printed, width=200), describe(variant))
+    decoder = next(line for line in printed.getvalue().splitlines() if "decoder_q50" in line)
+    assert decoder.split("│")[3].strip() == "fp32"
+    assert "\ndecoder runs in float32 25%, 75% not told by TensorRT 1.0\n" in printed.getvalue()
 
 
 def test_the_overview_says_what_sharing_saved(tmp_path: Path) -> None:

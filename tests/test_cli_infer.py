@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from sam3_runtime.backends.fake import write_fake_variant
-from sam3_runtime.cli_infer import Summary, infer
+from sam3_runtime.cli import app
+from sam3_runtime.cli_infer import BOX_ON_VIDEO, Summary, infer
 from sam3_runtime.errors import OutputError, RecordError, SourceError
 from sam3_runtime.prompts import PromptError
 from sam3_runtime.sources import load_image, read_video
@@ -59,7 +61,8 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
         prompts=["person", "red car"],
         boxes=["1,2,30,20", "4,4,9,9:0"],
     )
-    assert (summary.images, summary.frames, summary.exit_code, printed.strip()) == (6, 10, 0, "")
+    assert (summary.images, summary.frames, summary.exit_code) == (6, 10, 0)
+    assert printed.strip() == BOX_ON_VIDEO
     assert set(summary.found) == {"person", "red car", "visual"}
     pictures = lines(output / "images.jsonl")
     assert [line["image"] for line in pictures] == [f"{index}.png" for index in range(6)]
@@ -73,6 +76,17 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     assert total == sum(summary.found.values()) > 0
     assert sorted(path.name for path in output.iterdir()) == ["clip.mp4", "clip.mp4.jsonl", "images", "images.jsonl"]
     assert summary.lines()[0].startswith("6 pictures and 10 frames: ")
+
+
+def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(engines: Path, tmp_path: Path) -> None:
+    picture = str(photo(tmp_path / "photo.png"))
+    assert run(engines, tmp_path / "one", images=[picture], boxes=["1,2,30,20"])[1] == ""
+    assert run(engines, tmp_path / "two", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])[1] == ""
+
+
+def test_the_help_says_that_a_box_follows_nothing() -> None:
+    said = CliRunner().invoke(app, ["infer", "--help"], env={"COLUMNS": "300"}).output
+    assert "on a video it follows nothing (for that: stream --track" in said
 
 
 def test_the_best_of_each_prompt_and_the_first_frames(engines: Path, tmp_path: Path) -> None:

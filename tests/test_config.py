@@ -12,6 +12,7 @@ from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import RecordError
+from sam3_runtime.files import digest_of
 from tests.records import DIMS, engine_record
 
 
@@ -54,6 +55,18 @@ def test_an_edited_verdict_is_noticed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("rejected", "passed"))
     with pytest.raises(RecordError, match="was edited"):
         Verdict.read(path)
+
+
+def test_a_verdict_from_before_detections_were_counted_is_whole(tmp_path: Path) -> None:
+    """As it was written then: sealed over the fields that there were."""
+    path = tmp_path / "verify.json"
+    fields = {"engines": {}, "reference_sha256": "", "gate": {}, "device": "cpu", "detections": 7}
+    Verdict(variant="b8_q50_r672", status="passed", reason="", **fields).write(path)  # type: ignore[arg-type]
+    older = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("found", "by_prompt")}
+    sealed = {key: value for key, value in older.items() if key not in ("digest", "accuracy", "accuracy_sha256")}
+    path.write_text(json.dumps(older | {"digest": digest_of(sealed)}))
+    found = Verdict.read(path)
+    assert (found.detections, found.found, found.by_prompt) == (7, None, None)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"part": "decoder"}', '{"part": 1, "more": 2}'])

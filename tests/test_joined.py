@@ -15,6 +15,7 @@ from sam3_runtime.errors import RecordError
 from sam3_runtime.joined import join, write_joined
 from sam3_runtime.joined_text import markdown
 from sam3_runtime.measurements import Measured
+from sam3_runtime.report_text import percent
 from tests.measured import baseline, measured
 
 
@@ -158,6 +159,34 @@ def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
     hidden = join([table(tmp_path, measured("b8_q50_r672_int8", **layers(20, unknown=500)))])
     assert hidden["warnings"] == []
     assert "8-bit share" not in hidden["rows"][0]["accuracy"][0]
+
+
+def test_what_tensorrt_does_not_tell_is_of_no_type(tmp_path: Path) -> None:
+    """As 8.6 told of a vision encoder on an H200."""
+    work = {"float16": 602112, "int8": 6946816, "unknown": 444596224}
+    made = Layers(count=18, types={"unknown": 12}, work=work, attention=0, reformats=6, opaque=1)
+    toolchain = Toolchain(backend="tensorrt", version="8.6.1")
+    one = measured("b8_q50_r672", vision_record={"layers": made, "toolchain": toolchain})
+    shown = join([table(tmp_path, one)])["rows"][0]["accuracy"][0]["vision precision"]
+    assert shown == "int8 2%, float16 <1%, 98% not told by TensorRT 8.6.1"
+
+
+def test_shares_of_a_little_and_of_nearly_all_say_so() -> None:
+    assert [percent(share) for share in (0.0, 0.001, 0.5, 0.999, 1.0)] == ["0%", "<1%", "50%", ">99%", "100%"]
+
+
+def test_what_was_found_stands_beside_what_was_expected(tmp_path: Path) -> None:
+    row = join([table(tmp_path, measured())])["rows"][0]["accuracy"][0]
+    assert (row["found"], row["expected"], "detections" in row) == (11, 12, False)
+
+
+def test_measurements_from_before_detections_were_counted_are_read(tmp_path: Path) -> None:
+    older = measured().model_dump(mode="json")
+    del older["found"]
+    (tmp_path / "table.json").write_text(json.dumps({"variants": [older]}))
+    write_joined([tmp_path / "table.json"], tmp_path / "out")
+    assert "| expected |" in (tmp_path / "out.md").read_text()
+    assert "| found |" not in (tmp_path / "out.md").read_text()
 
 
 def test_the_command_writes_both_files(tmp_path: Path) -> None:

@@ -39,22 +39,25 @@ def built(folder: Path, name: str = NAME) -> dict[str, str]:
 
 def verdict(folder: Path, status: Any, engines: dict[str, str], name: str = NAME) -> None:
     checks = (Check(name="mask cosine", value=0.99995, limit=0.999, sense="at least"),)
-    fields = {"gate": {}, "device": "cpu", "reference_sha256": "", "detections": 12, "checks": checks}
+    fields = {"gate": {}, "device": "cpu", "reference_sha256": "", "detections": 12, "found": 9, "checks": checks}
     Verdict(variant=name, status=status, reason="because", engines=engines, **fields).write(  # type: ignore[arg-type]
         folder / f"engines/{name}/verify.json"
     )
 
 
-def bench(folder: Path, engines: dict[str, str], stable: bool = True) -> None:
-    latency = Latency(median=10.0, mean=11.0, p95=12.0, p99=13.0, n=30)
-    camera = CameraBench(
-        cameras=8, end_to_end=latency, stages={"vision": latency}, fps_per_camera=100.0, stable=stable, masks_kept=3.0,
-        samples_ms=(10.0,),
-    )  # fmt: skip
+def bench(folder: Path, engines: dict[str, str], stable: bool = True, counts: tuple[int, ...] = (8, 1)) -> None:
+    def camera(count: int) -> CameraBench:
+        latency = Latency(median=10.0 * count, mean=11.0, p95=12.0, p99=13.0, n=30)
+        return CameraBench(
+            cameras=count, end_to_end=latency, stages={"vision": latency}, fps_per_camera=100.0, stable=stable,
+            masks_kept=3.0, samples_ms=(10.0,),
+        )  # fmt: skip
+
     fields: dict[str, Any] = {
         "variant": NAME, "backend": "onnxruntime", "device": "cpu", "toolchain": engine_record("decoder").toolchain,
         "checkpoint": "sam3", "checkpoint_digest": "", "engines": engines, "date": "2026-01-01", "threads": None,
-        "prompts": 1, "load_seconds": 0.5, "memory_before_mib": 100.0, "memory_peak_mib": 500.4, "cameras": (camera,),
+        "prompts": 1, "load_seconds": 0.5, "memory_before_mib": 100.0, "memory_peak_mib": 500.4,
+        "cameras": tuple(map(camera, counts)),
         "parts": (),
     }  # fmt: skip
     BenchResult(**fields).write(folder / f"bench/{NAME}.json")
@@ -73,6 +76,45 @@ def test_a_variant_that_passed(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "bench/table.csv").read_text().splitlines()))
     assert rows[0]["cosine"] == "0.99995"
     assert NAME in (tmp_path / "bench/report.html").read_text()
+
+
+def test_what_was_found_stands_beside_what_was_expected(tmp_path: Path) -> None:
+    verdict(tmp_path, "passed", built(tmp_path))
+    row = write_tables(tmp_path, listing(tmp_path, NAME))["rows"][0]
+    assert (row["found"], row["expected"], "detections" in row) == (9, 12, False)
+    head, _, line = (tmp_path / "bench/table.md").read_text().split("\n\n")[2].splitlines()
+    shown = dict(zip(*[[cell.strip() for cell in text.split("|")] for text in (head, line)], strict=True))
+    assert (shown["found"], shown["expected"]) == ("9", "12")
+
+
+@pytest.mark.parametrize("order", [(0.9995, float("nan")), (float("nan"), 0.9995)])
+def test_a_cosine_that_is_no_number_hides_behind_no_other(tmp_path: Path, order: tuple[float, ...]) -> None:
+    checks = tuple(
+        Check(name=f"fpn_feat_{level} cosine", value=value, limit=0.999, sense="at least")
+        for level, value in enumerate(order)
+    )
+    fields: dict[str, Any] = {"gate": {}, "device": "cpu", "reference_sha256": "", "engines": built(tmp_path)}
+    path = tmp_path / f"engines/{NAME}/verify.json"
+    Verdict(variant=NAME, status="rejected", reason="nan", checks=checks, **fields).write(path)
+    assert write_tables(tmp_path, listing(tmp_path, NAME))["rows"][0]["cosine"] is None
+
+
+def test_stages_are_of_one_camera_or_say_of_how_many(tmp_path: Path) -> None:
+    digests = built(tmp_path)
+    verdict(tmp_path, "passed", digests)
+    for counts, column, median in (((8, 1), "vision_ms", 10.0), ((8, 4), "4cam_vision_ms", 40.0)):
+        bench(tmp_path, digests, counts=counts)
+        row = write_tables(tmp_path, listing(tmp_path, NAME))["rows"][0]
+        assert {name: value for name, value in row.items() if name.endswith("vision_ms")} == {column: median}
+
+
+def test_the_table_says_when_it_was_measured(tmp_path: Path) -> None:
+    """It is written in every run; what it shows may be older."""
+    digests = built(tmp_path)
+    verdict(tmp_path, "passed", digests)
+    bench(tmp_path, digests)
+    write_tables(tmp_path, listing(tmp_path, NAME))
+    assert "measured: 2026-01-01; table of: " in (tmp_path / "bench/table.md").read_text()
 
 
 def test_the_accuracy_on_a_data_set_and_a_nan_have_cells(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 ``--exportLayerInfo``), of TensorRT 8.6 to 11.
 
 A layer says which ONNX nodes it comes from, in its metadata or in its name, and the type of every tensor that it reads
-and writes. TensorRT 8.6 hides whole blocks behind one name (``{ForeignNode[…]}``): what is inside counts as unknown.
-Pure functions over text; knows the graph by the names of its nodes.
+and writes. Of an engine with dynamic shapes TensorRT 8.6 tells no such type ("N/A due to dynamic shapes"), given a
+context or not: there a product's type is that of its weights, or what its tactic is called. 8.6 also hides whole blocks
+behind one name (``{ForeignNode[…]}``), without a tactic: what is inside counts as unknown. Pure functions over text;
+knows the graph by the names of its nodes.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sam3_runtime.config import UNKNOWN, Layers
+from sam3_runtime.report_text import percent
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _TYPES = (
@@ -29,6 +32,10 @@ _TYPES = (
     (re.compile(r"BOOL"), "bool"),
 )
 """Of a description such as ``Thirty-two wide channel vectorized row major Int8 format``; the first that is in it."""
+_TACTIC = re.compile(r"(?:^|_)(i8|f16|bf16|f32|e4m3)(?:i8|i32|f16|bf16|f32|e4m3)_")
+"""In the name of a product's kernel, such as ``sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_…``: the first type is that of
+what it multiplies, the one behind it that of its result."""
+_TACTIC_TYPES = {"i8": "int8", "f16": "float16", "bf16": "bfloat16", "f32": "float32", "e4m3": "fp8"}
 _ARITHMETIC = ("float32", "float16", "bfloat16", "int8", "fp8")
 _ATTENTION = re.compile(r"(?:^|[^a-z0-9])f?mha(?:[^a-z0-9]|$)|flash_?attention|scaled_dot_product")
 _PRODUCT = re.compile(r"gemm|matrixmultiply|matrix_multiply|matmul|convolution|fullyconnected|conv")
@@ -44,6 +51,7 @@ class Layer:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: str | None
+    tactic: str
 
     @property
     def is_reformat(self) -> bool:
@@ -59,11 +67,16 @@ class Layer:
 
     @property
     def type(self) -> str:
-        """What it computes in: its weights' type, else that of the first number that enters or leaves it."""
+        """What it computes in: its weights' type or its kernel's, else that of the first number at its ends."""
         if self.is_opaque:
             return UNKNOWN
-        known = (self.weights or UNKNOWN, *self.inputs, *self.outputs)
+        known = (self.weights or UNKNOWN, self.tactic, *self.inputs, *self.outputs)
         return next((one for one in known if one in _ARITHMETIC), UNKNOWN)
+
+    @property
+    def numbers(self) -> set[str]:
+        """The types of numbers at its ends; none where they are not told."""
+        return {one for one in (*self.inputs, *self.outputs) if one in _ARITHMETIC}
 
 
 def parse_layers(text: str) -> list[Layer]:
@@ -85,6 +98,7 @@ def _layer(entry: Any) -> Layer:
         inputs=tuple(map(_type, entry.get("Inputs", []))),
         outputs=tuple(map(_type, entry.get("Outputs", []))),
         weights=_named_type(str(weights.get("Type", ""))) if isinstance(weights, dict) else None,
+        tactic=_tactic_type(str(entry.get("TacticName", ""))),
     )
 
 
@@ -97,6 +111,11 @@ def _type(tensor: Any) -> str:
 
 def _named_type(said: str) -> str:
     return next((name for pattern, name in _TYPES if pattern.search(said.upper())), UNKNOWN)
+
+
+def _tactic_type(kernel: str) -> str:
+    found = _TACTIC.search(kernel)
+    return _TACTIC_TYPES[found[1]] if found else UNKNOWN
 
 
 def read_layers(layers: Iterable[Layer], products: Mapping[str, int], islands: Collection[str] = ()) -> Layers:
@@ -117,6 +136,12 @@ def read_layers(layers: Iterable[Layer], products: Mapping[str, int], islands: C
         opaque=sum(layer.is_opaque for layer in found),
         narrowed=tuple(sorted(node for node in islands if _is_narrow(where.get(node, [])))),
     )
+
+
+def unseen_islands(layers: Iterable[Layer], islands: Collection[str]) -> list[str]:
+    """The ``islands`` of which the engine does not tell whether they run in float32."""
+    where = _layers_by_node(layers)
+    return sorted(node for node in islands if not any(one.numbers and not one.is_opaque for one in where.get(node, [])))
 
 
 def count_products(layers: Iterable[Layer], products: Iterable[str]) -> dict[str, int]:
@@ -149,18 +174,17 @@ def _is_attention(layer: Layer) -> bool:
 
 def _is_narrow(layers: list[Layer]) -> bool:
     """Whether a node runs where no float32 comes in or goes out though numbers do."""
-    for layer in layers:
-        ends = {one for one in (*layer.inputs, *layer.outputs) if one in _ARITHMETIC}
-        if ends and "float32" not in ends and not layer.is_opaque:
-            return True
-    return False
+    return any(layer.numbers and "float32" not in layer.numbers and not layer.is_opaque for layer in layers)
 
 
-def report_layers(layers: Layers) -> list[str]:
-    """For people: what the engine is made of, and what is not as it was asked for."""
+def report_layers(layers: Layers, unseen: Sequence[str] = ()) -> list[str]:
+    """For people: what the engine is made of, what is not as it was asked for, and what this version does not tell.
+
+    ``unseen`` are islands as :func:`unseen_islands` gives them.
+    """
     whole = sum(layers.work.values()) or 1
-    shares = ", ".join(f"{kind} {amount / whole:.0%}" for kind, amount in layers.work.items())
-    counts = ", ".join(f"{kind} {count}" for kind, count in layers.types.items())
+    shares = ", ".join(f"{_told(kind)} {percent(amount / whole)}" for kind, amount in layers.work.items())
+    counts = ", ".join(f"{_told(kind)} {count}" for kind, count in layers.types.items())
     lines = [
         f"{layers.count} layers ({counts}), {layers.attention} fused attentions, {layers.reformats} reformats, "
         f"{layers.opaque} blocks whose inside TensorRT does not show",
@@ -168,4 +192,12 @@ def report_layers(layers: Layers) -> list[str]:
     ]
     if layers.narrowed:
         lines.append(f"WARNING: float32 was asked for and is not used in {', '.join(layers.narrowed)}")
+    if unseen:
+        lines.append(
+            f"of {len(unseen)} nodes that were told to run in float32 this TensorRT does not tell whether they do"
+        )
     return lines
+
+
+def _told(kind: str) -> str:
+    return "not told by this TensorRT:" if kind == UNKNOWN else kind

@@ -7,7 +7,7 @@ is looked into: the types of inputs and outputs, what layers run in, whether flo
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from shutil import which
 from typing import Any
@@ -19,6 +19,7 @@ from sam3_runtime.builders.inspector import (
     parse_layers,
     read_layers,
     report_layers,
+    unseen_islands,
 )
 from sam3_runtime.builders.tensorrt_common import tensors
 from sam3_runtime.builders.tensorrt_messages import BuildLog, OutOfMemory
@@ -28,6 +29,7 @@ from sam3_runtime.builders.timing_cache import TimingCache
 from sam3_runtime.config import Layers
 from sam3_runtime.errors import BuildError
 from sam3_runtime.gpus import find_gpu
+from sam3_runtime.report_text import percent
 from sam3_runtime.toolchain import release_of, trtexec_version
 
 _HALF = 0.5
@@ -67,11 +69,15 @@ def build(task: Task) -> Built:
     raise AssertionError("the last try raises")
 
 
-def calibrate(task: Task, make_calibrator: Callable[[Any], Any], batch: int, is_done: Callable[[], bool]) -> None:
+def calibrate(
+    task: Task, make_calibrator: Callable[[Any], Any], batch: int, is_done: Callable[[], bool]
+) -> frozenset[str]:
     """Let TensorRT calibrate ``task``'s float32 graph, ``batch`` images at a time.
 
     ``make_calibrator`` is given the module ``tensorrt`` and returns an ``IInt8Calibrator``, which gets its pictures
     asked for and its cache handed over while this runs. From TensorRT 9 on the build ends as soon as ``is_done``.
+    Returns the tensors that TensorRT called uniformly zero: they can have no scale.
+
     Raises :class:`BuildError` where TensorRT has no calibrators or refuses the graph.
     """
     version = str(task.toolchain["version"])
@@ -80,7 +86,7 @@ def calibrate(task: Task, make_calibrator: Callable[[Any], Any], batch: int, is_
     tuned = {dim: replace(r, opt=batch, max=max(batch, r.max)) for dim, r in task.ranges.items()}
     task = replace(task, ranges=tuned)
     recipe = make_recipe(task, version, calibrating=True)
-    tensorrt_python.calibrate(trt, task, recipe, make_calibrator, batch, is_done)
+    return tensorrt_python.calibrate(trt, task, recipe, make_calibrator, batch, is_done)
 
 
 def import_tensorrt(planned: str) -> Any:
@@ -145,7 +151,7 @@ def _built(trt: Any | None, task: Task, recipe: Recipe, log: BuildLog, inspected
     found = _parse(seen.inspected)
     layers = read_layers(found, task.graph.products, recipe.wide) if found else None
     if layers:
-        _tell(task, layers)
+        _tell(task, layers, unseen_islands(found, recipe.wide))
     return Built(
         inputs=inputs,
         outputs=outputs,
@@ -166,9 +172,9 @@ def _parse(inspected: str) -> list[Layer]:
         return []
 
 
-def _tell(task: Task, layers: Layers) -> None:
-    for line in report_layers(layers):
+def _tell(task: Task, layers: Layers, unseen: Sequence[str]) -> None:
+    for line in report_layers(layers, unseen):
         print(line, flush=True)
     share = layers.eight_bit_share
     if (task.graph.quantize or task.calibration) and share is not None and share < _HALF:
-        task.announce(f"{task.path.name}: WARNING: only {share:.0%} of its matrix work is done in 8 bits")
+        task.announce(f"{task.path.name}: WARNING: only {percent(share)} of its matrix work is done in 8 bits")

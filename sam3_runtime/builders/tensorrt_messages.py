@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 
 from sam3_runtime.errors import BuildError
 
-HARMLESS = {
+EXPECTED = {
+    r"Missing scale and zero-point for tensor": (
+        "these tensors have no 8-bit scale, so that the layers that read or write them run in floating point; the "
+        "calibration's JSON lists those of the graph"
+    ),
     r"generated with INT64 weights": "indices and sizes fit into int32, and TensorRT 8.6 binds them so",
     r"weights outside the range of INT32 was clamped": "open ends of slices are the largest number of either type",
     r"Tensor DataType is determined at build time": "those of inputs and outputs are set, others are its choice",
@@ -22,7 +26,7 @@ HARMLESS = {
         "a Clip without that bound gets float32's largest number for one, which in float16 bounds nothing either"
     ),
 }
-"""Warnings that say nothing about the engine, each with the reason why. Whatever else is warned of stands out."""
+"""Warnings that an engine as it should be draws too, each with the reason. Whatever else is warned of stands out."""
 
 OUT_OF_MEMORY = r"[Oo]ut of memory|OutOfMemory|bad_alloc|Could not find any implementation|cudaErrorMemoryAllocation"
 FIXES = {
@@ -70,6 +74,7 @@ _MEMORY = {
 }
 _PHASE = re.compile(r"(?:Computing costs for|Timing Runner:|After [\w -]+:).*")
 _RECALIBRATES = re.compile(r"Calibration table does not match|Starting Calibration")
+_ZERO = re.compile(r"Tensor (.+?) is uniformly zero")
 _SHOWN = 100  # characters of a message, where people wait
 
 
@@ -81,6 +86,7 @@ class BuildLog:
     errors: list[str] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     last: str = ""
+    zeros: set[str] = field(default_factory=set)  # tensors in which a calibration saw nothing but zeros
     recalibrates: bool = False  # it wants to calibrate although it was given a cache
 
     def note(self, severity: str, text: str) -> None:
@@ -91,6 +97,7 @@ class BuildLog:
             return  # thousands of lines for a full-size graph
         self.last = text.partition("\n")[0][:_SHOWN]
         self.recalibrates = self.recalibrates or _RECALIBRATES.search(text) is not None
+        self.zeros.update(_ZERO.findall(text))
         print(f"[{severity}] {text}", flush=True)
         if severity == "WARNING":
             self.warnings.append(text)
@@ -122,15 +129,15 @@ class BuildLog:
         reasons = dict.fromkeys(reason for text in self.warnings if (reason := explanation(text)))
         counted = {reason: sum(explanation(text) == reason for text in self.warnings) for reason in reasons}
         for reason, count in counted.items():
-            print(f"harmless, {count} of {len(self.warnings)} warnings: {reason}")
+            print(f"expected, {count} of {len(self.warnings)} warnings: {reason}")
         for text in unexplained:
             print(f"A warning that this version cannot explain: {text}")
         return unexplained
 
 
 def explanation(warning: str) -> str | None:
-    """Why a warning is harmless; nothing for one that is not known."""
-    return next((reason for pattern, reason in HARMLESS.items() if re.search(pattern, warning)), None)
+    """Why a warning is to be expected; nothing for one that is not known."""
+    return next((reason for pattern, reason in EXPECTED.items() if re.search(pattern, warning)), None)
 
 
 class OutOfMemory(BuildError):

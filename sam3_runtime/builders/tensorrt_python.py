@@ -92,10 +92,11 @@ def build_engine(trt: Any, task: Task, recipe: Recipe, timings: TimingCache | No
 
 def calibrate(
     trt: Any, task: Task, recipe: Recipe, make_calibrator: Callable[[Any], Any], batch: int, is_done: Callable[[], bool]
-) -> None:
+) -> frozenset[str]:
     """Run the build that calibrates, ``batch`` images at a time, until ``is_done`` or, before TensorRT 9, to its end.
 
-    ``make_calibrator`` makes an ``IInt8Calibrator`` of the module that it is given. The engine is thrown away.
+    ``make_calibrator`` makes an ``IInt8Calibrator`` of the module that it is given. The engine is thrown away. Returns
+    the tensors that TensorRT called uniformly zero.
     """
     bench = prepare_network(trt, task, recipe)
     calibrator = make_calibrator(trt)
@@ -106,6 +107,8 @@ def calibrate(
         bench.monitor = make_monitor(trt, lambda text: task.announce(f"{task.path.name}: {text}"), is_done)
     if compile_network(bench) is None and not is_done():
         raise refused(bench)
+    bench.log.explain_warnings()
+    return frozenset(bench.log.zeros)
 
 
 def look_into(trt: Any, task: Task, recipe: Recipe) -> Seen:

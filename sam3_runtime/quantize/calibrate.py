@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from sam3_runtime.contract import Range
 from sam3_runtime.errors import CalibrationError
 from sam3_runtime.files import sha256_of, written_whole
 from sam3_runtime.preprocess import FloatArray, preprocess
-from sam3_runtime.quantize.calibration_cache import CalibratorRecord, parse_cache
+from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
 
 Announce = Callable[[str], None]
@@ -69,8 +69,16 @@ def calibrate(
         precision="fp32",
         toolchain=params["toolchain"],
     )
-    data = _run(task, feed, params["algorithm"], params.get("percentile"))
-    header, scales = parse_cache(data)
+    data, zeros = _run(task, feed, params["algorithm"], params.get("percentile"))
+    header, values = parse_cache(data)
+    failed = failures(values, zeros)
+    scales = {name: value for name, value in values.items() if name not in failed}
+    if not scales:
+        reasons = "; ".join(dict.fromkeys(failed.values())) or "its cache is empty"
+        raise CalibrationError(
+            f"TensorRT found no scale for any tensor of {graph.name} ({reasons})",
+            "look at the frames of calibration.source, or use `calibration: {method: qdq}`",
+        )
     with written_whole(cache) as temporary:
         temporary.write_bytes(data)
     record = CalibratorRecord(
@@ -80,7 +88,8 @@ def calibrate(
         header=header,
         cache_sha256=sha256_of(cache),
         scales=scales,
-        missing=tuple(name for name in float_tensors(graph) if name not in scales),
+        failed=failed,
+        missing=tuple(name for name in float_tensors(graph) if name not in values),
     ).sealed()
     record.write(report)
     shortage = frames.shortage()
@@ -150,8 +159,8 @@ class Feed:
         print(f"calibrating on frame {self._taken} of {self._expected}", flush=True)
 
 
-def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> bytes:
-    """Let TensorRT take what ``feed`` has. Returns its cache."""
+def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tuple[bytes, Collection[str]]:
+    """Let TensorRT take what ``feed`` has. Returns its cache, and the tensors that it called uniformly zero."""
     from sam3_runtime.builders import tensorrt
 
     def make(trt: Any) -> Any:
@@ -166,7 +175,7 @@ def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> by
 
     with _device(feed):
         try:
-            tensorrt.calibrate(task, make, task.ranges["B"].opt, feed.is_done)
+            zeros = tensorrt.calibrate(task, make, task.ranges["B"].opt, feed.is_done)
         except OutOfMemory as error:
             raise CalibrationError(
                 error.message, f"set a smaller `calibration: {{batch: …}}` than {task.ranges['B'].opt}"
@@ -176,7 +185,7 @@ def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> by
                 raise feed.failure
     if not feed.cache:
         raise CalibrationError(f"TensorRT wrote no calibration cache for {task.path.name}", "see the job's log")
-    return feed.cache
+    return feed.cache, zeros
 
 
 @contextmanager

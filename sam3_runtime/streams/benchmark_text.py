@@ -69,7 +69,8 @@ def _clocks(bench: StreamBench) -> str:
     during = bench.clocks.during if bench.clocks else None
     if during is None or during.sm_mhz is None:
         return "clocks: not told"
-    return f"clocks: SM {during.sm_mhz:g} MHz, memory {during.memory_mhz or 0:g} MHz"
+    memory = "not told" if during.memory_mhz is None else f"{during.memory_mhz:g} MHz"
+    return f"clocks: SM {during.sm_mhz:g} MHz, memory {memory}"
 
 
 def _mark(stable: bool) -> str:

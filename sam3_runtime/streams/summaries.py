@@ -110,7 +110,7 @@ def rows_of(summary: RunSummary) -> list[list[str]]:
     ]  # fmt: skip
 
 
-COLUMNS = ("source", "frames", "fps", "latency p50 ms", "p95 ms", "dropped", "problems")
+COLUMNS = ("source", "frames", "fps", "latency p50 ms", "p95 ms", "dropped", "failures")
 
 
 def _cell(value: float | None) -> str:

@@ -12,6 +12,7 @@ from sam3_runtime.builders.inspector import (
     parse_layers,
     read_layers,
     report_layers,
+    unseen_islands,
 )
 from sam3_runtime.config import Layers
 
@@ -82,6 +83,52 @@ def test_what_10_shows() -> None:
     }
 
 
+HIDDEN = "N/A due to dynamic shapes"
+KERNELS = {
+    "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_tilesize256x128x64": "int8",
+    "sm80_xmma_fprop_implicit_gemm_interleaved_i8f32_i8i32_f32_nchw": "int8",
+    "sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1": "float16",
+    "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64": "bfloat16",
+    "sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x128x128": "fp8",
+    "sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize64x64": "float32",
+    "ampere_h16816gemm_64x64_ldg8_nn_v1": "unknown",
+    "": "unknown",
+}
+"""As NVIDIA's guides and issues have them; the last tells nothing that this version reads."""
+
+
+@pytest.mark.parametrize(("kernel", "kind"), KERNELS.items())
+def test_a_kernels_name_tells_what_86_does_not(kernel: str, kind: str) -> None:
+    """With dynamic shapes 8.6 has no type at the ends of a layer."""
+    entry = layer("patch_embed/Conv", "CaskConvolution", HIDDEN, TacticName=kernel)
+    assert read([entry]).work == ({kind: 9, "unknown": 141} if kind != "unknown" else {"unknown": 150})
+    weighted = layer("patch_embed/Conv", "CaskConvolution", HIDDEN, TacticName=kernel, Weights={"Type": "Half"})
+    assert read([weighted]).work["float16"] == 9
+
+
+def test_a_block_is_not_of_the_type_of_its_ends() -> None:
+    """Nothing is known of its inside, whatever enters it and leaves it."""
+    for kernel in ("", "sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_"):
+        block = layer(
+            "{ForeignNode[Reshape...neck/Conv]}", "Myelin", FP16, "[ONNX Layer: neck/Conv]", TacticName=kernel
+        )
+        assert read([block]).work == {"unknown": 150}
+
+
+def test_islands_that_cannot_be_seen_are_counted() -> None:
+    """None is said to be narrowed of an engine that tells no type: that is not to say that they hold."""
+    dark = [
+        layer("Sub + Div", "PointWiseV2", HIDDEN),
+        layer("{ForeignNode[a...b]}", "Myelin", FP16, "[ONNX Layer: Sqrt]"),
+        layer("PWN(Mul)", "PointWiseV2", FP32, "[ONNX Layer: Mul]"),
+    ]
+    islands = ("Sub", "Div", "Sqrt", "Mul", "absent")
+    assert read(dark, *islands).narrowed == ()
+    unseen = unseen_islands(parse_layers(json.dumps({"Layers": dark})), islands)
+    assert unseen == ["Div", "Sqrt", "Sub", "absent"]
+    assert report_layers(read(dark, *islands), unseen)[-1].startswith("of 4 nodes that were told to run in float32")
+
+
 @pytest.mark.parametrize("field", ["Datatype", "DataType"])
 def test_11_has_a_field_for_the_type_alone(field: str) -> None:
     both = {"Name": "t", "Format": "Row major linear FP32 format (kLINEAR)", field: "Half"}
@@ -121,7 +168,10 @@ def test_what_is_no_layer_list_is_refused() -> None:
 
 def test_for_people() -> None:
     lines = report_layers(read(EIGHT, "Mul"))
-    assert "5 layers (float16 2, float32 1, unknown 1), 0 fused attentions, 1 reformats, 1 blocks" in lines[0]
-    assert lines[1] == "matrix work: int8 6%, unknown 94%"
+    assert (
+        "5 layers (float16 2, float32 1, not told by this TensorRT: 1), 0 fused attentions, 1 reformats, 1 blocks"
+        in lines[0]
+    )
+    assert lines[1] == "matrix work: int8 6%, not told by this TensorRT: 94%"
     assert lines[2] == "WARNING: float32 was asked for and is not used in Mul"
     assert len(report_layers(read(TEN))) == 2

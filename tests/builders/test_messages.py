@@ -31,9 +31,32 @@ def test_known_warnings_are_explained_and_others_stand_out(capsys: pytest.Captur
     log.note("WARNING", "the moon is full")
     assert log.explain_warnings() == ["the moon is full"]
     said = capsys.readouterr().out
-    assert "harmless, 2 of 4 warnings: the contract has int64" in said
-    assert "harmless, 1 of 4 warnings: a Clip" in said
+    assert "expected, 2 of 4 warnings: the contract has int64" in said
+    assert "expected, 1 of 4 warnings: a Clip" in said
     assert "cannot explain: the moon is full" in said
+
+
+def test_a_missing_scale_is_expected_and_explained_once(capsys: pytest.CaptureFixture[str]) -> None:
+    log = BuildLog()
+    for tensor in ("(Unnamed Layer* 269) [Shuffle]_output", "/global_pool/Flatten_output_0", "768"):
+        log.note(
+            "WARNING",
+            f"Missing scale and zero-point for tensor {tensor}, expect fall back to non-int8 implementation for any "
+            "layer consuming or producing given tensor",
+        )
+    assert log.explain_warnings() == []
+    said = capsys.readouterr().out
+    assert said.count("expected, 3 of 3 warnings: these tensors have no 8-bit scale") == 1
+    assert "cannot explain" not in said
+
+
+def test_tensors_of_zeros_are_kept() -> None:
+    log = BuildLog()
+    log.note(
+        "WARNING", "Tensor (Unnamed Layer* 1022) [PluginV2]_output_0 is uniformly zero; network calibration failed."
+    )
+    log.note("INFO", "Tensor 326 is uniformly zero.")
+    assert log.zeros == {"(Unnamed Layer* 1022) [PluginV2]_output_0", "326"}
 
 
 def test_details_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,6 +215,7 @@ def test_a_calibration_ends_with_its_cache(
     done: list[bool] = []
 
     def build(logger: Any, network: Any, config: Any) -> bool:  # noqa: ARG001
+        logger.log(logger.Severity.WARNING, "Tensor neck is uniformly zero.")
         monitor = getattr(config, "progress_monitor", None)
         assert monitor is None or monitor.step_complete("Calibrating", 1)
         done.append(True)
@@ -223,7 +224,8 @@ def test_a_calibration_ends_with_its_cache(
     module._told.on_build = build
     base: Any = module.IInt8EntropyCalibrator2
     task = make_task(float_graphs, tmp_path, release)
-    tensorrt.calibrate(task, lambda trt: base(), batch=3, is_done=lambda: bool(done))  # noqa: ARG005
+    zeros = tensorrt.calibrate(task, lambda trt: base(), batch=3, is_done=lambda: bool(done))  # noqa: ARG005
+    assert zeros == {"neck"}
     told = module._told
     assert told.flags == {"FP16", "INT8"}
     assert told.level == 0

@@ -62,9 +62,12 @@ class Calibration:
         self.task: Task | None = None
         self.batch = 0
         self.cache: bytes | None = CACHE
+        self.zeros: frozenset[str] = frozenset()
         self.before: Callable[[], None] = lambda: None
 
-    def __call__(self, task: Task, make: Callable[[Any], Any], batch: int, is_done: Callable[[], bool]) -> None:
+    def __call__(
+        self, task: Task, make: Callable[[Any], Any], batch: int, is_done: Callable[[], bool]
+    ) -> frozenset[str]:
         self.task, self.batch = task, batch
         self.before()
         calibrator = make(SimpleNamespace(**{name: type(name, (), {}) for name in CLASSES}))
@@ -74,6 +77,7 @@ class Calibration:
         if self.cache is not None:
             calibrator.write_calibration_cache(memoryview(self.cache))
             assert is_done()
+        return self.zeros
 
 
 @pytest.fixture
@@ -130,6 +134,30 @@ def test_the_report_says_what_it_holds_for_and_what_is_missing(small_graph: Path
     found = open_cache([str(cache), str(report)], small_graph, VERSION)
     assert found is not None
     assert found.key == record.key
+
+
+def test_a_line_of_infinity_is_no_scale(
+    small_graph: Path, tmp_path: Path, trt: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trt.cache = CACHE + b"ab: 7f800000\nof zeros: 7f800000\n"
+    trt.zeros = frozenset({"of zeros"})
+    cache, report = run(small_graph, tmp_path)
+    record = CalibratorRecord.read(report)
+    assert set(record.scales) == {"images", "c"}
+    assert set(record.failed) == {"ab", "of zeros"}
+    assert "TensorRT said" in record.failed["of zeros"]
+    assert record.missing == ("up",), "what has a line was measured"
+    assert cache.read_bytes() == trt.cache, "TensorRT's own file stays as it is"
+    said = capsys.readouterr().out
+    assert "2 tensors got a scale\n" in said
+    assert f"1 without one ({record.failed['ab']}): ab\n" in said
+
+
+def test_a_cache_without_any_scale_is_an_error(small_graph: Path, tmp_path: Path, trt: Calibration) -> None:
+    trt.cache = b"TRT-8601-EntropyCalibration2\nimages: 7f800000\nc: 7f800000\n"
+    with pytest.raises(CalibrationError, match=r"no scale for any tensor of .*infinite"):
+        run(small_graph, tmp_path)
+    assert left_behind(tmp_path) == []
 
 
 def test_the_same_frames_give_the_same_key(small_graph: Path, tmp_path: Path) -> None:

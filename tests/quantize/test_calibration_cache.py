@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.config import Preprocessing
 from sam3_runtime.errors import CalibrationError, RecordError
 from sam3_runtime.files import sha256_of
-from sam3_runtime.quantize.calibration_cache import CalibratorRecord, open_cache, parse_cache
+from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, open_cache, parse_cache
 
 CACHE = (
     b"TRT-8601-EntropyCalibration2\nimages: 3c010204\n(Unnamed Layer* 7) [Constant]_output: 3d000000\na: b: 3f800000\n"
@@ -75,8 +76,44 @@ def test_a_damaged_line_is_shown(line: str) -> None:
         parse_cache(f"TRT-8601-EntropyCalibration2\n{line}\n".encode())
 
 
-def test_the_summary_says_what_is_missing(files: list[str]) -> None:
-    assert record_of(files).summary() == "3 tensors got a scale; 1 of the graph's have none: c"
+def test_what_is_no_scale_is_told_with_the_likely_reason() -> None:
+    data = CACHE + b"i: 7f800000\nz: 00000000\nn: 7fc00000\nm: ff800000\nsaid: 7f800000\ntiny: 1\n"
+    _, values = parse_cache(data)
+    found = failures(values, {"said", "images"})
+    assert found.keys() == {"i", "z", "n", "m", "said"}
+    for name, reason in (
+        ("i", "infinite"),
+        ("z", "range of 0"),
+        ("n", "no number"),
+        ("m", "below 0"),
+        ("said", "TensorRT said"),
+    ):
+        assert reason in found[name]
+
+
+def test_the_summary_says_what_is_missing_and_what_failed(files: list[str]) -> None:
+    record = record_of(files)
+    assert record.summary().splitlines() == [
+        "3 tensors got a scale",
+        "  1 without one (of the graph, and not in the cache: not measured): c",
+    ]
+    failed = {f"t{number}": "infinite" for number in range(10)} | {"z": "zeros"}
+    lines = record.model_copy(update={"failed": failed, "missing": ()}).summary().splitlines()
+    assert lines == [
+        "3 tensors got a scale",
+        "  10 without one (infinite): t0, t1, t2, t3, t4, t5, t6, t7 and 2 more",
+        "  1 without one (zeros): z",
+    ]
+
+
+def test_a_report_from_before_failures_were_told_is_read(files: list[str], small_graph: Path) -> None:
+    """In it, what is no scale stands among the scales."""
+    report = Path(files[1])
+    older = json.loads(report.read_text())
+    del older["failed"]
+    report.write_text(json.dumps(older | {"scales": older["scales"] | {"i": "Infinity"}}))
+    assert record_of(files).scales["i"] == float("inf")
+    assert open_cache(files, small_graph, TENSORRT) is not None
 
 
 # What it holds for ------------------------------------------------------------------------------------------------

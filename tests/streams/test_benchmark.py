@@ -70,6 +70,8 @@ def test_the_command_writes_a_record_and_a_table(fake_variant: Path, bank: Path,
     shown = markdown(on_gpu)
     for part in ("| 96 %     |", "| 4321     |", "clocks: SM 1980 MHz, memory 3201 MHz", "The weights are random"):
         assert part in shown
+    silent = Clocks(before=Reading(), during=Reading(sm_mhz=1980), samples=9)
+    assert "clocks: SM 1980 MHz, memory not told" in markdown(on_gpu.model_copy(update={"clocks": silent}))
 
 
 def test_a_live_source_is_not_measured(fake_variant: Path, bank: Path) -> None:
