@@ -76,8 +76,8 @@ class CudaArray(DeviceArray):
         row = prod(self.shape[1:]) * self.dtype.itemsize
         return CudaArray(self.cuda, self.pointer + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
 
-    def astype(self, dtype: Any) -> CudaArray:
-        return self if np.dtype(dtype) == self.dtype else self.cuda.converted(self, np.dtype(dtype))
+    def astype(self, dtype: Any, name: str) -> CudaArray:
+        return self if np.dtype(dtype) == self.dtype else self.cuda.converted(self, np.dtype(dtype), name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -304,14 +304,17 @@ class Cuda:
             x, y, z = (*size, 1, 1)[:3]
             self._kernels[name](*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
 
-    def converted(self, array: CudaArray, dtype: np.dtype[Any]) -> CudaArray:
-        """``array`` as float16 or float32, in a block of its own that the next conversion of the same writes again."""
+    def converted(self, array: CudaArray, dtype: np.dtype[Any], name: str) -> CudaArray:
+        """``array`` as float16 or float32, in the block of that ``name`` and type: its next conversion writes it again.
+
+        One for all images of a batch, whichever of them ``array`` is: the stream has read it before it writes it.
+        """
         kernels = {("float32", "float16"): "narrow_to_float16", ("float16", "float32"): "widen_to_float32"}
         kernel = kernels.get((array.dtype.name, dtype.name))
         if kernel is None:
             raise EngineError(f"{array.dtype} is not turned into {dtype} on the GPU")
         count = prod(array.shape)
-        block = self.block(f"converted {array.pointer} {dtype.name}", count * dtype.itemsize)
+        block = self.block(f"converted {name} {dtype.name}", count * dtype.itemsize)
         self.launch(kernel, (count,), array, np.uint64(count), block)
         return CudaArray(self, block.pointer, array.shape, dtype)
 

@@ -286,13 +286,25 @@ def test_copies_stay_on_the_device(opened: Cuda, gpu: FakeGpu) -> None:
 def test_conversions(opened: Cuda, of: str, into: str) -> None:
     values = np.linspace(-5, 5, 1000, dtype=of).reshape(10, 100)
     array = filled(opened, values)
-    assert array.astype(of) is array
-    made = array.astype(into)
+    assert array.astype(of, "a") is array
+    made = array.astype(into, "a")
     assert made.dtype == np.dtype(into)
     assert np.array_equal(np.asarray(made), values.astype(into))
-    assert array.astype(into).pointer == made.pointer
     with pytest.raises(EngineError, match=f"{of} is not turned into int64"):
-        array.astype("int64")
+        array.astype("int64", "a")
+
+
+def test_conversions_of_one_name_share_a_block(opened: Cuda, gpu: FakeGpu) -> None:
+    array = filled(opened, np.arange(12, dtype=np.float32).reshape(4, 3))
+    other = array.astype("float16", "other")
+    whole = array.astype("float16", "a")
+    used = gpu.used
+    for row in range(4):
+        one = array[row : row + 1].astype("float16", "a")
+        assert one.pointer == whole.pointer
+        assert np.asarray(one).tolist() == [[3 * row, 3 * row + 1, 3 * row + 2]]
+    assert gpu.used == used
+    assert np.asarray(other).ravel().tolist() == list(range(12))
 
 
 def test_every_kernel_is_in_the_ptx_with_as_many_arguments() -> None:
@@ -315,7 +327,7 @@ def test_a_driver_of_any_supported_card_reads_the_ptx() -> None:
 
 def test_a_graph_repeats_what_was_captured(opened: Cuda, gpu: FakeGpu) -> None:
     array = filled(opened, np.arange(8, dtype=np.float32))
-    made = array.astype("float16")
+    made = array.astype("float16", "a")
     opened.synchronize()
     graph = capture(opened, lambda: opened.launch("narrow_to_float16", (8,), array, np.uint64(8), made))
     assert graph is not None

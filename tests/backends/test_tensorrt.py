@@ -30,6 +30,7 @@ from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.errors import CannotRunHere, EngineError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
+from sam3_runtime.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.prompts import Prompt
@@ -371,6 +372,24 @@ def test_nothing_is_allocated_once_warm(pipeline: Pipeline, gpu: FakeGpu) -> Non
         pipeline.detect(images[:1], PROMPTS[:1])
     assert cuda_of(pipeline).allocations == warm
     assert (gpu.used, gpu.pinned) == (used, pinned)
+
+
+def test_features_are_converted_into_one_block_each_as_is_predicted(
+    write: Write, install_tensorrt: InstallTensorRt
+) -> None:
+    """Whichever image of a batch they are of."""
+    install_tensorrt(RELEASE)
+    mixed = dict.fromkeys(PART_NAMES, "float16") | {"vision-encoder": "float32"}
+    with load(write(floats=mixed)) as pipeline:
+        for images, prompts in ((4, ["cat", "dog", BOXES]), (4, ["cat"]), (3, ["cat", "dog"]), (1, PROMPTS)):
+            pipeline.detect(photos(images), prompts)
+        made = {name: block.size for name, block in cuda_of(pipeline)._blocks.items() if name.startswith("converted")}
+        decoder = pipeline.records["decoder"]
+    limits = {symbol: high for symbol, (_, _, high) in decoder.profile.items()}
+    features = [spec for spec in decoder.inputs if spec.name.startswith("fpn")]
+    assert made == {f"converted {spec.name} {spec.dtype}": bytes_of(spec, limits) for spec in features}
+    vision = pipeline.records["vision-encoder"]
+    assert buffers_of([vision, decoder]) == buffers_of([vision]) + buffers_of([decoder]), "both types are counted"
 
 
 def test_one_block_of_scratch_serves_all(pipeline: Pipeline, gpu: FakeGpu) -> None:
