@@ -42,9 +42,10 @@ def load(
 
     Records are read and compared before any engine is opened. ``parts`` are those to open: detecting classes of a bank
     needs the vision encoder and the decoder alone, and neither files nor memory of the others. ``threads`` is for
-    engines on a CPU (all cores when None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number where there are
-    several. On a GPU, launches are replayed as one while shapes stay with ``cuda_graphs``, and with
-    ``release_text`` the text encoder leaves its memory once the prompts are encoded (and comes back for new words).
+    engines on a CPU (all cores when None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number: from 0,
+    as ``nvidia-smi`` or, where it is set, CUDA_VISIBLE_DEVICES orders them. On a GPU, launches are replayed as one
+    while shapes stay with ``cuda_graphs``, and with ``release_text`` the text encoder leaves its memory once the
+    prompts are encoded (and comes back for new words).
     ``verify_digest=False`` skips hashing the engines, for files that were checked before; an engine is a program, so do
     that only where nobody else writes. A text encoder that comes back is hashed again where its file was changed.
     A variant that the accuracy gate did not pass is opened with a warning in the log.

@@ -105,8 +105,9 @@ class Device(ABC):
 @dataclass(frozen=True)
 class EngineOptions:
     """How engines are opened. ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's
-    execution providers in order of preference, its CPU provider when empty. ``gpu``: which of several, by number.
-    ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes stay."""
+    execution providers in order of preference, its CPU provider when empty. ``gpu``: its number, as
+    :mod:`sam3_runtime.gpus` counts. ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes
+    stay."""
 
     threads: int | None = None
     providers: tuple[str, ...] = ()

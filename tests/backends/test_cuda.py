@@ -16,7 +16,7 @@ from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import ALIGNMENT, Cuda, CudaArray, Slot
 from sam3_runtime.backends.cuda_graphs import capture
 from sam3_runtime.errors import EngineError
-from tests.backends.fake_gpu import FakeGpu
+from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_kernels import FUNCTIONS, signatures
 
 
@@ -61,16 +61,41 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_card(gpu: FakeGpu) -> None:
-    gpu.count = 0
+    gpu.cards = []
     with pytest.raises(EngineError, match=r"shows no GPU \(cuInit failed.*\nHint: check nvidia-smi"):
         Cuda()
 
 
 @pytest.mark.parametrize("index", [1, -1])
-def test_a_card_that_is_not_there(gpu: FakeGpu, index: int) -> None:
-    assert gpu.count == 1
-    with pytest.raises(EngineError, match=rf"there is no GPU {index}: this machine shows 1\nHint: number them from 0"):
+def test_a_card_that_is_not_there(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    assert len(gpu.cards) == 1
+    said = (
+        rf"there is no GPU {index}: this machine shows 1: 0 is Fake H200\nHint: GPUs are numbered from 0, in the order"
+    )
+    with pytest.raises(EngineError, match=said):
         Cuda(index)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(EngineError, match=rf"no GPU {index}: CUDA_VISIBLE_DEVICES=3 shows 1: 0 is Fake H200"):
+        Cuda(index)
+
+
+def test_cards_are_numbered_as_nvidia_smi_does_and_not_by_their_speed(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their places on the bus; where CUDA_VISIBLE_DEVICES is set, in its order, which is CUDA's then."""
+    gpu.cards = [Card("Fast", "0000:AF:00.0"), Card("Slow", "0000:19:00.0"), Card("Far", "10000:01:00.0")]
+
+    def names() -> list[str]:
+        found = []
+        for index in range(3):
+            cuda = Cuda(index)
+            found.append(cuda.name)
+            cuda.close()
+        return found
+
+    assert names() == ["Slow", "Fast", "Far"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-fast,GPU-slow,GPU-far")
+    assert names() == ["Fast", "Slow", "Far"]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])

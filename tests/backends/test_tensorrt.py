@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sam3_runtime import toolchain
+from sam3_runtime import toolchain, verify
 from sam3_runtime.backends import open_device, open_engine
 from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import Cuda, CudaArray
@@ -37,7 +38,7 @@ from sam3_runtime.prompts import Prompt
 from sam3_runtime.streams.flow import Rounds, stream
 from sam3_runtime.variants import Variant
 from tests.backends.conftest import InstallTensorRt
-from tests.backends.fake_gpu import FakeGpu
+from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant
 from tests.streaming import CLASSES, Listed, within
 
@@ -525,6 +526,33 @@ def test_everything_is_freed_when_it_is_closed(write: Write, install_tensorrt: I
         del pipeline
         gc.collect()
         assert (gpu.used, gpu.pinned, gpu.graphs.alive, seen.alive, gpu.contexts) == (0, {}, {}, 0, 0)
+
+
+def test_a_verdict_is_about_the_card_that_is_opened(
+    write: Write, install_tensorrt: InstallTensorRt, gpu: FakeGpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not about the one that the engines were built for, nor the first of this machine."""
+    install_tensorrt(RELEASE)
+    gpu.cards = [Card(), Card("Fake H100", "0000:3B:00.0")]
+    folder = write()
+    for index, status in enumerate(("passed", "unverified")):
+        with load(folder, gpu=index) as pipeline:
+            assert (pipeline.device.name, pipeline.status) == (gpu.cards[index].name, status)
+    assert pipeline.reason.startswith("judged on Fake H200, not on Fake H100: run sam3-runtime verify")
+    assert "b4_q20_r112 is UNVERIFIED: judged on Fake H200" in caplog.text
+
+
+def test_a_verdict_says_which_card_it_was_made_on(
+    write: Write, install_tensorrt: InstallTensorRt, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tensorrt(RELEASE)
+    gpu.cards = [Card("Fake H100")]
+    found = SimpleNamespace(agreed=1, either=1, errors={}, expected=1)
+    monkeypatch.setattr(verify, "read_reference", lambda _: SimpleNamespace(cases=()))
+    monkeypatch.setattr(verify, "compare", lambda *_: (found, ()))
+    (tmp_path / "reference.npz").write_bytes(b"only its digest is wanted")
+    verdict = verify.verify(write(), tmp_path / "reference.npz", {}, "Fake H200")
+    assert (verdict.status, verdict.device) == ("passed", "Fake H100")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
