@@ -134,9 +134,8 @@ def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
         if entry.isdigit():
             named = found[int(entry) : int(entry) + 1]
         elif entry.startswith("MIG-"):
-            named = [replace(gpu, uuid=entry) for gpu in found if gpu.uuid and gpu.uuid in entry] or [
-                replace(gpu, uuid=entry) for gpu in found[:1]
-            ]
+            whole = [gpu for gpu in found if gpu.uuid and gpu.uuid in entry] or found
+            named = [replace(gpu, uuid=entry) for gpu in whole]
         else:
             named = [gpu for gpu in found if entry and gpu.uuid.startswith(entry)]
         if not named:
