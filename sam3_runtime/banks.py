@@ -256,7 +256,7 @@ def extract(pipeline: Pipeline, project: Project, references: Mapping[str, Refer
     """
     references = read_references(project) if references is None else references
     sections = project.settings.classes
-    pipeline.encode_texts([section.prompt.words for section in sections])  # together: they are remembered
+    pipeline.encode([section.prompt.words for section in sections])  # together: they are remembered
     tokens: dict[int, Tokens] = {}
     for image, indices in _by_image(sections).items():
         prompts = [sections[index].prompt for index in indices]

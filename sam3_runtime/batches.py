@@ -1,17 +1,20 @@
-"""A batch of images on its way through the vision encoder, and the next one, begun while the device is at the last.
+"""A batch of images on its way through the vision encoder, the next one, begun while the device is at the last, and
+whose turn it is.
 
 Knows the order of the steps; what they do is the pipeline's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Lock, get_ident
 from typing import Literal
 
 from sam3_runtime.backends.base import AnyArray
 from sam3_runtime.decoder_calls import EncodedPrompt, Features
+from sam3_runtime.errors import EngineError
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt, PromptError, as_prompt
 
@@ -78,6 +81,10 @@ class Batch:
                 self._features = self._encode(pixels)
         return self._features
 
+    def begin_again(self) -> None:
+        """Somebody else has run the engines, and so has written over what was made of the images."""
+        self._pixels = self._features = None
+
 
 class Ahead:
     """The next batch, begun while the device is at the last call of the one before; None where there is none yet.
@@ -101,3 +108,38 @@ class Ahead:
             self.preprocess()
         if self.batch is not None:
             self.batch.encode()
+
+
+class Turns:
+    """Who may run the engines of a pipeline: one at a time, or, where they are ``concurrent``, everybody.
+
+    A turn is never held while the caller's own code runs, ``stages`` and ``take`` excepted.
+    """
+
+    def __init__(self, concurrent: bool) -> None:
+        self.concurrent = concurrent
+        self._lock = Lock()
+        self._thread: int | None = None
+        self._count = 0
+
+    @contextmanager
+    def take(self) -> Iterator[int]:
+        """Wait for a turn; gives its number, by which who comes again knows whether others came in between.
+
+        :class:`EngineError` in the thread that has the turn, which would wait for itself.
+        """
+        if self.concurrent:
+            yield 0
+            return
+        if self._thread == get_ident():
+            raise EngineError(
+                "a pipeline was called by what it calls itself, `stages` or `take`: on a GPU that would wait for ever",
+                "note what to look at, and call the pipeline once this call is through",
+            )
+        with self._lock:
+            self._thread = get_ident()
+            self._count += 1
+            try:
+                yield self._count
+            finally:
+                self._thread = None

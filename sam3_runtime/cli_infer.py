@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sam3_runtime.errors import OutputError, SourceError
+from sam3_runtime.files import remove_abandoned_parts
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.postprocess import Detections
@@ -128,6 +129,8 @@ def infer(
         locate(video)
     quiet_decoders()
     summary = Summary()
+    for folder in (output, output / "images"):
+        remove_abandoned_parts(folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         load(engines, threads=threads) as pipeline,

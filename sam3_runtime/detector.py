@@ -55,7 +55,7 @@ class Detector:
         self._thresholds = [one.threshold for one in self.classes]
         self._top = top
         self.saved: str | None = None
-        limit = pipeline.engines["decoder"].limit("P")
+        limit = pipeline.engine("decoder").limit("P")
         if len(classes) > limit:
             log.warning(
                 "%d classes are more than the %d that %s takes at once: its decoder runs them in %d chunks",

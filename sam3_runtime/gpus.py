@@ -1,6 +1,9 @@
-"""GPUs: the generations that TensorRT-RTX compiles for, and the card of this machine.
+"""GPUs: the generations that TensorRT-RTX compiles for, and the GPUs of this machine.
 
-Knows names and numbers of generations, and asks the driver's own ``nvidia-smi`` about the card; knows no backend's
+A GPU's number means the same everywhere, in ``build.gpu``, in ``load(gpu=…)`` and in ``doctor``: it counts from 0 the
+GPUs that are shown to this process, in the order of ``nvidia-smi``, or in that of CUDA_VISIBLE_DEVICES where it is set.
+
+Knows names and numbers of generations, and asks the driver's own ``nvidia-smi`` about the GPUs; knows no backend's
 library and opens no CUDA context. Pure: standard library.
 """
 
@@ -10,10 +13,12 @@ import ctypes
 import os
 import re
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from shutil import which
+
+from sam3_runtime.errors import WorkFolderError
 
 GENERATIONS = {
     "7.5": "Turing",
@@ -29,7 +34,8 @@ NAMES = {"turing": "7.5", "ampere": "8.6", "ada": "8.9", "blackwell": "12.0"}
 DEFAULT_GPUS = ("8.9", "12.0")
 FIRST_WITH_FP8 = "8.9"
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-"""The environment variable by which CUDA is shown some of the cards, in an order of its own."""
+"""The environment variable that selects and orders the GPUs that are visible to CUDA."""
+NUMBERING = f"GPUs are numbered from 0, in the order of nvidia-smi, or of {VISIBLE_DEVICES} where it is set"
 _MIB = 1 << 20
 _PATIENCE = 30.0  # seconds that nvidia-smi may take
 
@@ -81,7 +87,7 @@ class Gpu:
 
 @lru_cache(maxsize=1)
 def find_gpu() -> Gpu | None:
-    """The first card of this machine; nothing where there is no NVIDIA driver or it shows no card.
+    """GPU 0 of this machine; nothing where there is no NVIDIA driver or it shows no GPU.
 
     Asked once for each process.
     """
@@ -89,8 +95,8 @@ def find_gpu() -> Gpu | None:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The cards of this machine in the order of ``nvidia-smi``, those alone that CUDA_VISIBLE_DEVICES names where it
-    is set, in its order.
+    """The GPUs that are shown to this process, by number: in the order of ``nvidia-smi``, or, where
+    CUDA_VISIBLE_DEVICES is set, those that it names, in its order.
 
     ``nvidia-smi`` comes with the driver, on Linux and Windows alike.
     """
@@ -119,19 +125,40 @@ def ask_driver(*query: str) -> list[list[str]]:
 
 
 def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
-    """Those that ``setting`` (numbers or beginnings of UUIDs) names; all of them where it names none that is known, as
-    with slices of a card (MIG)."""
+    """Those that ``setting`` names, as CUDA reads it: numbers and beginnings of UUIDs, up to the first that names no
+    GPU. A slice of a GPU (MIG) goes by its own UUID, and by the name of the GPU where its UUID tells which."""
     if setting is None:
         return tuple(found)
-    if setting.strip() in ("", "-1"):
-        return ()
     chosen: list[Gpu] = []
-    for entry in filter(None, (one.strip() for one in setting.split(","))):
-        named = (
-            found[int(entry) : int(entry) + 1] if entry.isdigit() else [g for g in found if g.uuid.startswith(entry)]
-        )
-        chosen += named[:1]
-    return tuple(chosen or found)
+    for entry in (one.strip() for one in setting.split(",")):
+        if entry.isdigit():
+            named = found[int(entry) : int(entry) + 1]
+        elif entry.startswith("MIG-"):
+            whole = [gpu for gpu in found if gpu.uuid and gpu.uuid in entry] or found
+            named = [replace(gpu, uuid=entry) for gpu in whole]
+        else:
+            named = [gpu for gpu in found if entry and gpu.uuid.startswith(entry)]
+        if not named:
+            break
+        chosen.append(named[0])
+    return tuple(chosen)
+
+
+def asked_for(gpus: Sequence[Gpu], indices: Sequence[int]) -> list[Gpu]:
+    """Those of ``gpus`` that ``build.gpu`` names; :class:`WorkFolderError` where there is none of a number."""
+    for index in indices:
+        if index >= len(gpus):
+            shown = shown_as([gpu.name for gpu in gpus])
+            raise WorkFolderError(f"build.gpu names GPU {index}, and {shown}", NUMBERING)
+    return [gpus[index] for index in indices]
+
+
+def shown_as(names: Sequence[str]) -> str:
+    """For messages: which GPUs of which numbers are shown to this process, and by what."""
+    setting = os.environ.get(VISIBLE_DEVICES)
+    who = "this machine" if setting is None else f"{VISIBLE_DEVICES}={setting}"
+    listed = ", ".join(f"{index} is {name}" for index, name in enumerate(names))
+    return f"{who} shows {len(names)}" + (f": {listed}" if names else "")
 
 
 def cuda_version() -> str | None:

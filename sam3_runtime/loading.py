@@ -6,17 +6,17 @@ Knows which records belong together and what is checked before anything is opene
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sam3_runtime.backends import check_engine, open_device, open_engine
+from sam3_runtime.backends import check_engine, check_file, engine_file, open_device, open_engine
 from sam3_runtime.backends.base import Device, Engine, EngineOptions
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
-from sam3_runtime.errors import RecordError
+from sam3_runtime.errors import EngineError, RecordError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.hints import rebuild_hint
 from sam3_runtime.memory import check_fits
@@ -43,11 +43,12 @@ def load(
 
     Records are read and compared before any engine is opened. ``parts`` are those to open: detecting classes of a bank
     needs the vision encoder and the decoder alone, and neither files nor memory of the others. ``threads`` is for
-    engines on a CPU (all cores when None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number where there are
-    several. On a GPU, launches are replayed as one while shapes stay with ``cuda_graphs``, and with
-    ``release_text`` the text encoder leaves its memory once the prompts are encoded (and comes back for new words).
+    engines on a CPU (all cores when None), ``providers`` for ONNX Runtime, ``gpu`` the GPU's number: from 0,
+    as ``nvidia-smi`` or, where it is set, CUDA_VISIBLE_DEVICES orders them. On a GPU, launches are replayed as one
+    while shapes stay with ``cuda_graphs``, and with ``release_text`` the text encoder leaves its memory once the
+    prompts are encoded (and comes back for new words).
     ``verify_digest=False`` skips hashing the engines, for files that were checked before; an engine is a program, so do
-    that only where nobody else writes.
+    that only where nobody else writes. A text encoder that comes back is hashed again where its file was changed.
     A variant that the accuracy gate did not pass is opened with a warning in the log.
 
     Raises :class:`RecordError` for records that are missing, damaged or do not belong together, :class:`EngineError`
@@ -57,22 +58,31 @@ def load(
     if not directory.is_dir():
         raise RecordError(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
     config = VariantConfig.read(directory / "config.json")
-    chosen = [part for part in PART_NAMES if part in parts]
+    chosen = _chosen(parts)
     records = read_records(directory, chosen)
     check_name(directory, config)
     check_agreement(directory, config, records)
     tokenizer = _read_tokenizer(directory, config) if "text-encoder" in chosen else None
-    status, reason = status_of(directory, records)
-    if status != "passed":
-        log.warning("%s is %s: %s", config.variant, status.upper(), reason)
     options = EngineOptions(threads, tuple(providers), gpu, cuda_graphs)
+    variant = Variant(config.batch, config.queries, config.resolution, config.quantize or "none")
+    stamps = {part: _stamp(engine_file(directory, part)) for part in chosen}
     checked = {part: check_engine(directory, part, verify_digest=verify_digest) for part in chosen}
     device = open_device(directory, config.backend, options)
     engines: dict[PartName, Engine] = {}
     try:
+        status, reason = status_of(directory, records, device.name)
+        if status != "passed":
+            log.warning("%s is %s: %s", config.variant, status.upper(), reason)
         _check_memory(directory, records, device)
         for part in chosen:
-            engines[part] = _open(directory, checked[part], part, options, device, config, release_text)
+            open_it = partial(
+                open_engine, directory, part, options, device=device, variant=variant, checked=checked[part]
+            )
+            engines[part] = open_it()
+            if part == "text-encoder" and release_text and device.memory() is not None:
+                path = engine_file(directory, part)
+                reopen = _reopening(path, checked[part], stamps[part], verify_digest, open_it)
+                engines[part] = OnDemandEngine(engines[part], reopen)
     except BaseException:
         for engine in engines.values():
             engine.close()
@@ -81,22 +91,49 @@ def load(
     return Pipeline(config, engines, tokenizer, status, reason, device)
 
 
-def _open(
-    directory: Path,
-    checked: EngineRecord,
-    part: PartName,
-    options: EngineOptions,
-    device: Device,
-    config: VariantConfig,
-    release_text: bool,
-) -> Engine:
-    open_it = partial(
-        open_engine, directory, part, options, device=device,
-        variant=Variant(config.batch, config.queries, config.resolution, config.quantize or "none"),
-    )  # fmt: skip
-    opened = open_it(checked=checked)
-    on_demand = part == "text-encoder" and release_text and device.memory() is not None
-    return OnDemandEngine(opened, open_it) if on_demand else opened
+def _chosen(parts: Collection[PartName]) -> list[PartName]:
+    unknown = sorted(set(parts) - set(PART_NAMES))
+    if unknown or not parts:
+        raise EngineError(
+            f"{', '.join(unknown) or 'nothing'} is no part of a variant", f"its parts are {', '.join(PART_NAMES)}"
+        )
+    return [part for part in PART_NAMES if part in parts]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _reopening(
+    path: Path,
+    record: EngineRecord,
+    stamp: tuple[int, ...] | None,
+    verify_digest: bool,
+    open_it: Callable[[], Engine],
+) -> Callable[[], Engine]:
+    """Opens an engine again. Its file is checked once more only where it is not the one that was checked before, by
+    ``stamp``: hashing 700 MB for each new word would hold a stream up."""
+
+    def reopen() -> Engine:
+        nonlocal stamp
+        now = _stamp(path)
+        if now != stamp:
+            try:
+                check_file(path, record, verify_digest)
+            except EngineError as error:
+                raise EngineError(
+                    f"{error.message}; it was changed after the variant was opened",
+                    f"open the variant again, or {error.hint}",
+                ) from None
+            stamp = now
+        return open_it()
+
+    return reopen
 
 
 def _check_memory(directory: Path, records: Mapping[str, EngineRecord], device: Device) -> None:

@@ -82,7 +82,8 @@ def block_of(record: EngineRecord) -> int | None:
 def buffers_of(records: Iterable[EngineRecord]) -> int:
     """Bytes of all inputs and outputs at the profile's largest, each counted once.
 
-    What one engine writes is what the next one reads, by address, where name and type agree.
+    What one engine writes is what the next one reads, by address, where name and type agree. Where the types differ it
+    is converted, into one block for each name and type.
     """
     largest: dict[tuple[str, str], int] = {}
     for record in records:

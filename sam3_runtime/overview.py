@@ -16,10 +16,11 @@ from sam3_runtime.memory import MIB, predict
 from sam3_runtime.toolchain import device_name
 
 
-def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, str]:
+def status_of(directory: Path, records: dict[str, EngineRecord], device: str | None = None) -> tuple[str, str]:
     """Status and reason of the verdict; ``unverified`` without one, or where it is about other engines or devices.
 
-    ``records`` are those of the parts that are used: all, or some.
+    ``records`` are those of the parts that are used: all, or some. ``device`` is the name of what they run on, where it
+    is opened; else it is what they would run on here by default.
     """
     try:
         verdict = Verdict.read(directory / "verify.json")
@@ -29,7 +30,7 @@ def status_of(directory: Path, records: dict[str, EngineRecord]) -> tuple[str, s
         return "unverified", "verify.json judged other engines than those here"
     if verdict.status == "unverified":
         return verdict.status, f"{verdict.reason}; on an RTX card: sam3-runtime verify {directory}"
-    here = device_name(next(iter(records.values())).toolchain)  # parts of one variant share a backend
+    here = device or device_name(next(iter(records.values())).toolchain)  # parts of one variant share a backend
     if verdict.device != here:
         return "unverified", f"judged on {verdict.device}, not on {here}: run sam3-runtime verify {directory}"
     return verdict.status, verdict.reason

@@ -6,9 +6,9 @@ format and no network: an engine is something with named inputs and outputs.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from threading import Lock
 from types import TracebackType
 
@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from sam3_runtime.backends.base import AnyArray, Device, Engine
 from sam3_runtime.backends.host import HostDevice
-from sam3_runtime.batches import Ahead, Asked, Batch, Job, StageHook, Take, job_of
+from sam3_runtime.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turns, job_of
 from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.contract import PartName
 from sam3_runtime.decoder_calls import EncodedPrompt, Features, Tokens, arrange, features_of, joined, prompt_rows
@@ -38,8 +38,9 @@ class Pipeline:
     ``device`` what they run on. A pipeline that was opened without the text or geometry encoder
     (:func:`sam3_runtime.load` with ``parts``) finds prompts that were encoded before (:meth:`encode`).
 
-    Thread safety: :meth:`detect` may be called from several threads at once. ONNX Runtime then really runs side by
-    side; on a GPU calls take turns, a batch each. :meth:`close` only when no call runs.
+    Thread safety: :meth:`detect`, :meth:`stream`, :meth:`rounds` and :meth:`encode` may be called from several threads
+    at once, and between two results of :meth:`stream` or :meth:`rounds`. ONNX Runtime then really runs side by side; on
+    a GPU calls take turns, a batch each. :meth:`close` only when no call runs.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Pipeline:
         self.config = config
         self.engines = engines
         self.device = device or HostDevice()
-        self._turn = nullcontext() if all(engine.concurrent for engine in engines.values()) else Lock()
+        self._turns = Turns(concurrent=all(engine.concurrent for engine in engines.values()))
         self._tokenizer = tokenizer
         self.status = status
         self.reason = reason
@@ -75,7 +76,7 @@ class Pipeline:
     @property
     def batch(self) -> int:
         """The most pictures that are encoded at once; :meth:`detect` takes any number."""
-        return self.engines["vision-encoder"].limit("B")
+        return self.engine("vision-encoder").limit("B")
 
     def detect(
         self,
@@ -113,11 +114,11 @@ class Pipeline:
             check_image(image)
         for start in range(0, len(images), self.batch):
             batch = images[start : start + self.batch]
-            if isinstance(self._turn, nullcontext):
+            if self._turns.concurrent:
                 yield from self._detect_batch(batch, job)
             else:
                 # Features lie in the engines' own memory: nobody else may run before this batch is through.
-                with self._turn:
+                with self._turns.take():
                     found = list(self._detect_batch(batch, job))
                 yield from found
 
@@ -134,17 +135,23 @@ class Pipeline:
 
         ``take(wait)`` gives the next batch of at most :attr:`batch` images: where it may ``wait``, none means that
         there will be none; where it may not, that there is none yet. On a GPU the next batch is begun, if it is there,
-        before the host finishes the last; nobody else may detect meanwhile.
+        before the host finishes the last. Whoever detects in between writes over what was begun: it is begun again, and
+        nothing is begun ahead until nobody comes in between.
         """
         job = job_of(prompts, threshold, top, stages)
+        own_turn = math.inf  # the number of the next turn, where nobody comes in between
         while images := take(True):
-            with self._turn:
-                batch: Batch | None = self._batch(images, job)
-                while batch is not None:
-                    ahead = Ahead(take, lambda images: self._batch(images, job)) if self.device.queues else None
+            batch: Batch | None = self._batch(images, job)
+            while batch is not None:
+                with self._turns.take() as turn:
+                    disturbed, own_turn = turn > own_turn, turn + 1
+                    if disturbed:
+                        batch.begin_again()
+                    overlaps = self.device.queues and not disturbed
+                    ahead = Ahead(take, lambda images: self._batch(images, job)) if overlaps else None
                     found = list(self._decode_all(batch, job, ahead))
-                    batch = ahead.batch if ahead is not None else None
-                    yield found
+                batch = ahead.batch if ahead is not None else None
+                yield found
 
     def _batch(self, images: Sequence[Image], job: Job) -> Batch:
         return Batch(images, self.preprocess, self.encode_images, job.stage)
@@ -160,7 +167,7 @@ class Pipeline:
         features = batch.encode()
         with job.stage("prompt"):
             tokens = self.encode_prompts(job.prompts, sizes, features)
-        calls = list(arrange(features, tokens, self.engines["decoder"].limit("P")))
+        calls = list(arrange(features, tokens, self.engine("decoder").limit("P")))
         found: list[dict[int, Detections]] = [{} for _ in sizes]
         begun: list[tuple[int, int, Callable[[], Detections]]] = []
         given = 0
@@ -205,12 +212,12 @@ class Pipeline:
 
     def preprocess(self, images: Sequence[Image]) -> AnyArray:
         """Images, RGB uint8 [H, W, 3] of any size each, at most :attr:`batch` → what the vision encoder takes."""
-        dtype = self.engines["vision-encoder"].inputs[0].dtype
+        dtype = self.engine("vision-encoder").inputs[0].dtype
         return self.device.preprocess(images, self.config.resolution, self.config.preprocessing, dtype)
 
     def encode_images(self, pixels: AnyArray) -> Features:
         """Vision encoder: [B, 3, R, R], B at most :attr:`batch` → ``fpn_feat_0/1/2`` and ``fpn_pos_2``."""
-        engine = self.engines["vision-encoder"]
+        engine = self.engine("vision-encoder")
         return engine.infer(engine.cast({"images": pixels}))
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
@@ -221,13 +228,15 @@ class Pipeline:
         if missing:
             found |= self._run_text_encoder(missing)
         with self._texts_lock:
-            self._texts.update(found)
+            for text, tokens in found.items():
+                self._texts[text] = tokens
+                self._texts.move_to_end(text)  # the one that was not asked for the longest is forgotten first
             while len(self._texts) > _TEXTS_KEPT:
                 self._texts.popitem(last=False)
         return [found[text] for text in texts]
 
     def _run_text_encoder(self, texts: Sequence[str]) -> dict[str, Tokens]:
-        engine = self._engine("text-encoder")
+        engine = self.engine("text-encoder")
         limit = engine.limit("P")
         found: dict[str, Tokens] = {}
         for start in range(0, len(texts), limit):
@@ -247,7 +256,7 @@ class Pipeline:
 
         ``features`` are that image's own (N = 1). A prompt of n boxes has n + 1 valid tokens.
         """
-        engine = self._engine("geometry-encoder")
+        engine = self.engine("geometry-encoder")
         limit = engine.limit("P")
         tokens: list[Tokens] = []
         for start in range(0, len(prompts), limit):
@@ -289,7 +298,7 @@ class Pipeline:
             check_image(image)
         elif any(prompt.boxes for prompt in asked):
             raise PromptError("a prompt has boxes, and there is no image that they are on", "give the image too")
-        with self._turn:
+        with self._turns.take():
             tokens = self.encode_texts([prompt.words for prompt in asked])
             if image is not None:
                 features = self.encode_images(self.preprocess([image]))
@@ -308,24 +317,27 @@ class Pipeline:
 
     def _start_decoder(self, features: Features, tokens: Sequence[Tokens]) -> tuple[AnyArray, Mapping[str, AnyArray]]:
         """``pred_masks``, and the other outputs, wherever they are made: a GPU may still be at it."""
-        engine = self.engines["decoder"]
+        engine = self.engine("decoder")
         feeds = {**features, **prompt_rows(tokens)}
         outputs = dict(engine.infer(engine.cast(feeds)))
         return outputs.pop("pred_masks"), outputs
 
-    def _engine(self, part: PartName) -> Engine:
+    def engine(self, part: PartName) -> Engine:
+        """The engine of ``part``; :class:`EngineError` where it was not opened."""
         if part not in self.engines:
             raise self._not_opened(part)
         return self.engines[part]
 
     def _not_opened(self, part: PartName) -> EngineError:
         return EngineError(
-            f"the {part} of {self.config.variant} was not opened, and this prompt needs it",
-            "look for the classes of a bank alone, or open all parts: sam3_runtime.load(directory)",
+            f"the {part} of {self.config.variant} was not opened, and is needed here",
+            "open all parts: sam3_runtime.load(directory); only classes of a bank need no more than the vision-encoder "
+            "and the decoder",
         )
 
     def close(self) -> None:
-        """Free the engines. Closing twice does nothing."""
+        """Free the engines and the remembered texts. Closing twice does nothing."""
+        self._texts.clear()
         for engine in self.engines.values():
             engine.close()
         self.device.close()

@@ -189,7 +189,7 @@ class Plan:
 
     def device(self) -> str:
         """What engines run on here: another device makes verdicts and benchmarks due again."""
-        return device_name(self.toolchain)
+        return self.toolchain.gpu or device_name(self.toolchain)  # `build.gpu` may name another than GPU 0
 
     def why_not_run(self) -> str | None:
         """Why what is built here cannot be run here; nothing where it can, or where another machine built it that can

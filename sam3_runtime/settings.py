@@ -111,7 +111,7 @@ class BuildSection(Section):
 
     cache: str | None = Field(None, description="folder of the engine cache; several work folders may share one")
     gpu: GpuIndex | Annotated[list[GpuIndex], Field(min_length=1)] = Field(
-        0, description="the GPU that builds and measures, by nvidia-smi's number; of a list, each job takes a free one"
+        0, description="the GPU that builds and measures, by number (docs/tensorrt.md); of a list, jobs take a free one"
     )
     optimization: Literal["basic", "extended", "all"] = Field(
         "extended",

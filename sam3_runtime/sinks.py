@@ -1,7 +1,8 @@
 """Shows and writes what was found: annotated pictures, annotated video, JSON Lines.
 
-Every file is written to a temporary name and renamed: it is whole or not there, and a full disk is one message. Knows
-detections and OpenCV, and no engine. Images are RGB here too; they become BGR on their way into a file.
+Every file is written to a temporary name and renamed: it is whole or not there, and a full disk is one message. The
+lines of a live source, which may never end, are there as they come. Knows detections and OpenCV, and no engine. Images
+are RGB here too; they become BGR on their way into a file.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ class VideoSink:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.fps, self.frames = path, fps, 0
-        # OpenCV chooses the container by the suffix, so the temporary name keeps it.
-        self._temporary = temporary_name(path).with_suffix(f".part{path.suffix}")
+        # OpenCV chooses the container by the suffix, so it is a folder that has the temporary name.
+        self._temporary = temporary_name(path) / f"video{path.suffix}"
         self._writer: Any = None
         self.size: tuple[int, int] | None = None
         """Height and width, once the first frame is written."""
@@ -171,7 +172,7 @@ class VideoSink:
 
     def _open(self, frame: Image) -> None:
         with reported(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.parent.mkdir(parents=True, exist_ok=True)
         height, width = self.size = (frame.shape[0], frame.shape[1])
         codec = cv2.VideoWriter.fourcc(*_VIDEO_CODEC)
         self._writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, (width, height))
@@ -200,7 +201,10 @@ class VideoSink:
                 with reported(self.path):
                     os.replace(self._temporary, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._forget()
+
+    def _forget(self) -> None:
+        shutil.rmtree(self._temporary.parent, ignore_errors=True)
 
     def _release(self) -> None:
         if self._writer is not None:
@@ -217,7 +221,7 @@ class VideoSink:
             self.close()
         else:
             self._release()
-            self._temporary.unlink(missing_ok=True)
+            self._forget()
 
     def _check(self) -> None:
         """Read back some of what was written, the last frame among it: whether all of it is there."""
@@ -241,14 +245,19 @@ class VideoSink:
 
 class JsonLines:
     """A file of one JSON object a line; a context manager. It appears when the block ends well, or with
-    :meth:`close`."""
+    :meth:`close`.
 
-    def __init__(self, path: Path) -> None:
+    One that is ``live`` has its name from the first line on and holds every line that was written, whatever ends the
+    block or the process. A process that is killed may leave half a line at its end.
+    """
+
+    def __init__(self, path: Path, live: bool = False) -> None:
         self.path = path
-        self._temporary = temporary_name(path)
+        self._temporary = path if live else temporary_name(path)
+        buffering = 1 if live else -1  # by lines
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._temporary, "w", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
+            self._file = open(self._temporary, "w", buffering, encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
 
     def write(self, line: Mapping[str, Any]) -> None:
         with reported(self.path):
@@ -265,7 +274,8 @@ class JsonLines:
                 if keep:
                     os.replace(self._temporary, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            if self._temporary != self.path:
+                self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

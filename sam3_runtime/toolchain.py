@@ -19,7 +19,7 @@ from typing import Literal
 from sam3_runtime.config import Backend, CheckpointLock, Toolchain
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import WorkFolderError
-from sam3_runtime.gpus import cuda_version, find_gpu, find_gpus
+from sam3_runtime.gpus import asked_for, cuda_version, find_gpu, find_gpus
 from sam3_runtime.settings import VariantsFile
 
 BUILDERS: tuple[Backend, ...] = ("onnxruntime", "tensorrt-rtx", "tensorrt")
@@ -101,13 +101,7 @@ def _cards(indices: Sequence[int]) -> dict[str, str | None]:
     gpus = find_gpus()
     if not gpus:
         return {}
-    missing = [index for index in indices if index >= len(gpus)]
-    if missing:
-        raise WorkFolderError(
-            f"build.gpu names GPU {missing[0]}, and this machine shows {len(gpus)}: {', '.join(g.name for g in gpus)}",
-            f"use numbers from 0 to {len(gpus) - 1}",
-        )
-    chosen = [gpus[index] for index in indices]
+    chosen = asked_for(gpus, indices)
     models = sorted({f"{gpu.name} ({gpu.compute_capability})" for gpu in chosen})
     if len(models) > 1:
         raise WorkFolderError(
@@ -171,11 +165,12 @@ def locked_dims(settings: VariantsFile, folder: Path) -> ModelDims | None:
 
 
 def device_name(toolchain: Toolchain) -> str:
-    """What the engines of this toolchain run on here: its GPU, or this machine's, else the processor."""
-    if toolchain.backend == "tensorrt-rtx":
-        gpu = find_gpu()
-        return gpu.name if gpu else NO_GPU
-    return toolchain.gpu or cpu_name()
+    """What the engines of this toolchain run on here by default: GPU 0, or the processor. Where there is no GPU, the
+    one that they were built for."""
+    if toolchain.backend not in ON_GPU:
+        return cpu_name()
+    gpu = find_gpu()
+    return gpu.name if gpu else toolchain.gpu or NO_GPU
 
 
 def why_not_run(backend: Backend) -> str | None:

@@ -283,6 +283,7 @@ def verify(
     judged: dict[str, Any] = {}
     try:
         with load(directory) as pipeline:
+            device = pipeline.device.name
             found, checks = compare(pipeline, wanted, gate)
             if accuracy and reached:
                 measured = measure_pipeline(pipeline, reached)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,11 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     for index in range(6):
         photo(tmp_path / "photos" / f"{index}.png", index)
     output = tmp_path / "out"
+    gone = subprocess.Popen([sys.executable, "-c", ""])  # a run that was killed
+    gone.wait()
+    for left in (output / f".clip.mp4.{gone.pid}.part", output / f"images/.9.png.{gone.pid}.part"):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
     summary, printed = run(
         engines,
         output,

@@ -172,6 +172,14 @@ def test_thresholds_are_one_or_one_for_each(fake_pipeline: Pipeline) -> None:
         fake_pipeline.detect([photo(1)], ["cat"], threshold=[0.1, 0.2])
 
 
+def test_a_detector_without_a_decoder_is_refused(fake_variant: Path, shop_bank: Bank) -> None:
+    with (
+        load(fake_variant, parts=("vision-encoder",)) as opened,
+        pytest.raises(EngineError, match="the decoder of b4_q20_r112 was not opened"),
+    ):
+        Detector(opened, shop_bank)
+
+
 def test_words_without_a_text_encoder_are_refused(fake_variant: Path) -> None:
     with load(fake_variant, parts=DETECTING) as opened:
         for prompt in ("cat", Prompt(boxes=((1, 1, 9, 9),))):

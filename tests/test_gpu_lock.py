@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,56 @@ def test_nothing_is_held_where_none_is_asked_for_or_there(monkeypatch: pytest.Mo
 def test_a_number_that_is_not_there() -> None:
     with pytest.raises(WorkFolderError, match=r"names GPU 7, and this machine shows 2"), hold_gpu([7]):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to others", "of another user"])
+def test_a_folder_that_others_may_have_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = tmp_path / f"sam3-runtime-{os.getuid()}"
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    if kind == "link":
+        folder.symlink_to(victim)
+    elif kind == "file":
+        folder.touch(mode=0o700)
+    elif kind == "open to others":
+        folder.mkdir()
+        folder.chmod(0o770)
+    else:
+        monkeypatch.setattr(gpu_lock.os, "getuid", lambda: 4242)
+    with (
+        pytest.raises(
+            WorkFolderError, match=r"is not a folder that this user alone owns.*\nHint: remove it, or let TMPDIR"
+        ),
+        hold_gpu([0]),
+    ):
+        pass
+    assert list(victim.iterdir()) == []
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_the_folder_of_the_locks_is_for_its_user_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with hold_gpu([0]):
+            (folder,) = tmp_path.iterdir()
+            assert (folder.stat().st_mode & 0o777, folder.stat().st_uid) == (0o700, os.getuid())
+            assert {path.name for path in folder.iterdir()} == {"GPU-a.lock", "GPU-a.holder"}
+    finally:
+        os.umask(before)
+    with hold_gpu([0]) as again:
+        assert again is CARDS[0]
+
+
+def test_a_slice_of_a_card_is_held_by_its_own_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = "MIG-GPU-a/1/0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", name)
+    monkeypatch.setattr(gpu_lock, "find_gpus", lambda: (replace(CARDS[0], uuid=name),))
+    with hold_gpu([0]):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == name
+        assert (tmp_path / f"sam3-runtime-{os.getuid()}/MIG-GPU-a-1-0.lock").is_file()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == name
 
 
 HOLDER = """

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.gpus import Gpu, find_gpu, find_gpus, names_of, parse_gpu, without_fp8
-from sam3_runtime.toolchain import NO_GPU, device_name, probe, why_not_run
+from sam3_runtime.config import Toolchain
+from sam3_runtime.errors import WorkFolderError
+from sam3_runtime.gpus import Gpu, asked_for, find_gpu, find_gpus, names_of, parse_gpu, without_fp8
+from sam3_runtime.toolchain import NO_GPU, cpu_name, device_name, probe, why_not_run
 
 
 @pytest.fixture
@@ -79,7 +81,10 @@ CARDS = "NVIDIA H200, 9.0, 580.65, 143771, GPU-aa11\nNVIDIA L4, 8.9, 580.65, 230
         ("1", ["NVIDIA L4"]),
         ("", []),
         ("-1", []),
-        ("MIG-123", ["NVIDIA H200", "NVIDIA L4"]),
+        ("1,7,0", ["NVIDIA L4"]),  # as CUDA: up to the first that there is not
+        ("7", []),
+        ("MIG-123", ["NVIDIA H200"]),
+        ("MIG-GPU-bb22/1/0", ["NVIDIA L4"]),
     ],
 )
 def test_cards_are_those_that_cuda_is_shown(
@@ -93,3 +98,33 @@ def test_cards_are_those_that_cuda_is_shown(
     assert [gpu.name for gpu in find_gpus()] == names
     found = find_gpu()
     assert (found and found.name) == next(iter(names), None)
+    if found and setting and setting.startswith("MIG-"):
+        assert found.uuid == setting, "a slice goes by its own name"
+
+
+def test_a_number_that_is_not_shown_says_what_is(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is what nvidia-smi's own numbers differ by."""
+    answer(card, CARDS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [gpu.uuid for gpu in asked_for(find_gpus(), [1, 0])] == ["GPU-bb22", "GPU-aa11"]
+    with pytest.raises(WorkFolderError, match="GPU 2, and this machine shows 2: 0 is NVIDIA H200, 1 is NVIDIA L4\\n"):
+        asked_for(find_gpus(), [0, 2])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    said = (
+        r"build\.gpu names GPU 1, and CUDA_VISIBLE_DEVICES=1 shows 1: 0 is NVIDIA L4\n"
+        r"Hint: GPUs are numbered from 0, in the order of nvidia-smi, or of CUDA_VISIBLE_DEVICES where it is set"
+    )
+    with pytest.raises(WorkFolderError, match=said):
+        asked_for(find_gpus(), [1])
+
+
+def test_engines_run_on_the_card_of_this_machine_whatever_built_them(
+    card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Toolchain(backend="tensorrt", version="8.6.1", gpu="NVIDIA L4", compute_capability="8.9")
+    assert device_name(built) == "NVIDIA L4", "where there is no card, the one that they are for"
+    answer(card, CARDS)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    find_gpu.cache_clear()
+    assert device_name(built) == "NVIDIA H200"
+    assert device_name(Toolchain(backend="onnxruntime", version="1.31")) == cpu_name()

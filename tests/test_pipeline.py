@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from threading import Lock
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +18,16 @@ import pytest
 import sam3_runtime
 from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
 from sam3_runtime.backends.host import HostDevice
-from sam3_runtime.batches import Stage
+from sam3_runtime.batches import Stage, Turns
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
+from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.errors import EngineError, RecordError, SourceError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.prompts import Prompt, PromptError
 from sam3_runtime.variants import Variant
+from tests.streaming import within
 
 BOXES = Prompt("cup", ((5, 5, 20, 25), (1, 2, 9, 9)), (1, 0))
 ONE_BOX = Prompt(boxes=((3, 4, 30, 20),))
@@ -364,13 +366,118 @@ def test_nothing_waits_for_a_batch_that_is_not_there(directory: Path, queues: bo
     assert seen.index("given") < seen.index("preprocess", 1)
 
 
-def test_rounds_take_their_turn(directory: Path) -> None:
-    """Once they are through, others may detect."""
-    with load(directory) as pipeline:
-        pipeline._turn = Lock()  # as with engines that take turns
-        found = list(pipeline.rounds(taken_from([photos(2)]), ["cat"]))
-        assert len(found[0]) == 2
-        left = pipeline.rounds(taken_from([photos(2), photos(2)]), ["cat"])
-        next(left)
-        left.close()
-        assert len(pipeline.detect(photos(1), ["cat"])) == 1
+# --- taking turns -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serial(pipeline: Pipeline) -> Pipeline:
+    """A pipeline as on a GPU: its engines take turns, and its device goes on by itself."""
+    pipeline.device = Queueing()
+    pipeline._turns = Turns(concurrent=False)
+    return pipeline
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
+def test_whoever_takes_rounds_may_detect_in_between(serial: Pipeline, elsewhere: bool) -> None:
+    images = photos(12)
+    batches = [images[start : start + 4] for start in range(0, 12, 4)]
+    wanted, looked_at = serial.detect(images, ["cat"]), serial.detect(images[:1], ["dog"])
+    before = calls(serial)["vision-encoder"]
+
+    def work() -> list[list[list[Detections]]]:
+        rounds = []
+        with ThreadPoolExecutor(1) as pool:
+            for found in serial.rounds(taken_from(batches), ["cat"]):
+                rounds.append(found)
+                asked = (images[:1], ["dog"])
+                again = pool.submit(serial.detect, *asked).result(60) if elsewhere else serial.detect(*asked)
+                assert same(again[0][0], looked_at[0][0])
+        return rounds
+
+    rounds = within(work)
+    assert [len(round_) for round_ in rounds] == [4, 4, 4]
+    for (one,), (other,) in zip((row for round_ in rounds for row in round_), wanted, strict=True):
+        assert same(one, other)
+    encoded = calls(serial)["vision-encoder"] - before
+    assert encoded == 3 + 3 + 1, "of what was begun ahead one batch alone was made again"
+
+
+def test_rounds_that_are_left_keep_nobody_out(serial: Pipeline) -> None:
+    left = serial.rounds(taken_from([photos(2), photos(2)]), ["cat"])
+    next(left)
+    assert len(within(lambda: serial.detect(photos(1), ["cat"]))) == 1
+    left.close()
+
+
+@pytest.mark.parametrize("inside", ["take", "stages"])
+def test_what_a_pipeline_calls_cannot_call_it(serial: Pipeline, inside: str) -> None:
+    """A message at once, in place of waiting for itself; and it goes on working."""
+
+    def again() -> None:
+        serial.detect(photos(1), ["cat"])
+
+    def take(wait: bool) -> list[np.ndarray]:
+        if not wait and inside == "take":
+            again()
+        return photos(1) if wait else []
+
+    @contextmanager
+    def stage(_: Stage) -> Iterator[None]:
+        if inside == "stages":
+            again()
+        yield
+
+    with pytest.raises(EngineError, match="a pipeline was called by what it calls itself"):
+        within(lambda: next(serial.rounds(take, ["cat"], stages=stage)))
+    assert len(serial.detect(photos(1), ["cat"])) == 1
+
+
+def test_texts_that_are_asked_for_are_remembered_the_longest(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam3_runtime.pipeline._TEXTS_KEPT", 8)
+    for number in range(40):
+        pipeline.encode_texts(["person"])
+        pipeline.encode_texts([f"thing {number}"])
+    assert calls(pipeline)["text-encoder"] == 1 + 40
+    pipeline.encode_texts(["thing 39", "thing 33"])
+    assert calls(pipeline)["text-encoder"] == 1 + 40
+    pipeline.encode_texts(["thing 32"])
+    assert calls(pipeline)["text-encoder"] == 1 + 40 + 1
+
+
+# --- parts that were not opened ---------------------------------------------------------------------------------------
+
+NEEDS: dict[str, tuple[PartName, Callable[[Pipeline], object]]] = {
+    "batch": ("vision-encoder", lambda pipeline: pipeline.batch),
+    "detect": ("vision-encoder", lambda pipeline: pipeline.detect(photos(1), ["cat"])),
+    "stream": ("vision-encoder", lambda pipeline: list(pipeline.stream(photos(1), ["cat"]))),
+    "rounds": ("vision-encoder", lambda pipeline: next(pipeline.rounds(lambda _: photos(1), ["cat"]))),
+    "preprocess": ("vision-encoder", lambda pipeline: pipeline.preprocess(photos(1))),
+    "encode_images": ("vision-encoder", lambda pipeline: pipeline.encode_images(np.zeros((1, 3, 112, 112)))),
+    "encode with an image": ("vision-encoder", lambda pipeline: pipeline.encode(["cat"], photos(1)[0])),
+    "encode": ("text-encoder", lambda pipeline: pipeline.encode(["cat"])),
+    "encode_texts": ("text-encoder", lambda pipeline: pipeline.encode_texts(["cat"])),
+    "tokenizer": ("text-encoder", lambda pipeline: pipeline.tokenizer),
+    "detect words": ("text-encoder", lambda pipeline: pipeline.detect(photos(1), ["cat"])),
+    "encode_prompts": ("text-encoder", lambda pipeline: pipeline.encode_prompts([Prompt("cat")], [(9, 9)], {})),
+    "encode_boxes": ("geometry-encoder", lambda pipeline: pipeline.encode_boxes([BOXES], (50, 50), {})),
+    "detect boxes": ("geometry-encoder", lambda pipeline: pipeline.detect(photos(1), [ONE_BOX])),
+    "decode": ("decoder", lambda pipeline: pipeline.decode({}, pipeline.encode_texts(["cat"]))),
+    "detect without a decoder": ("decoder", lambda pipeline: pipeline.detect(photos(1), ["cat"])),
+}
+
+
+@pytest.mark.parametrize("need", NEEDS)
+def test_a_part_that_was_not_opened_is_named(directory: Path, need: str) -> None:
+    part, work = NEEDS[need]
+    message = rf"the {part} of b4_q20_r112 was not opened, and is needed here\nHint: open all parts: sam3_runtime\.load"
+    others = [other for other in PART_NAMES if other != part]
+    with load(directory, parts=others) as pipeline, pytest.raises(EngineError, match=message):
+        work(pipeline)
+
+
+@pytest.mark.parametrize("parts", [(), ("decodr", "decoder")])
+def test_parts_that_there_are_not(directory: Path, parts: tuple[Any, ...]) -> None:
+    with pytest.raises(EngineError, match=r"(decodr|nothing) is no part of a variant\nHint: its parts are vision-enc"):
+        load(directory, parts=parts)

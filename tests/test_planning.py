@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sam3_runtime import toolchain
 from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import VariantsError
+from sam3_runtime.gpus import Gpu
 from sam3_runtime.planning import Plan, make_plan
 
 TEXT = "backend: {backend}\nbuild: {{rtx: {{gpus: {gpus}}}, optimization: {level}}}\nvariants: [{{resolution: 672}}]\n"
@@ -194,6 +196,14 @@ def test_means_and_places_are_not_among_it(tmp_path: Path) -> None:
     assert slices(one) == slices(two)
     assert (one.build_gpus(), two.build_gpus(), two.run_gpus()) == ([0], [2, 0], [2, 0])
     assert (one.timing_cache(), two.timing_cache()) == ("engines/cache/timing.cache", "there/timings")
+
+
+def test_the_device_of_a_plan_is_the_gpu_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may be no. 2 of a machine whose first is of another model."""
+    monkeypatch.setattr(toolchain, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "580.65", 24 << 30, "GPU-a"))
+    assert on_tensorrt(tmp_path, "{gpu: 2}").device() == "NVIDIA H200"
+    (tmp_path / "rtx").mkdir()
+    assert plan(tmp_path / "rtx").device() == "NVIDIA L4"
 
 
 def test_which_backends_hold_a_gpu(tmp_path: Path) -> None:

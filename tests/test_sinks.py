@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.errors import OutputError
+from sam3_runtime.files import remove_abandoned_parts
 from sam3_runtime.postprocess import Detections, rle_to_mask
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, color_of, draw, write_picture
 from sam3_runtime.sources import load_image, read_video
@@ -108,6 +112,51 @@ def test_nothing_is_left_when_the_work_fails(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stop"):
         write_video(tmp_path / "a.mp4", failing(noise()))
     assert not list(tmp_path.iterdir())
+
+
+def test_lines_that_are_live_are_there_as_they_come(tmp_path: Path) -> None:
+    path = tmp_path / "out/cam.jsonl"
+    path.parent.mkdir()
+    path.write_text("of the run before\n")
+
+    def work() -> None:
+        with JsonLines(path, live=True) as file:
+            for number in range(3):
+                file.write({"frame": number, "text": "x" * 20_000})
+                lines = path.read_text().splitlines()
+                assert [json.loads(line)["frame"] for line in lines] == list(range(number + 1))
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        work()
+    assert len(path.read_text().splitlines()) == 3
+    assert list(path.parent.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from sam3_runtime.sinks import JsonLines, VideoSink
+folder = Path(sys.argv[1])
+video = VideoSink(folder / "clip.mp4", 10)
+for _ in range(3):
+    video.write(np.zeros((48, 64, 3), np.uint8))
+for name, live in (("clip", False), ("cam", True)):
+    lines = JsonLines(folder / f"{name}.jsonl", live=live)
+    lines.write({"frame": 0})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there every process counts as alive")
+def test_what_a_killed_run_leaves_is_swept_and_live_lines_stay(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 3
+    assert len(remove_abandoned_parts(tmp_path)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["cam.jsonl"]
+    assert json.loads((tmp_path / "cam.jsonl").read_text()) == {"frame": 0}
 
 
 def test_a_video_reads_back(tmp_path: Path) -> None:

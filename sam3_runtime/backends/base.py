@@ -49,8 +49,11 @@ class DeviceArray(ABC):
         """Some rows of the first dimension, by address: nothing is copied."""
 
     @abstractmethod
-    def astype(self, dtype: Any) -> DeviceArray:
-        """The same values in another floating-point type; the array itself where it has that type."""
+    def astype(self, dtype: Any, name: str) -> DeviceArray:
+        """The same values in another floating-point type; the array itself where it has that type.
+
+        They lie in a block for that ``name`` and type, which the next conversion of the same writes again.
+        """
 
     @abstractmethod
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -102,8 +105,9 @@ class Device(ABC):
 @dataclass(frozen=True)
 class EngineOptions:
     """How engines are opened. ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's
-    execution providers in order of preference, its CPU provider when empty. ``gpu``: which of several, by number.
-    ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes stay."""
+    execution providers in order of preference, its CPU provider when empty. ``gpu``: its number, as
+    :mod:`sam3_runtime.gpus` counts. ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes
+    stay."""
 
     threads: int | None = None
     providers: tuple[str, ...] = ()
@@ -160,10 +164,15 @@ class Engine(ABC):
         return self.record.profile[symbol][2]
 
     def cast(self, arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        """The arrays that this engine takes, in its own element types: precision differs from part to part."""
+        """The arrays that this engine takes, in its own element types: precision differs from part to part.
+
+        Arrays of a device hold until the next cast: run the engine first.
+        """
         found = {spec: arrays[spec.name] for spec in self.inputs if spec.name in arrays}
         return {
-            spec.name: array.astype(spec.dtype) if isinstance(array, DeviceArray) else np.asarray(array, spec.dtype)
+            spec.name: array.astype(spec.dtype, spec.name)
+            if isinstance(array, DeviceArray)
+            else np.asarray(array, spec.dtype)
             for spec, array in found.items()
         }
 

@@ -6,6 +6,8 @@ does not know, are in ``cuda_graphs.py``.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +20,7 @@ import numpy as np
 from sam3_runtime.backends.base import Array, DeviceArray
 from sam3_runtime.backends.page_locked import Buffer, Pool
 from sam3_runtime.errors import EngineError
+from sam3_runtime.gpus import NUMBERING, VISIBLE_DEVICES, shown_as
 
 ALIGNMENT = 256
 """Bytes that addresses are multiples of, as TensorRT wants those of its tensors."""
@@ -76,8 +79,8 @@ class CudaArray(DeviceArray):
         row = prod(self.shape[1:]) * self.dtype.itemsize
         return CudaArray(self.cuda, self.pointer + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
 
-    def astype(self, dtype: Any) -> CudaArray:
-        return self if np.dtype(dtype) == self.dtype else self.cuda.converted(self, np.dtype(dtype))
+    def astype(self, dtype: Any, name: str) -> CudaArray:
+        return self if np.dtype(dtype) == self.dtype else self.cuda.converted(self, np.dtype(dtype), name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -87,7 +90,8 @@ class CudaArray(DeviceArray):
 
 
 class Cuda:
-    """One GPU, by its number, and one stream on it; a second one moves pictures and masks beside it.
+    """One GPU, by its number as :mod:`sam3_runtime.gpus` counts, and one stream on it; a second one moves pictures and
+    masks beside it.
 
     ``allocations`` counts what was ever allocated on either side.
 
@@ -97,8 +101,8 @@ class Cuda:
 
     def __init__(self, index: int = 0) -> None:
         self._driver = _import_driver()
-        self._context = _open_context(self._driver, index)
-        device = self._driver.Device(index)
+        device = _find_device(self._driver, index)
+        self._context = device.retain_primary_context()
         self.name = str(device.name())
         self.compute_capability = ".".join(map(str, device.compute_capability()))
         self.allocations = 0
@@ -304,14 +308,17 @@ class Cuda:
             x, y, z = (*size, 1, 1)[:3]
             self._kernels[name](*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
 
-    def converted(self, array: CudaArray, dtype: np.dtype[Any]) -> CudaArray:
-        """``array`` as float16 or float32, in a block of its own that the next conversion of the same writes again."""
+    def converted(self, array: CudaArray, dtype: np.dtype[Any], name: str) -> CudaArray:
+        """``array`` as float16 or float32, in the block of that ``name`` and type: its next conversion writes it again.
+
+        One for all images of a batch, whichever of them ``array`` is: the stream has read it before it writes it.
+        """
         kernels = {("float32", "float16"): "narrow_to_float16", ("float16", "float32"): "widen_to_float32"}
         kernel = kernels.get((array.dtype.name, dtype.name))
         if kernel is None:
             raise EngineError(f"{array.dtype} is not turned into {dtype} on the GPU")
         count = prod(array.shape)
-        block = self.block(f"converted {array.pointer} {dtype.name}", count * dtype.itemsize)
+        block = self.block(f"converted {name} {dtype.name}", count * dtype.itemsize)
         self.launch(kernel, (count,), array, np.uint64(count), block)
         return CudaArray(self, block.pointer, array.shape, dtype)
 
@@ -364,12 +371,15 @@ def _import_driver() -> Any:
     return pycuda.driver
 
 
-def _open_context(driver: Any, index: int) -> Any:
+def _find_device(driver: Any, index: int) -> Any:
+    """The GPU of that number. By itself CUDA counts the fastest one first, which ``nvidia-smi`` does not."""
     try:
         driver.init()
-        count = driver.Device.count()
+        devices = [driver.Device(place) for place in range(driver.Device.count())]
     except driver.Error as error:
         raise EngineError(f"the NVIDIA driver shows no GPU ({error})", "check nvidia-smi") from None
-    if not 0 <= index < count:
-        raise EngineError(f"there is no GPU {index}: this machine shows {count}", "number them from 0")
-    return driver.Device(index).retain_primary_context()
+    if VISIBLE_DEVICES not in os.environ:
+        devices.sort(key=lambda device: [int(part, 16) for part in re.split("[:.]", device.pci_bus_id())])
+    if not 0 <= index < len(devices):
+        raise EngineError(f"there is no GPU {index}: {shown_as([str(one.name()) for one in devices])}", NUMBERING)
+    return devices[index]

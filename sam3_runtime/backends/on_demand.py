@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sam3_runtime.backends.base import AnyArray, Engine
+from sam3_runtime.errors import EngineError
 
 
 class OnDemandEngine(Engine):
-    """Stands for ``engine``, and for what ``reopen`` opens when it runs after a :meth:`release`."""
+    """Stands for ``engine``, and for what ``reopen`` opens when it runs after a :meth:`release`, until it is closed."""
 
     def __init__(self, engine: Engine, reopen: Callable[[], Engine]) -> None:
         super().__init__(engine.record, engine._variant)
         self._engine: Engine | None = engine
-        self._reopen = reopen
+        self._reopen: Callable[[], Engine] | None = reopen
 
     @property
     def loaded(self) -> bool:
@@ -25,6 +26,8 @@ class OnDemandEngine(Engine):
         return self._engine is not None
 
     def _run(self, feeds: Mapping[str, Any]) -> Mapping[str, AnyArray]:
+        if self._reopen is None:
+            raise EngineError(f"the {self.record.part} is closed", "open the variant again")
         if self._engine is None:
             self._engine = self._reopen()
         return self._engine.infer(feeds)
@@ -34,4 +37,6 @@ class OnDemandEngine(Engine):
             self._engine.close()
             self._engine = None
 
-    close = release
+    def close(self) -> None:
+        self._reopen = None
+        self.release()

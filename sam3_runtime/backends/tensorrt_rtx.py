@@ -27,20 +27,26 @@ log = logging.getLogger(__name__)
 
 
 def check_engine(path: Path, record: EngineRecord, rebuild: str) -> None:
-    """:class:`EngineError` for an engine that runs nowhere with what is installed here, or not on this card."""
+    """:class:`EngineError` for an engine that runs on no GPU with what is installed here."""
     import tensorrt_rtx as trt
 
     check_version(path, record, rebuild)
-    check_header(path, record, diagnose(trt, path), find_gpu(), rebuild)
+    check_header(path, record, diagnose(trt, path), None, rebuild)
 
 
 def open_engine(
     path: Path, record: EngineRecord, options: EngineOptions, device: CudaDevice, variant: Variant | None, rebuild: str
 ) -> TensorRtEngine:
     """Open an engine that :func:`check_engine` let pass; its first run on a card compiles, and later ones find that
-    beside the engine. Raises :class:`EngineError`."""
+    beside the engine. Raises :class:`EngineError`, also for one that does not run on the GPU that is opened."""
     import tensorrt_rtx as trt
 
+    cuda = device.cuda
+    with cuda.current():
+        found = diagnose(trt, path)
+    first = find_gpu()  # the driver is one for all of them
+    gpu = Gpu(cuda.name, cuda.compute_capability, first.driver if first else "unknown", cuda.memory()[1])
+    check_header(path, record, found, gpu, rebuild)
     return RtxEngine(trt, path, record, options, device, variant, rebuild)
 
 

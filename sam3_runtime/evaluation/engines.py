@@ -40,7 +40,7 @@ def _detect_one(
 ) -> list[Detections]:
     tokens = pipeline.encode_prompts(prompts, [size], features)
     found: list[Detections] = []
-    for call in arrange(features, tokens, pipeline.engines["decoder"].limit("P")):
+    for call in arrange(features, tokens, pipeline.engine("decoder").limit("P")):
         outputs = pipeline.decode(call.features, call.tokens)
         for row, (_, place) in enumerate(call.places):
             found.append(

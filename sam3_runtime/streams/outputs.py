@@ -6,7 +6,9 @@
     <output>/coco.json             all frames of all sources in COCO's format
 
 At most ``room`` results are held: who brings more waits. The first thing that goes wrong is raised to who brings the
-next result, and at the end; what was written until then is kept, whole. Knows files and drawing, and no engine.
+next result, and at the end; what was written until then is kept, whole. The lines of a live source are there while it
+runs. What a run that was killed left half-written goes when the next one begins. Knows files and drawing, and no
+engine.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing_extensions import Self
 
 from sam3_runtime.banks import ClassInfo
 from sam3_runtime.errors import OutputError
-from sam3_runtime.files import temporary_name
+from sam3_runtime.files import remove_abandoned_parts, temporary_name
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, draw, reported, write_picture
 from sam3_runtime.streams.cameras import Source
@@ -92,6 +94,8 @@ class Outputs:
         self._save = frozenset(save)
         self._colors = [one.color for one in classes]
         check_output(folder, sources)
+        for place in (folder, *(folder / source.name for source in sources)):
+            remove_abandoned_parts(place)
         self._targets = {source.name: _Target(source) for source in sources}
         workers = workers or max(2, min(8, (os.cpu_count() or 2) // 2))
         self.room = 2 * workers
@@ -167,7 +171,7 @@ class Outputs:
             return
         if "jsonl" in self._save:
             if target.lines is None:
-                target.lines = JsonLines(self.folder / f"{name}.jsonl")
+                target.lines = JsonLines(self.folder / f"{name}.jsonl", live=target.source.live)
             place = {"source": name, "frame": result.number, "seconds": round(result.seconds, 4)}
             target.lines.write(place | prepared.line)
         if self._coco is not None:

@@ -2,7 +2,8 @@
 
 A live source that ends, fails or gives nothing for a while is tried again after a pause, which grows from one failure
 to the next and is told each time. Whatever a file has to say is told, and it ends. Time comes from one clock, which
-tests replace. Knows threads and sources, and no model.
+tests replace. ``tell`` is the caller's code and may block: it is called with no lock held, and while a run goes on
+never by the thread that watches for stalls. Knows threads and sources, and no model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
+from typing import Any
 
 from sam3_runtime.errors import SourceError
 from sam3_runtime.preprocess import Image
@@ -20,7 +22,8 @@ from sam3_runtime.streams.rounds import Inbox
 
 _TICK = 0.05  # seconds between two looks at the clock
 _STUCK_MOST = 3  # threads of one source that may hang in its driver; no call of OpenCV can be broken off
-_JOIN = 2.0  # seconds that a thread is waited for in the end: one that hangs in a driver is left behind
+_JOIN = 2.0  # seconds that a thread is waited for in the end: one that hangs is left behind
+_MOST_DOUBLINGS = 64  # of a pause; 2.0 ** 1024 is no number, and a camera may fail more often than that
 
 Tell = Callable[[str], None]
 
@@ -93,8 +96,8 @@ class Readers:
         self._inbox.close()
 
     def join(self) -> None:
-        """Wait for them, but not for one that hangs in a driver."""
-        self._watch.join()
+        """Wait for them, but not for one that hangs in a driver or in :attr:`tell`."""
+        self._watch.join(_JOIN)
         for reader in self._readers:
             reader.join()
 
@@ -113,8 +116,8 @@ class Readers:
         try:
             while not self._stop.wait(_TICK):
                 if self.stop_asked:
-                    self.tell("ending: what is being looked at is finished first")
                     self.stop()
+                    self.tell("ending: what is being looked at is finished first")
                     return
                 for reader in self._readers:
                     reader.look_for_a_stall()
@@ -138,16 +141,15 @@ class _Reader:
 
     def start(self) -> None:
         self._started = self._readers.clock()
-        self._launch(None)
+        self._launch(self._run, self._lap, None)
 
     def join(self) -> None:
         for thread in self._threads:
             thread.join(_JOIN)
 
-    def _launch(self, fault: SourceError | None) -> None:
-        lap = self._lap
+    def _launch(self, work: Callable[..., None], *arguments: Any) -> None:
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = Thread(target=self._run, args=(lap, fault), name=f"read {self._source.name}", daemon=True)
+        thread = Thread(target=work, args=arguments, name=f"read {self._source.name}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -205,11 +207,13 @@ class _Reader:
                 return False
             frame = Frame(self._number, now - self._started, image, now)
             self._number += 1
-            if self._failed:
-                self._failed = 0
+            back, self._failed = self._failed > 0, 0
+            if back:
                 self._inbox.set_away(self._place, False)
-                self._readers.tell(f"{self._source.name} is back")
-            return self._inbox.put(self._place, frame)
+            wanted = self._inbox.put(self._place, frame)
+        if back:
+            self._readers.tell(f"{self._source.name} is back")
+        return wanted
 
     def _pause(self, lap: int, fault: SourceError) -> bool:
         """Tell the fault and wait; False when there is no further attempt."""
@@ -218,7 +222,8 @@ class _Reader:
         if settings.attempts is not None and self._failed >= settings.attempts:
             self._note(f"{fault}\n{self._source.name} is given up after {self._failed} failures in a row")
             return False
-        pause = min(settings.first_pause * 2.0 ** (self._failed - 1), settings.longest_pause)
+        doublings = min(self._failed - 1, _MOST_DOUBLINGS)
+        pause = min(settings.first_pause * 2.0**doublings, settings.longest_pause)
         until = self._readers.clock() + pause
         self._note(f"{fault}\n{self._source.name} is tried again in {pause:g} s")
         self._inbox.set_away(self._place, True)
@@ -239,9 +244,15 @@ class _Reader:
                 self._lap += 1
         message = f"{self._source.name} has given nothing for {stall:g} s"
         if self._source.live:
-            self._launch(SourceError(message))
+            self._launch(self._run, self._lap, SourceError(message))
         else:
-            self._note(f"{message}; it is still waited for")
+            self._launch(self._tell_aside, f"{message}; it is still waited for")
+
+    def _tell_aside(self, message: str) -> None:
+        try:
+            self._note(message)
+        except BaseException as error:  # as in a reading thread
+            self._readers.fail(error)
 
     def _note(self, message: str) -> None:
         self.notes.add(message)

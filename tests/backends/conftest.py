@@ -30,6 +30,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     monkeypatch.setitem(sys.modules, "pycuda.driver", package.driver)
     monkeypatch.setattr(cuda_graphs, "_driver_library", lambda: made.graphs)
     card = Gpu("Fake H200", "9.0", "580.65", made.total, "GPU-1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(toolchain, "find_gpu", lambda: card)
     monkeypatch.setattr(toolchain, "find_gpus", lambda: (card,))
     yield made

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,11 +39,19 @@ class LogicError(Error):
     """``pycuda.driver.LogicError``."""
 
 
-class FakeGpu:
-    """One GPU of ``total`` bytes. ``log`` has a tuple for each thing done: its kind first."""
+class Card(NamedTuple):
+    name: str = "Fake H200"
+    bus: str = "0000:19:00.0"
+    capability: tuple[int, int] = (9, 0)
 
-    def __init__(self, total: int = 1 << 30, count: int = 1) -> None:
-        self.total, self.count = total, count
+
+class FakeGpu:
+    """One GPU of ``total`` bytes. ``log`` has a tuple for each thing done: its kind first. ``cards`` are what CUDA
+    shows, in its order; all of them are this one, by other names."""
+
+    def __init__(self, total: int = 1 << 30) -> None:
+        self.total = total
+        self.cards = [Card()]
         self.memory: dict[int, np.ndarray] = {}
         self.pinned: dict[int, int] = {}
         self.contexts = 0
@@ -139,8 +147,8 @@ class FakeGpu:
 class Context:
     """A retained primary context."""
 
-    def __init__(self, gpu: FakeGpu) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: FakeGpu, card: Card) -> None:
+        self.gpu, self.card = gpu, card
         self.thread = threading.get_ident()
         gpu.contexts += 1
         weakref.finalize(self, _forget_context, gpu)
@@ -244,22 +252,25 @@ class Event(_Owned):
 
 def _make_driver(gpu: FakeGpu) -> Any:
     class Device:
-        count = staticmethod(lambda: gpu.count)
+        count = staticmethod(lambda: len(gpu.cards))
 
         def __init__(self, index: int) -> None:
-            self._index = index
+            self._card = gpu.cards[index]
 
         def name(self) -> str:
-            return "Fake H200"
+            return self._card.name
+
+        def pci_bus_id(self) -> str:
+            return self._card.bus
 
         def compute_capability(self) -> tuple[int, int]:
-            return 9, 0
+            return self._card.capability
 
         def retain_primary_context(self) -> Context:
-            return Context(gpu)
+            return Context(gpu, self._card)
 
     def init() -> None:
-        if gpu.count == 0:
+        if not gpu.cards:
             raise LogicError("cuInit failed: no CUDA-capable device is detected")
 
     def mem_get_info() -> tuple[int, int]:

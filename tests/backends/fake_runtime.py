@@ -100,7 +100,10 @@ def _make_module(release: str, names: Names, gpu: FakeGpu, kind: str) -> Any:
 
         def get_engine_validity(self, header: bytes) -> tuple[Any, int]:
             assert len(header) <= 64
-            return module.EngineValidity.VALID, 0
+            card = gpu.stack[-1].card if gpu.stack else gpu.cards[0]  # CUDA's first, where none is current
+            if card.capability == (9, 0):
+                return module.EngineValidity.VALID, 0
+            return module.EngineValidity.INVALID, module.EngineInvalidityDiagnostics.UNSUPPORTED_CC
 
     class Engine(member_class("ICudaEngine", names["ICudaEngine"])):  # type: ignore[misc]
         def __init__(self, runtime: Any, made: dict[str, Any]) -> None:
@@ -245,7 +248,9 @@ def _make_module(release: str, names: Names, gpu: FakeGpu, kind: str) -> Any:
     module.Runtime = Runtime
     if kind == "tensorrt_rtx":
         module.EngineValidity = enum.Enum("EngineValidity", ["VALID", "SUBOPTIMAL", "INVALID"])
-        module.EngineInvalidityDiagnostics = enum.Flag("EngineInvalidityDiagnostics", ["MALFORMED_ENGINE"])
+        module.EngineInvalidityDiagnostics = enum.IntFlag(
+            "EngineInvalidityDiagnostics", ["MALFORMED_ENGINE", "UNSUPPORTED_CC"]
+        )
     return module
 
 

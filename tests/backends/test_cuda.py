@@ -16,7 +16,7 @@ from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import ALIGNMENT, Cuda, CudaArray, Slot
 from sam3_runtime.backends.cuda_graphs import capture
 from sam3_runtime.errors import EngineError
-from tests.backends.fake_gpu import FakeGpu
+from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_kernels import FUNCTIONS, signatures
 
 
@@ -61,16 +61,41 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_card(gpu: FakeGpu) -> None:
-    gpu.count = 0
+    gpu.cards = []
     with pytest.raises(EngineError, match=r"shows no GPU \(cuInit failed.*\nHint: check nvidia-smi"):
         Cuda()
 
 
 @pytest.mark.parametrize("index", [1, -1])
-def test_a_card_that_is_not_there(gpu: FakeGpu, index: int) -> None:
-    assert gpu.count == 1
-    with pytest.raises(EngineError, match=rf"there is no GPU {index}: this machine shows 1\nHint: number them from 0"):
+def test_a_card_that_is_not_there(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    assert len(gpu.cards) == 1
+    said = (
+        rf"there is no GPU {index}: this machine shows 1: 0 is Fake H200\nHint: GPUs are numbered from 0, in the order"
+    )
+    with pytest.raises(EngineError, match=said):
         Cuda(index)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(EngineError, match=rf"no GPU {index}: CUDA_VISIBLE_DEVICES=3 shows 1: 0 is Fake H200"):
+        Cuda(index)
+
+
+def test_cards_are_numbered_as_nvidia_smi_does_and_not_by_their_speed(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their places on the bus; where CUDA_VISIBLE_DEVICES is set, in its order, which is CUDA's then."""
+    gpu.cards = [Card("Fast", "0000:AF:00.0"), Card("Slow", "0000:19:00.0"), Card("Far", "10000:01:00.0")]
+
+    def names() -> list[str]:
+        found = []
+        for index in range(3):
+            cuda = Cuda(index)
+            found.append(cuda.name)
+            cuda.close()
+        return found
+
+    assert names() == ["Slow", "Fast", "Far"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-fast,GPU-slow,GPU-far")
+    assert names() == ["Fast", "Slow", "Far"]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
@@ -286,13 +311,25 @@ def test_copies_stay_on_the_device(opened: Cuda, gpu: FakeGpu) -> None:
 def test_conversions(opened: Cuda, of: str, into: str) -> None:
     values = np.linspace(-5, 5, 1000, dtype=of).reshape(10, 100)
     array = filled(opened, values)
-    assert array.astype(of) is array
-    made = array.astype(into)
+    assert array.astype(of, "a") is array
+    made = array.astype(into, "a")
     assert made.dtype == np.dtype(into)
     assert np.array_equal(np.asarray(made), values.astype(into))
-    assert array.astype(into).pointer == made.pointer
     with pytest.raises(EngineError, match=f"{of} is not turned into int64"):
-        array.astype("int64")
+        array.astype("int64", "a")
+
+
+def test_conversions_of_one_name_share_a_block(opened: Cuda, gpu: FakeGpu) -> None:
+    array = filled(opened, np.arange(12, dtype=np.float32).reshape(4, 3))
+    other = array.astype("float16", "other")
+    whole = array.astype("float16", "a")
+    used = gpu.used
+    for row in range(4):
+        one = array[row : row + 1].astype("float16", "a")
+        assert one.pointer == whole.pointer
+        assert np.asarray(one).tolist() == [[3 * row, 3 * row + 1, 3 * row + 2]]
+    assert gpu.used == used
+    assert np.asarray(other).ravel().tolist() == list(range(12))
 
 
 def test_every_kernel_is_in_the_ptx_with_as_many_arguments() -> None:
@@ -315,7 +352,7 @@ def test_a_driver_of_any_supported_card_reads_the_ptx() -> None:
 
 def test_a_graph_repeats_what_was_captured(opened: Cuda, gpu: FakeGpu) -> None:
     array = filled(opened, np.arange(8, dtype=np.float32))
-    made = array.astype("float16")
+    made = array.astype("float16", "a")
     opened.synchronize()
     graph = capture(opened, lambda: opened.launch("narrow_to_float16", (8,), array, np.uint64(8), made))
     assert graph is not None

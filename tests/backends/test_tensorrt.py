@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sam3_runtime import toolchain
+from sam3_runtime import toolchain, verify
 from sam3_runtime.backends import open_device, open_engine
 from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import Cuda, CudaArray
@@ -23,18 +25,22 @@ from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
+from sam3_runtime.batches import Take
 from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.errors import CannotRunHere, EngineError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
+from sam3_runtime.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.streams.flow import Rounds, stream
 from sam3_runtime.variants import Variant
 from tests.backends.conftest import InstallTensorRt
-from tests.backends.fake_gpu import FakeGpu
+from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant
+from tests.streaming import CLASSES, Listed, within
 
 VARIANT = Variant(4, 20, 112)
 RELEASES = ("8.6.1", "10.0.1", "10.9.0", "11.0")
@@ -202,14 +208,15 @@ def batch_of(left: Iterator[list[Any]], ahead: bool, wait: bool) -> list[Any]:
     return next(left, []) if wait or ahead else []
 
 
-def test_rounds_take_turns_with_others(pipeline: Pipeline) -> None:
-    """Who detects meanwhile waits for a round with nothing begun behind it, and changes nothing in it."""
+@pytest.mark.parametrize("ahead", [True, False], ids=["next begun ahead", "next not there yet"])
+def test_rounds_take_turns_with_others(pipeline: Pipeline, ahead: bool) -> None:
+    """Who detects meanwhile waits for a round, and changes nothing in what is begun behind it."""
     images = photos(8)
     wanted = [pipeline.detect(images[:4], ["cat"]), pipeline.detect(images[4:], ["dog"])]
 
     def rounds(_: int) -> list[Any]:
         left = iter([images[:4]] * 5)
-        return list(pipeline.rounds(partial(batch_of, left, False), ["cat"]))
+        return list(pipeline.rounds(partial(batch_of, left, ahead), ["cat"]))
 
     with ThreadPoolExecutor(4) as pool:
         both = pool.map(rounds, range(2))
@@ -218,6 +225,59 @@ def test_rounds_take_turns_with_others(pipeline: Pipeline) -> None:
             same(found, wanted[0])
         for found in others:
             same(found, wanted[1])
+
+
+@pytest.mark.parametrize("often", [1, 3], ids=["after each", "now and then"])
+def test_what_was_begun_ahead_is_begun_again_where_somebody_detected(pipeline: Pipeline, often: int) -> None:
+    """The engines write over it: here in the thread that takes the rounds, as a loop over them does."""
+    images = photos(9)
+    batches = [images[:4], images[4:8], images[8:], images[2:6], images[5:8], images[:4], images[3:7]]
+    wanted = [pipeline.detect(batch, ["cat"]) for batch in batches]
+    dog = pipeline.detect(images[4:7], ["dog", BOXES])
+    logo = pipeline.encode([BOXES], images[0])[0].tokens
+
+    def work() -> None:
+        left = iter(batches)
+        rounds = pipeline.rounds(partial(batch_of, left, True), ["cat"])
+        for number, (found, expected) in enumerate(zip(rounds, wanted, strict=True), 1):
+            same(found, expected)
+            if number % often == 0:
+                same(pipeline.detect(images[4:7], ["dog", BOXES]), dog)
+                again = pipeline.encode([BOXES], images[0])[0].tokens
+                assert np.array_equal(again.features, logo.features)
+
+    within(work)
+
+
+def test_a_stream_may_be_looked_at_again_while_it_runs(pipeline: Pipeline) -> None:
+    """From the loop that takes the results, while the run's own thread detects ahead."""
+    images = photos(9)
+    wanted = {index: pipeline.detect([image], ["cup", "cat"]) for index, image in enumerate(images)}
+    crop = images[0][5:25, 5:40]
+    closer = pipeline.detect([crop], ["cat"])
+    sources = [Listed("a", [images[n % 9] for n in range(40)]), Listed("b", [images[n % 5] for n in range(30)])]
+
+    def work() -> list[int]:
+        numbers = []
+        for result in stream(Streamed(pipeline), sources):
+            numbers.append(result.number)
+            same([result.detections], wanted[result.number % (9 if result.source == "a" else 5)])
+            same(pipeline.detect([crop], ["cat"]), closer)
+        return numbers
+
+    assert sorted(within(work)) == sorted([*range(40), *range(30)])
+
+
+class Streamed:
+    """Two classes, on the pipeline of a test."""
+
+    classes = CLASSES
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self.batch = pipeline, pipeline.batch
+
+    def rounds(self, take: Take) -> Rounds:
+        return self._pipeline.rounds(take, ["cup", "cat"])
 
 
 def test_what_is_kept_may_be_read_later(pipeline: Pipeline) -> None:
@@ -315,6 +375,24 @@ def test_nothing_is_allocated_once_warm(pipeline: Pipeline, gpu: FakeGpu) -> Non
     assert (gpu.used, gpu.pinned) == (used, pinned)
 
 
+def test_features_are_converted_into_one_block_each_as_is_predicted(
+    write: Write, install_tensorrt: InstallTensorRt
+) -> None:
+    """Whichever image of a batch they are of."""
+    install_tensorrt(RELEASE)
+    mixed = dict.fromkeys(PART_NAMES, "float16") | {"vision-encoder": "float32"}
+    with load(write(floats=mixed)) as pipeline:
+        for images, prompts in ((4, ["cat", "dog", BOXES]), (4, ["cat"]), (3, ["cat", "dog"]), (1, PROMPTS)):
+            pipeline.detect(photos(images), prompts)
+        made = {name: block.size for name, block in cuda_of(pipeline)._blocks.items() if name.startswith("converted")}
+        decoder = pipeline.records["decoder"]
+    limits = {symbol: high for symbol, (_, _, high) in decoder.profile.items()}
+    features = [spec for spec in decoder.inputs if spec.name.startswith("fpn")]
+    assert made == {f"converted {spec.name} {spec.dtype}": bytes_of(spec, limits) for spec in features}
+    vision = pipeline.records["vision-encoder"]
+    assert buffers_of([vision, decoder]) == buffers_of([vision]) + buffers_of([decoder]), "both types are counted"
+
+
 def test_one_block_of_scratch_serves_all(pipeline: Pipeline, gpu: FakeGpu) -> None:
     pipeline.detect(photos(2), PROMPTS)
     seen = sys.modules["tensorrt"]._seen
@@ -376,8 +454,55 @@ def test_the_text_encoder_leaves_and_comes_back(write: Write, install_tensorrt: 
         damaged[5] ^= 1
         (folder / "text-encoder.engine").write_bytes(damaged)
         same(pipeline.detect(photos(1), ["cat"]), first)
-        with pytest.raises(EngineError, match="their SHA-256 differ"):
+        with pytest.raises(EngineError, match=r"their SHA-256 differ; it was changed after .*\nHint: open the variant"):
             pipeline.detect(photos(1), ["cow"])
+        (folder / "text-encoder.engine").unlink()
+        with pytest.raises(EngineError, match="is missing; it was changed after the variant was opened"):
+            pipeline.detect(photos(1), ["cow"])
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The engines that are hashed from here on."""
+    names: list[str] = []
+
+    def noted(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr("sam3_runtime.backends.sha256_of", noted)
+    return names
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_the_text_encoder_is_hashed_again_only_where_it_was_changed(
+    write: Write, install_tensorrt: InstallTensorRt, hashed: list[str], verify: bool
+) -> None:
+    seen = install_tensorrt(RELEASE)._seen
+    folder = write(floats="float32")
+    with load(folder, verify_digest=verify) as pipeline:
+        assert hashed.count("text-encoder.engine") == int(verify)
+        for word in ("cat", "dog", "cow"):
+            pipeline.encode([word])
+        assert hashed.count("text-encoder.engine") == int(verify)
+        path = folder / "text-encoder.engine"
+        path.write_bytes(path.read_bytes())  # the same, as far as only its digest tells
+        os.utime(path, ns=(1, 1))
+        for word in ("hen", "owl"):
+            pipeline.encode([word])
+        assert hashed.count("text-encoder.engine") == 2 * int(verify)
+        assert seen.deserialized.count("text-encoder") == 5
+
+
+def test_nothing_comes_back_once_it_is_closed(write: Write, install_tensorrt: InstallTensorRt) -> None:
+    seen = install_tensorrt(RELEASE)._seen
+    with load(write(floats="float32")) as pipeline:
+        pipeline.encode(["cat"])
+    before = list(seen.deserialized)
+    for word in ("cat", "a word that nobody asked for yet"):
+        with pytest.raises(EngineError, match="the text-encoder is closed"):
+            pipeline.encode([word])
+    assert (seen.deserialized, seen.alive) == (before, 0)
 
 
 def test_the_text_encoder_stays_where_that_is_asked(write: Write, install_tensorrt: InstallTensorRt) -> None:
@@ -401,6 +526,33 @@ def test_everything_is_freed_when_it_is_closed(write: Write, install_tensorrt: I
         del pipeline
         gc.collect()
         assert (gpu.used, gpu.pinned, gpu.graphs.alive, seen.alive, gpu.contexts) == (0, {}, {}, 0, 0)
+
+
+def test_a_verdict_is_about_the_card_that_is_opened(
+    write: Write, install_tensorrt: InstallTensorRt, gpu: FakeGpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not about the one that the engines were built for, nor the first of this machine."""
+    install_tensorrt(RELEASE)
+    gpu.cards = [Card(), Card("Fake H100", "0000:3B:00.0")]
+    folder = write()
+    for index, status in enumerate(("passed", "unverified")):
+        with load(folder, gpu=index) as pipeline:
+            assert (pipeline.device.name, pipeline.status) == (gpu.cards[index].name, status)
+    assert pipeline.reason.startswith("judged on Fake H200, not on Fake H100: run sam3-runtime verify")
+    assert "b4_q20_r112 is UNVERIFIED: judged on Fake H200" in caplog.text
+
+
+def test_a_verdict_says_which_card_it_was_made_on(
+    write: Write, install_tensorrt: InstallTensorRt, gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_tensorrt(RELEASE)
+    gpu.cards = [Card("Fake H100")]
+    found = SimpleNamespace(agreed=1, either=1, errors={}, expected=1)
+    monkeypatch.setattr(verify, "read_reference", lambda _: SimpleNamespace(cases=()))
+    monkeypatch.setattr(verify, "compare", lambda *_: (found, ()))
+    (tmp_path / "reference.npz").write_bytes(b"only its digest is wanted")
+    verdict = verify.verify(write(), tmp_path / "reference.npz", {}, "Fake H200")
+    assert (verdict.status, verdict.device) == ("passed", "Fake H100")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

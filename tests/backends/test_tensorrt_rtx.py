@@ -22,7 +22,7 @@ from sam3_runtime.gpus import Gpu, find_gpu
 from sam3_runtime.loading import load
 from sam3_runtime.toolchain import probe
 from sam3_runtime.variants import Variant
-from tests.backends.fake_gpu import FakeGpu
+from tests.backends.fake_gpu import Card, FakeGpu
 from tests.records import engine_record
 
 RTX_3090 = Gpu("NVIDIA GeForce RTX 3090", "8.6", "570.86", 24 << 30)
@@ -182,6 +182,14 @@ def test_kernels_of_another_card_are_made_anew(variant: Path) -> None:
     (variant / name).write_bytes(b"kernels of another card")
     detect(variant)
     assert kernels_of(variant)[name] == b"kernels of Fake H200 for decoder"
+
+
+def test_it_is_the_card_that_is_opened_that_must_suit(variant: Path, gpu: FakeGpu) -> None:
+    gpu.cards = [Card("Old card", "0000:19:00.0", (7, 0)), Card()._replace(bus="0000:3B:00.0")]
+    with load(variant, gpu=1) as pipeline:
+        assert pipeline.device.name == "Fake H200"
+    with pytest.raises(EngineError, match=r"was compiled for .*, and the Old card is 7\.0"):
+        load(variant, gpu=0)
 
 
 def test_kernels_lie_where_a_link_leads(variant: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_conversions_are_numpys(device: CudaDevice, of: str, into: str, count: i
     with np.errstate(over="ignore"):
         values = (random.normal(0, 1, count) * 10.0 ** random.integers(-9, 6, count)).astype(of)
         wanted = values.astype(into)
-    assert np.array_equal(np.asarray(on_device(device, values).astype(into)), wanted)
+    assert np.array_equal(np.asarray(on_device(device, values).astype(into, "values")), wanted)
 
 
 def test_rows_are_views(device: CudaDevice) -> None:
@@ -195,7 +195,7 @@ def test_opening_and_closing_leaves_nothing(device: CudaDevice) -> None:
 
 def test_a_graph_repeats_what_was_captured(device: CudaDevice) -> None:
     values = on_device(device, np.arange(1000, dtype=np.float32))
-    made = values.astype("float16")
+    made = values.astype("float16", "values")
     narrow = partial(device.cuda.launch, "narrow_to_float16", (1000,), values, np.uint64(1000), made)
     graph = capture(device.cuda, narrow)
     assert graph is not None

@@ -186,6 +186,75 @@ def test_a_camera_that_dies_is_tried_again_with_growing_pauses_and_holds_nobody_
     assert numbers(results, "cam")[-1] == 2, "numbers go on"
 
 
+def test_a_camera_that_stays_off_for_weeks_ends_no_run() -> None:
+    """More failures in a row than a pause can be doubled as a float."""
+    clock, pauses = Clock(), []
+
+    def tell(message: str) -> None:
+        if "tried again" in message:
+            pauses.append(float(message.split(" in ")[-1].split()[0]))
+            clock.advance(pauses[-1])
+
+    live = LiveSettings(first_pause=1, longest_pause=30, attempts=1200)
+    results, flow = run(
+        Seeing(1), [camera("cam", []), Listed("a", [picture(n) for n in range(20)])],
+        tell=tell, settings=FlowSettings(live=live, clock=clock),
+    )  # fmt: skip
+    assert (len(pauses), pauses[4], set(pauses[5:])) == (1199, 16, {30})
+    assert values(results, "a") == list(range(20))
+    assert flow.summary().sources[0].failures == 1200
+
+
+@pytest.mark.parametrize("blocks", ["cam is back", "a has given nothing"])
+def test_a_message_that_blocks_holds_up_no_other_source(blocks: str) -> None:
+    """As a halted terminal does: that another camera gives nothing is noticed all the same."""
+    clock, begun, noticed, hang = Clock(), Event(), Event(), Event()
+    told: list[str] = []
+
+    def tell(message: str) -> None:
+        told.append(message)
+        if message.startswith("other has given nothing"):
+            noticed.set()
+            flow.stop()
+        elif message.startswith("cam gives no more"):
+            clock.advance(1)
+        elif message.startswith(blocks):
+            pass_the_time()
+
+    def pass_the_time() -> None:
+        assert begun.wait(60)
+        clock.advance(11)
+        assert noticed.wait(60)
+
+    def slow() -> Iterator[Image]:
+        pass_the_time()
+        yield picture(1)
+
+    def never() -> Iterator[Image | None]:
+        begun.set()
+        hang.wait(120)
+        yield None
+
+    cam = camera("cam", [Capture([picture(0)]), Capture([picture(1)])])
+    first = cam if blocks.startswith("cam") else Listed("a", slow())
+    live = LiveSettings(stall=10, first_pause=1, attempts=2)
+    flow = Flow(
+        Seeing(1), [first, camera("other", [Capture(never())])],
+        tell=tell, settings=FlowSettings(live=live, clock=clock),
+    )  # fmt: skip
+
+    def work() -> None:
+        with flow:
+            list(flow)
+
+    try:
+        within(work)
+    finally:
+        hang.set()
+    assert any(one.startswith(blocks) for one in told)
+    assert noticed.is_set()
+
+
 def test_a_camera_that_hangs_is_told_and_tried_again() -> None:
     clock, told, hang = Clock(), [], Event()
 

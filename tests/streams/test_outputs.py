@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ from pycocotools.coco import COCO
 
 from sam3_runtime import sinks
 from sam3_runtime.errors import OutputError
+from sam3_runtime.files import temporary_name
 from sam3_runtime.postprocess import rle_to_mask
 from sam3_runtime.sources import load_image, read_video
 from sam3_runtime.streams.cameras import Source
@@ -128,6 +132,37 @@ def test_a_live_video_keeps_its_pace_behind_dropped_frames(tmp_path: Path) -> No
     results = [result("cam", number, seconds) for number, seconds in ((0, 5.0), (3, 5.2), (9, 65.2), (10, 65.24))]
     write(tmp_path, [cam], results, ("video",))
     assert len(frames(tmp_path / "cam.mp4")) == 1 + 5 + 50 + 1
+
+
+def test_lines_of_a_live_source_are_there_while_it_runs(tmp_path: Path) -> None:
+    """Those of a file appear once they are whole."""
+    sources = [camera("cam", []), Listed("a", [])]
+    cam = tmp_path / "cam.jsonl"
+
+    def work() -> None:
+        with Outputs(tmp_path, sources, ("jsonl",), CLASSES) as outputs:
+            for number in range(3):
+                for source in ("cam", "a"):
+                    outputs.put(result(source, number))
+            while not cam.exists() or len(lines(cam)) < 3:
+                time.sleep(0.01)
+            assert not (tmp_path / "a.jsonl").exists()
+
+    within(work)
+    assert [line["frame"] for line in lines(tmp_path / "a.jsonl")] == [0, 1, 2]
+
+
+def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".a.mp4.{gone.pid}.part").mkdir()
+    (tmp_path / f".a.mp4.{gone.pid}.part/video.mp4").touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / f"a/.00000000.jpg.{gone.pid}.part").touch()
+    of_another_run = temporary_name(tmp_path / "b.jsonl")
+    of_another_run.touch()
+    write(tmp_path, [Listed("a", [])], [])
+    assert names(tmp_path) == [of_another_run.name, "coco.json"]
 
 
 def test_each_frame_of_a_file_is_there_once(tmp_path: Path) -> None:

@@ -123,5 +123,5 @@ def test_inference_ends_with_one_message(rtx: WorkFolder) -> None:
     )
     assert run.returncode == 1
     assert "can build TensorRT-RTX engines but not run them" in run.stderr
-    assert "UNVERIFIED" in run.stderr
+    assert "UNVERIFIED" not in run.stderr, "a verdict is held against what the engines run on, and here is nothing"
     assert "Traceback" not in run.stderr
