@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from sam3_runtime import verify as module
 from sam3_runtime.cli import app
 from sam3_runtime.config import Check, Counts, Verdict
+from sam3_runtime.errors import EngineError, RecordError
+from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.prompts import Prompt
@@ -215,3 +218,38 @@ def test_eight_bits_may_err_more() -> None:
     for eight in (gate.int8, gate.fp8):
         assert eight.presence_error > gate.float.presence_error
         assert eight.box_error > gate.float.box_error
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise EngineError("out of GPU memory")
+
+
+def test_a_failure_names_the_files_that_were_there(
+    fake_variant: Path, fake_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "reference").touch()
+    monkeypatch.setattr(module, "read_reference", lambda _: reference_of(fake_pipeline))
+    monkeypatch.setattr(module, "load", refuse)
+    (fake_variant / "decoder.engine").write_bytes(b"another")
+    (fake_variant / "text-encoder.engine").unlink()
+    verdict = module.verify(fake_variant, tmp_path / "reference", Limits().model_dump(), "cpu")
+    assert (verdict.status, verdict.reason) == ("failed", "out of GPU memory")
+    assert verdict.engines.keys() == {"vision-encoder", "geometry-encoder", "decoder"}
+    assert verdict.engines["decoder"] == sha256_of(fake_variant / "decoder.engine")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"resolution": 98}, "another checkpoint or resolution"),
+        ({"checkpoint_digest": "1" * 64}, "another checkpoint or resolution"),
+        ({"cases": ()}, "holds no detection"),
+    ],
+)
+def test_a_reference_that_judges_nothing_is_no_verdict(
+    fake_variant: Path, fake_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    """What is wrong there is not the engines': no job may keep it as their verdict."""
+    monkeypatch.setattr(module, "read_reference", lambda _: replace(reference_of(fake_pipeline), **change))
+    with pytest.raises(RecordError, match=said):
+        module.verify(fake_variant, fake_variant, Limits().model_dump(), "cpu")

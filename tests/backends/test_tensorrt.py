@@ -470,7 +470,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return sha256_of(path)
 
-    monkeypatch.setattr("sam3_runtime.backends.sha256_of", noted)
+    monkeypatch.setattr("sam3_runtime.integrity.sha256_of", noted)
     return names
 
 
@@ -547,9 +547,9 @@ def test_a_verdict_says_which_card_it_was_made_on(
 ) -> None:
     install_tensorrt(RELEASE)
     gpu.cards = [Card("Fake H100")]
-    found = SimpleNamespace(agreed=1, either=1, errors={}, expected=1)
     monkeypatch.setattr(verify, "read_reference", lambda _: SimpleNamespace(cases=()))
-    monkeypatch.setattr(verify, "compare", lambda *_: (found, ()))
+    monkeypatch.setattr(verify, "check_reference", lambda *_: None)
+    monkeypatch.setattr(verify, "compare", lambda *_: (verify._Findings(), ()))
     (tmp_path / "reference.npz").write_bytes(b"only its digest is wanted")
     verdict = verify.verify(write(), tmp_path / "reference.npz", {}, "Fake H200")
     assert (verdict.status, verdict.device) == ("passed", "Fake H100")
