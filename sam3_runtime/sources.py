@@ -37,7 +37,7 @@ IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".ti
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 # Pictures that OpenCV does not read, or not everywhere.
 _UNREAD_SUFFIXES = re.compile(r"\.(arw|avif|cr[23]|dng|gif|hei[cf]|jp2|jxl|nef|orf|psd|raf|raw|rw2|svg)")
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit
 _LONGEST_NAME = 160  # bytes; file systems take 255
 _WHITE = 65535  # of 16 bits
@@ -125,7 +125,7 @@ def locate(spec: Spec) -> Path:
     try:
         path.stat()
     except FileNotFoundError:
-        if ADDRESS.match(str(spec)):
+        if _ADDRESS.match(str(spec)):
             raise SourceError(
                 f"{spec} is an address, and files are read here",
                 "download it first; sam3-runtime stream --source reads addresses of videos and cameras",
@@ -365,7 +365,7 @@ class Video:
         return capture
 
     def __iter__(self) -> Iterator[Image]:
-        for frame in self._decode(None):
+        for frame in self._decode():
             yield frame.image
 
     def frames_at(self, wanted: Iterable[int]) -> Iterator[tuple[int, Image]]:
@@ -379,7 +379,7 @@ class Video:
 
     def numbered(self) -> Iterator[Frame]:
         """As iterating, each frame with its number and time: a frame that does not decode leaves a gap."""
-        yield from self._decode(None)
+        yield from self._decode(clock=_Clock(self.pace))
 
     @property
     def pace(self) -> Pace:
@@ -405,9 +405,8 @@ class Video:
         fastest = 1 / steps[len(steps) // 10]  # fewer are chance: some programs write a frame twice
         return Pace(round(min(max(fastest, _VARIABLE_FPS[0]), _VARIABLE_FPS[1]), 3), median)
 
-    def _decode(self, wanted: frozenset[int] | None) -> Iterator[Frame]:
+    def _decode(self, wanted: frozenset[int] | None = None, clock: _Clock | None = None) -> Iterator[Frame]:
         pixels = None  # OpenCV writes the next one into it
-        clock = _Clock(self.pace) if wanted is None else None
         for number in self._grab():
             seconds = clock.read(number, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3) if clock else 0.0
             if wanted is None or number in wanted:
