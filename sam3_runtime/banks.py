@@ -14,25 +14,26 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from sam3_runtime.config import Backend, Record, SealedRecord, VariantConfig
 from sam3_runtime.contract import PartName
 from sam3_runtime.decoder_calls import EncodedPrompt, Tokens
-from sam3_runtime.errors import ProjectError, RecordError, SourceError
+from sam3_runtime.errors import ProjectError, RecordError, SourceError, printable
 from sam3_runtime.files import sha256_of, written_whole
 from sam3_runtime.measurements import shareable
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import ClassSection, Project
-from sam3_runtime.prompts import Box
+from sam3_runtime.settings import Share
 from sam3_runtime.sinks import Color, color_of, reported
 from sam3_runtime.sources import load_image, locate
 
 SUFFIX = ".npz"
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ExampleRecord(Record):
     image: str
     sha256: str
     size: tuple[int, int]  # height, width
-    boxes: tuple[Box, ...]
+    boxes: tuple[tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat], ...]
     labels: tuple[int, ...]
 
 
@@ -60,8 +61,8 @@ class ClassRecord(Record):
     name: str
     words: str | None
     examples: ExampleRecord | None
-    threshold: float
-    color: Color
+    threshold: Share
+    color: tuple[Byte, Byte, Byte]
     tokens: int
     sha256: str
 
@@ -167,9 +168,12 @@ def load_bank(path: str | Path, config: VariantConfig | None = None) -> Bank:
         tokens = tuple(
             Tokens(content[f"features_{index}"], content[f"mask_{index}"]) for index in range(len(record.classes))
         )
-    except (KeyError, ValidationError):
+    except (KeyError, ValidationError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
+        why = f": {'.'.join(map(str, first['loc']))}: {first['msg']}" if first else ""
         raise RecordError(
-            f"{path} is no bank, or one of another version", "banks are written by: sam3-runtime extract PROJECT.yaml"
+            f"{path} is no bank, or one of another version{why}",
+            "banks are written by: sam3-runtime extract PROJECT.yaml",
         ) from None
     whole = record.digest == record.sealed().digest and all(
         _digest(one) == known.sha256 for one, known in zip(tokens, record.classes, strict=True)
@@ -264,7 +268,7 @@ def extract(pipeline: Pipeline, project: Project, references: Mapping[str, Refer
         tokens |= {index: one.tokens for index, one in zip(indices, encoded, strict=True)}
     config, engines = pipeline.config, pipeline.records
     record = BankRecord(
-        project=project.path.name,
+        project=printable(project.path.name),
         checkpoint=shareable(config.checkpoint),
         commit=config.commit,
         checkpoint_digest=config.checkpoint_digest,

@@ -6,6 +6,7 @@ that needs them.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from enum import Enum
@@ -206,6 +207,8 @@ def evaluate(
     )  # fmt: skip
     for line in found.lines():
         console.print(line, markup=False, highlight=False)
+    if found.left_out:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -407,6 +410,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or log that cannot show a character gets its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except Sam3Error as error:

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sam3_runtime import __version__
-from sam3_runtime.errors import OutputError
-from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.errors import OutputError, Sam3Error, printable
+from sam3_runtime.evaluation.data_set import ConceptImage, DataSetError, read_concepts
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
-from sam3_runtime.evaluation.questions import FLOOR, Finder, PromptKind, answer_all, as_coco_results, questions_of
+from sam3_runtime.evaluation.questions import FLOOR, PromptKind, answer_all, as_coco_results, questions_of
 from sam3_runtime.files import write_atomically
 from sam3_runtime.loading import load
 from sam3_runtime.measurements import OfVariant, of_variant
@@ -33,6 +33,7 @@ class Evaluation(OfVariant):
     data: str = Field(description="name of the annotation file")
     data_digest: str
     images: int
+    left_out: tuple[str, ...] = Field((), description="pictures that could not be read or are not those annotated")
     phrases: int
     prompts: PromptKind
     floor: float = Field(description="score from which an answer is ranked")
@@ -62,6 +63,10 @@ class Evaluation(OfVariant):
         )
         if found.areas == "relative":
             yield "small and large are shares of the picture: below 1/300, above 3 %"
+        if found.without_mask:
+            yield f"masks: {found.without_mask} of {found.pairs} prompts are left out, as an instance has no mask"
+        if self.left_out:
+            yield f"{len(self.left_out)} pictures are left out, see above: {', '.join(self.left_out)}"
 
 
 def _shown(value: float | None, digits: int = 3) -> str:
@@ -86,20 +91,33 @@ def evaluate(
     """Measure the variant in ``directory`` on the data set of ``annotations``; see :func:`read_concepts` for its form.
 
     ``threshold`` is for cgF1 and false alarms; AP ranks every answer above the floor. ``output`` gets the
-    result as JSON, ``detections`` the answers as COCO results. The progress bar goes to ``console`` (standard error by
-    default; only on a terminal). Raises :class:`DataSetError`, what :func:`load` and :meth:`Pipeline.detect` raise, and
-    :class:`OutputError`.
+    result as JSON, ``detections`` the answers as COCO results. A picture that cannot be read is left out. Messages
+    about that and the progress bar go to ``console`` (standard error by default; the bar only on a terminal). Raises
+    :class:`DataSetError`, what :func:`load` and :meth:`Pipeline.detect` raise, and :class:`OutputError`.
     """
     started = time.monotonic()
     data = read_concepts(annotations, images, limit=limit, all_categories=all_categories)
+    console = console or Console(stderr=True, soft_wrap=True)
+    left_out: dict[int, str] = {}
+
+    def leave_out(image: ConceptImage, error: Sam3Error) -> None:
+        left_out[image.id] = printable(image.name)
+        console.print(str(error), markup=False, highlight=False)
+
+    questions = questions_of(data, prompts)
     with load(directory, threads=threads) as pipeline:
-        answers = _answers(data, prompts, finder_of(pipeline, data.phrases), pipeline.batch, console)
+        finder = finder_of(pipeline, data.phrases)
+        answers = _answers(answer_all(questions, finder, pipeline.batch, leave_out), len(questions), console)
         config, records = pipeline.config, pipeline.records
+    if not answers:
+        raise DataSetError(f"none of the {len(questions)} pictures of {data.name} could be read", "see above")
+    data = data.without(left_out)
     found = Evaluation(
         **of_variant(config, records, device_name(records["decoder"].toolchain)),
         data=data.name,
         data_digest=data.digest,
         images=len(data.images),
+        left_out=tuple(left_out.values()),
         phrases=len(data.phrases),
         prompts=prompts,
         floor=FLOOR,
@@ -114,15 +132,11 @@ def evaluate(
     return found
 
 
-def _answers(
-    data: ConceptData, prompts: PromptKind, detect: Finder, batch: int, console: Console | None
-) -> list[Answer]:
-    questions = questions_of(data, prompts)
-    console = console or Console(stderr=True)
+def _answers(answered: Iterator[list[Answer]], total: int, console: Console) -> list[Answer]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found: list[Answer] = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for answers in progress.track(answer_all(questions, detect, batch), len(questions), description="pictures"):
+        for answers in progress.track(answered, total, description="pictures"):
             found += answers
     return found
 

@@ -4,13 +4,15 @@
     <output>/images.jsonl              one line a picture: size, detections with score, box and RLE mask
     <output>/<video>.mp4, .mp4.jsonl   the annotated video, and one line a frame
 
-What cannot be read is reported and left out, and the rest is done; the result says so. Knows no backend.
+What cannot be read is reported and left out, and the rest is done; the result says so. Where the run ends with an
+error, what was found until then is kept. Knows no backend.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sam3_runtime.errors import OutputError, SourceError
+from sam3_runtime.errors import OutputError, SourceError, printable
 from sam3_runtime.files import remove_abandoned_parts
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
@@ -28,14 +30,19 @@ from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, draw, write_picture
 from sam3_runtime.sources import (
     IMAGE_SUFFIXES,
+    Frame,
     ImageSource,
+    LeftOut,
     VideoEndsEarly,
     expand_images,
     load_image,
     locate,
     read_video,
+    shortened,
+    unique,
 )
 
+_WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}
 BOX_ON_VIDEO = (
     "--box is the same example on every frame and follows nothing; to follow things, write the box into a project file "
     "as a class's example and run: sam3-runtime stream PROJECT.yaml --engines VARIANT --source VIDEO --track"
@@ -45,13 +52,16 @@ BOX_ON_VIDEO = (
 
 @dataclass
 class Summary:
-    """What :func:`infer` did. ``problems`` are the messages about what could not be read; any means exit code 1."""
+    """What :func:`infer` did. ``problems`` are the messages about what could not be read, ``unread`` pictures and
+    videos; any means exit code 1. ``changes`` say what a file that was written has not as its source has it."""
 
     images: int = 0
     frames: int = 0
     found: dict[str, int] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    unread: int = 0
 
     def count(self, detections: Sequence[Detections]) -> None:
         for one in detections:
@@ -65,9 +75,9 @@ class Summary:
         """For people: what was found and where it was written."""
         found = ", ".join(f"{count} {prompt}" for prompt, count in self.found.items()) or "nothing"
         looked = f"{self.images} pictures" + (f" and {self.frames} frames" if self.frames else "")
-        wrote = [f"wrote {path}" for path in self.written]
-        failed = [f"{len(self.problems)} could not be read whole, see above"] if self.problems else []
-        return [f"{looked}: {found}", *wrote, *failed]
+        wrote = [printable(f"wrote {path}") for path in self.written]
+        failed = [f"{self.unread} could not be read whole, see above"] if self.problems else []
+        return [f"{looked}: {found}", *wrote, *self.changes, *failed]
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,12 @@ class _Run:
     progress: Progress
     report: Callable[[str], None]
 
-    def problem(self, error: SourceError) -> None:
+    def problem(self, error: SourceError, unread: int = 1) -> None:
         self.summary.problems.append(str(error))
+        self.summary.unread += unread
+        self.tell(error)
+
+    def tell(self, error: SourceError) -> None:
         self.report(str(error))
 
     def detect(self, images: Sequence[Image]) -> Iterator[list[Detections]]:
@@ -124,7 +138,8 @@ def infer(
     if not images and video is None:
         raise SourceError("nothing to look at", "give --images or --video")
     # Wrong names end the command before engines are loaded.
-    sources = expand_images(images)
+    left_out: list[LeftOut] = []
+    sources = expand_images(images, left_out.append)
     if video is not None:
         locate(video)
     quiet_decoders()
@@ -140,6 +155,11 @@ def infer(
         if video is not None and boxes:
             report(BOX_ON_VIDEO)
         run = _Run(pipeline, asked, conf, top, frames, output, summary, progress, report)
+        for one in left_out:
+            if one.pictures:
+                run.problem(one, one.pictures)
+            else:
+                run.tell(one)
         if sources:
             _infer_images(run, sources)
         if video is not None:
@@ -184,10 +204,11 @@ def quiet_decoders() -> None:
 
 
 def _infer_images(run: _Run, sources: Sequence[ImageSource]) -> None:
-    targets = {source.name: _target(run.output / "images", source.name) for source in sources}
+    names = unique([_written_name(source.name) for source in sources])
+    targets = {source.name: run.output / "images" / name for source, name in zip(sources, names, strict=True)}
     _refuse_to_overwrite(sources, targets)
     lines = run.output / "images.jsonl"
-    with JsonLines(lines) as file:
+    with closing(JsonLines(lines)) as file:
         task = run.progress.add_task("pictures", total=len(sources))
         for batch in _chunks(iter(sources), run.pipeline.batch):
             read = _read(run, batch)
@@ -200,10 +221,15 @@ def _infer_images(run: _Run, sources: Sequence[ImageSource]) -> None:
     run.summary.written += [run.output / "images", lines]
 
 
-def _target(folder: Path, name: str) -> Path:
-    """Where the annotated picture goes: a picture may be called anything, and its copy needs a picture's suffix."""
-    path = folder / name
-    return path if path.suffix.lower() in IMAGE_SUFFIXES else path.with_name(f"{path.name}.png")
+def _written_name(name: str) -> str:
+    """What the annotated picture is called: a picture may be called anything, and its copy needs a suffix that OpenCV
+    writes, and room for what is put behind the name while it is written."""
+    folder, slash, last = name.rpartition("/")
+    suffix = Path(last).suffix
+    if suffix.lower() not in _WRITTEN:
+        suffix = ".png"
+        last += suffix
+    return f"{folder}{slash}{shortened(last.removesuffix(suffix))}{suffix}"
 
 
 def _read(run: _Run, sources: Sequence[ImageSource]) -> list[tuple[ImageSource, Image]]:
@@ -236,29 +262,30 @@ def _chunks(items: Iterator[ImageSource], size: int) -> Iterator[list[ImageSourc
 
 def _infer_video(run: _Run, spec: str) -> None:
     with read_video(spec) as video:
-        target = run.output / f"{Path(video.info.name).stem}.mp4"
+        target = run.output / f"{shortened(Path(video.info.name).stem)}.mp4"
         if target.resolve() == locate(spec).resolve():
             raise OutputError(f"{target} is the video given, and would be overwritten", "choose another --output")
         lines = target.with_name(f"{target.name}.jsonl")
-        with VideoSink(target, video.info.fps) as sink, JsonLines(lines) as file:
+        with closing(VideoSink(target, video.pace.fps)) as sink, closing(JsonLines(lines)) as file:
             task = run.progress.add_task("frames", total=run.frames or video.info.frames)
-            frames = islice(iter(video), run.frames)
+            frames = islice(video.numbered(), run.frames)
             ended = False
             while not ended:
                 batch, ended = _read_frames(run, frames)
-                for frame, found in zip(batch, run.detect(batch), strict=True):
-                    number = sink.frames
-                    sink.write(draw(frame, found))
-                    line = {"video": video.info.name, "frame": number, "seconds": round(number / video.info.fps, 4)}
-                    file.write(line | as_line((frame.shape[0], frame.shape[1]), found))
+                for frame, found in zip(batch, run.detect([frame.image for frame in batch]), strict=True):
+                    height, width = frame.image.shape[:2]
+                    sink.write(draw(frame.image, found), frame.seconds)
+                    line = {"video": video.info.name, "frame": frame.number, "seconds": round(frame.seconds, 4)}
+                    file.write(line | as_line((height, width), found))
+                    run.summary.frames += 1
                 run.progress.advance(task, len(batch))
-            run.summary.frames += sink.frames
     run.summary.written += [target, lines] if sink.frames else [lines]
+    run.summary.changes += sink.changes
 
 
-def _read_frames(run: _Run, frames: Iterator[Image]) -> tuple[list[Image], bool]:
+def _read_frames(run: _Run, frames: Iterator[Frame]) -> tuple[list[Frame], bool]:
     """A batch of frames, and whether the video is at its end. One that ends early is reported; its frames count."""
-    batch: list[Image] = []
+    batch: list[Frame] = []
     try:
         for frame in islice(frames, run.pipeline.batch):
             batch.append(frame)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from sam3_runtime.cli_infer import quiet_decoders
 from sam3_runtime.detector import open_detector
-from sam3_runtime.errors import OutputError
+from sam3_runtime.errors import OutputError, printable
 from sam3_runtime.files import write_atomically
 from sam3_runtime.sinks import reported
 from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources
@@ -32,10 +32,12 @@ from sam3_runtime.streams.summaries import COLUMNS, RunSummary, rows_of
 
 @dataclass(frozen=True)
 class StreamOutcome:
-    """What :func:`run_stream` did; ``signalled`` is the number of the signal that ended it, if one did."""
+    """What :func:`run_stream` did. ``changes`` say what a file that was written has not as its source has it;
+    ``signalled`` is the number of the signal that ended the run, if one did."""
 
     summary: RunSummary
     written: Sequence[Path]
+    changes: Sequence[str] = ()
     signalled: int | None = None
 
     @property
@@ -52,13 +54,16 @@ class StreamOutcome:
         return table
 
     def lines(self) -> list[str]:
-        """For people: what was found, a thing in each frame counted each time, and where it was written."""
+        """For people: what was found, a thing in each frame counted each time, and where it was written; the last says
+        whether anything is missing."""
         found = ", ".join(f"{count} {name}" for name, count in self.summary.found.items()) or "nothing"
         names = ", ".join(path.name for path in self.written)
-        return [
-            f"found in {self.summary.total.frames} frames together: {found}",
-            *([f"wrote {names} in {self.written[0].parent}"] if names else []),
-        ]
+        wrote = [printable(f"wrote {names} in {self.written[0].parent}")] if names else []
+        partial = [one.source for one in self.summary.sources if one.failures]
+        failed = [f"not read whole, see above: {', '.join(partial)}"] if partial else []
+        ended = ["ended by a signal: what came later was not looked at"] if self.signalled is not None else []
+        looked = f"found in {self.summary.total.frames} frames together: {found}"
+        return [looked, *wrote, *self.changes, *failed, *ended]
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
@@ -122,7 +127,8 @@ def run_stream(
         with reported(path):
             write_atomically(path, f"{summary.model_dump_json(indent=2)}\n".encode())
         written.append(path)
-    return StreamOutcome(summary, written, signals[0] if signals else None)
+    changes = outputs.changes if outputs is not None else ()
+    return StreamOutcome(summary, written, changes, signals[0] if signals else None)
 
 
 def _teller(console: Console) -> Callable[[str], None]:

@@ -18,13 +18,25 @@ Each ends a command with its message alone and exit code 1; anything else that e
 its traceback.
 """
 
+from __future__ import annotations
+
+import re
+
+
+def printable(text: str) -> str:
+    """``text`` with ``%E9`` for each byte of a file's name that is not UTF-8: what can be encoded.
+
+    Python keeps such bytes as surrogates, which no encoder takes and which end a process in OpenCV.
+    """
+    return re.sub("[\ud800-\udfff]", lambda odd: f"%{ord(odd[0]) & 0xFF:02X}", text)
+
 
 class Sam3Error(Exception):
     """What is wrong (with the value), where, and, after ``Hint:``, what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = message
-        self.hint = hint
+        self.message = message = printable(message)
+        self.hint = hint = hint and printable(hint)
         super().__init__(f"{message}\nHint: {hint}" if hint else message)
 
 

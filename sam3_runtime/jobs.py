@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import io
 import os
 import signal
 import sys
@@ -56,7 +57,7 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
 
     def announce(text: str) -> None:
         print(text, flush=True)
-        os.write(terminal, f"{text}\n".encode())
+        os.write(terminal, f"{text}\n".encode(errors="backslashreplace"))
 
     try:
         yield announce
@@ -78,7 +79,11 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
 
 
 def _redirect(log: str | None) -> None:
-    """Send file descriptors 1 and 2 to ``log``: what C++ libraries print does not pass through ``sys.stderr``."""
+    """Send file descriptors 1 and 2 to ``log``: what C++ libraries print does not pass through ``sys.stderr``. Whatever
+    the locale, the log is UTF-8, and no character ends a job that has done its work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8" if log else None, errors="backslashreplace")
     if not log:
         return
     Path(log).parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,8 @@ a kind of file has and which error is raised about it. Pure.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,40 +22,64 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses duplicate keys."""
+    """A safe loader that refuses what YAML 1.1 reads as another number than people do."""
 
     error: type[Sam3Error] = Sam3Error
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if key in seen:
-                raise self.error(
-                    f"{self.name}:{line}: the key {key!r} is there twice (first on line {seen[key]})",
-                    "keep one of them: a second one would silently replace the first",
-                )
-            seen[key] = line
-        return super().construct_mapping(node, deep)
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = str(node.value)
+        value = super().construct_yaml_int(node)
+        fixed = re.sub(r"^([-+]?)[0_]+(?=\d)", r"\1", text)
+        if ":" in text or (fixed != text and "x" not in text and "b" not in text):
+            number = "" if ":" in text else f", and {fixed} if it is a number"
+            raise self.error(
+                f"{self.name}:{node.start_mark.line + 1}: {text} is read as {value} in YAML",
+                f"write {text!r} in quotes if it is text{number}",
+            )
+        return value
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 Places = dict[tuple[str | int, ...], int]
+_MOST_PLACES = 300_000
+_MERGE = "tag:yaml.org,2002:merge"
 
 
-def places_of(node: yaml.Node | None, path: tuple[str | int, ...] = ()) -> Places:
-    """Line number (from 1) of every value in the document, by its path."""
-    if node is None:
-        return {}
-    places: Places = {path: node.start_mark.line + 1}
+def places_of(
+    node: yaml.Node | None, path: tuple[str | int, ...] = (), inside: tuple[yaml.Node, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    """Path and line number (from 1) of every value in the document, and behind it that of its key; those that a merge
+    key takes over stand where they are written. A value ``inside`` itself comes once."""
+    if node is None or node in inside:
+        return
+    yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            places |= places_of(value, (*path, key.value))
-            places[(*path, key.value)] = key.start_mark.line + 1
+            yield from places_of(value, (*path, key.value), (*inside, node))
+            yield (*path, key.value), key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            places |= places_of(value, (*path, index))
-    return places
+            yield from places_of(value, (*path, index), (*inside, node))
+
+
+def _keys_that_are_there_twice(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """Each such key, and the one before it, as written: what a merge key takes over may be there again."""
+    if node is None or id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    first: dict[Any, yaml.Node] = {}
+    for entry in node.value:
+        if isinstance(entry, tuple):
+            key, value = entry
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                before = first.setdefault((key.tag, key.value), key)
+                if before is not key:
+                    yield key, before
+            yield from _keys_that_are_there_twice(key, seen)
+        else:
+            value = entry
+        yield from _keys_that_are_there_twice(value, seen)
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,12 @@ class Document(Generic[Model]):
             loader = _Loader(text)
             loader.name, loader.error = file, self.error
             node = loader.get_single_node()
+            for key, before in _keys_that_are_there_twice(node, set()):
+                raise self.error(
+                    f"{file}:{key.start_mark.line + 1}: the key {key.value!r} is there twice "
+                    f"(first on line {before.start_mark.line + 1})",
+                    "keep one of them: a second one would silently replace the first",
+                )
             value = None if node is None else loader.construct_document(node)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
@@ -105,7 +136,12 @@ class Document(Generic[Model]):
             raise self.error(
                 f"{file}:1: expected sections, found {type(value).__name__}", f"for example  {self.smallest}"
             )
-        return value, places_of(node)
+        places: Places = {}
+        for path, line in places_of(node):
+            places[path] = line
+            if len(places) > _MOST_PLACES:
+                raise self.error(f"{file} has more than {_MOST_PLACES} values, counting what its aliases repeat")
+        return value, places
 
     def _explain(self, error: ValidationError, data: Mapping[str, Any], places: Places, file: str) -> Sam3Error:
         """One message out of pydantic's many: that of the most specific place."""

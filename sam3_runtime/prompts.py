@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.contract import BOX_PADDING_LABEL, MAX_BOXES
-from sam3_runtime.errors import RecordError, Sam3Error
+from sam3_runtime.errors import RecordError, Sam3Error, printable
 from sam3_runtime.hints import command_for
 
 BOXES_ONLY_TEXT = "visual"
@@ -47,6 +47,8 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.text is not None and not self.text.strip():
             raise PromptError("the prompt is empty", "name what is to be found, such as 'person'")
+        if self.text is not None and self.text != printable(self.text):
+            raise PromptError(f"the prompt {self.text!r} is no Unicode", "type it in a terminal that is set to UTF-8")
         if self.text is None and not self.boxes:
             raise PromptError("a prompt needs words or boxes", "Prompt('person'), or Prompt(boxes=((x0, y0, x1, y1),))")
         if len(self.boxes) > MAX_BOXES:

@@ -18,8 +18,8 @@ Quantize = Literal["none", "int8", "fp8"]
 
 
 def _no_text_for_number(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", value):
-        raise ValueError(f"{value!r} is text; write the number without quotes: {value.strip()}")
+    if isinstance(value, str) and (number := re.fullmatch(r"\s*([+-]?)0*(\d+(\.\d*)?)\s*", value)):
+        raise ValueError(f"{value!r} is text; write the number without quotes: {number[1]}{number[2]}")
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a number")
     return value
@@ -31,7 +31,7 @@ def _none_is_none(value: Any) -> Any:
 
 Positive = Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=1, strict=True)]
 Share = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0, le=1)]
-NonNegative = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0)]
+NonNegative = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0, allow_inf_nan=False)]
 QuantizeValue = Annotated[Quantize, BeforeValidator(_none_is_none)]
 
 

@@ -26,6 +26,7 @@ from sam3_runtime.errors import OutputError
 from sam3_runtime.files import temporary_name, write_atomically
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
+from sam3_runtime.sources import opencv_name
 
 Color = tuple[int, int, int]
 _PALETTE: tuple[Color, ...] = (
@@ -44,6 +45,9 @@ _FONT_IS_UNICODE = int(cv2.__version__.partition(".")[0]) >= 5
 _VIDEO_CODEC = "mp4v"
 _DISK_RESERVE = 1 << 20  # bytes that writing a video leaves free: it is closed with them
 _FRAMES_CHECKED = 16
+_LONGEST_SIDE = 8190  # pixels: what the codec takes
+LONGEST_STILL = 60.0
+"""Seconds for which one frame of a file is shown at most: a clock that jumps by days would fill the disk."""
 
 
 @contextmanager
@@ -146,39 +150,72 @@ def write_picture(path: Path, image: Image) -> None:
 
 
 class VideoSink:
-    """Writes frames (RGB uint8 [H, W, 3], all of one size) as an MP4; a context manager.
+    """Writes frames (RGB uint8 [H, W, 3]) as an MP4 of one rate; a context manager.
+
+    Frames that have times are shown at those: again and again until the next one, for ``longest`` seconds at most; one
+    that comes less than half a frame behind the last is not shown. The first frame gives the size: the codec's are even
+    and at most 8190, and what is not of that size is fitted in, on black. ``changes`` says what could not be kept.
 
     The file appears when the block ends well, or with :meth:`close`; when the block fails, nothing is left.
     :class:`OutputError` when the video cannot be opened, is not whole on the disk in the end, or when the disk is
     about to be full: what was written may still be closed then.
     """
 
-    def __init__(self, path: Path, fps: float) -> None:
+    def __init__(self, path: Path, fps: float, longest: float = LONGEST_STILL) -> None:
         self.path, self.fps, self.frames = path, fps, 0
+        self.changes: list[str] = []
+        self._longest = max(1, round(longest * fps))
+        self._first: float | None = None
+        self._last: Any = None
+        self._shortened = 0
         # OpenCV chooses the container by the suffix, so it is a folder that has the temporary name.
         self._temporary = temporary_name(path) / f"video{path.suffix}"
         self._writer: Any = None
-        self.size: tuple[int, int] | None = None
-        """Height and width, once the first frame is written."""
+        self._size = (0, 0)  # height and width, once the first frame is written
 
-    def write(self, frame: Image) -> None:
+    def write(self, frame: Image, seconds: float | None = None) -> None:
+        """Write a frame, ``seconds`` its time; behind the last where it has none."""
         if self._writer is None:
             self._open(frame)
-        if frame.shape[:2] != self.size:
-            raise OutputError(f"cannot write {self.path}: its frames change from {self.size} to {frame.shape[:2]}")
+        pixels = cv2.cvtColor(fitted(frame, self._size), cv2.COLOR_RGB2BGR)
+        missing = 1 if seconds is None else self._missing(seconds)
+        for _ in range(missing - 1):
+            self._write(self._last)
+        if missing > 0:
+            self._write(pixels)
+        self._last = pixels
+
+    def _missing(self, seconds: float) -> int:
+        """How many frames there are to be written, so that one of this time is the last of them."""
+        self._first = seconds if self._first is None else self._first
+        missing = round((seconds - self._first) * self.fps) + 1 - self._shortened - self.frames
+        if missing > self._longest:
+            if not self._shortened:
+                self.changes.append(f"{self.path.name} shows no frame for more than {self._longest / self.fps:g} s")
+            self._shortened += missing - self._longest
+        return min(missing, self._longest)
+
+    def _write(self, pixels: Any) -> None:
         self._check_space()
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._writer.write(pixels)
         self.frames += 1
 
     def _open(self, frame: Image) -> None:
         with reported(self.path):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        height, width = self.size = (frame.shape[0], frame.shape[1])
+        given = height, width = frame.shape[0], frame.shape[1]
+        scale = min(1.0, _LONGEST_SIDE / max(given))
+        height, width = self._size = (_even(height * scale), _even(width * scale))
+        if self._size != given:
+            frames = f"not {given[1]} x {given[0]} as its frames"
+            self.changes.append(f"{self.path.name} is {width} x {height} pixels, as MP4 has it, {frames}")
         codec = cv2.VideoWriter.fourcc(*_VIDEO_CODEC)
-        self._writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, (width, height))
+        with reported(self.path), opencv_name(self._temporary) as name:
+            self._writer = cv2.VideoWriter(name, codec, self.fps, (width, height))
         if not self._writer.isOpened():
+            what = f"{width} x {height}, {self.fps:g} frames a second, {_VIDEO_CODEC}"
             raise OutputError(
-                f"cannot write {self.path}: no video writer opens there ({width} x {height}, {_VIDEO_CODEC})",
+                f"cannot write {self.path}: no video writer opens there ({what})",
                 "check that the folder can be written and has space",
             )
 
@@ -225,7 +262,8 @@ class VideoSink:
 
     def _check(self) -> None:
         """Read back some of what was written, the last frame among it: whether all of it is there."""
-        capture = cv2.VideoCapture(str(self._temporary))
+        with opencv_name(self._temporary) as name:
+            capture = cv2.VideoCapture(name)
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         step = max(1, self.frames // _FRAMES_CHECKED)
         missing = 0
@@ -238,6 +276,24 @@ class VideoSink:
                 f"cannot write {self.path}: not all of its {self.frames} frames are on the disk",
                 "free some space, or write elsewhere",
             )
+
+
+def _even(side: float) -> int:
+    return -(-round(side) // 2) * 2
+
+
+def fitted(image: Image, size: tuple[int, int]) -> Image:
+    """``image`` as it is, or, where it is not of ``size`` (height, width), made to fit in there, on black. One row or
+    column that is missing repeats the last."""
+    rows, columns = size[0] - image.shape[0], size[1] - image.shape[1]
+    if {rows, columns} <= {0, 1}:
+        return np.pad(image, ((0, rows), (0, columns), (0, 0)), "edge") if rows or columns else image
+    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    canvas = np.zeros((*size, 3), np.uint8)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    canvas[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return canvas
 
 
 # --- JSON Lines -------------------------------------------------------------------------------------------------------
@@ -257,7 +313,10 @@ class JsonLines:
         buffering = 1 if live else -1  # by lines
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._temporary, "w", buffering, encoding="utf-8", newline="\n")  # noqa: SIM115 (closed on exit)
+            # JSON's own escape stands for what is no Unicode.
+            self._file = open(  # noqa: SIM115 (closed on exit)
+                self._temporary, "w", buffering, encoding="utf-8", errors="backslashreplace", newline="\n"
+            )
 
     def write(self, line: Mapping[str, Any]) -> None:
         with reported(self.path):

@@ -1,18 +1,26 @@
 """Reads pictures and videos from files, folders, globs and installed packages, as RGB uint8.
 
 ``package:skimage/data/coffee.png`` is a file that an installed Python package ships; the package is not imported.
-Knows OpenCV and nothing of models. OpenCV's order is BGR, and it goes no further than this module and ``sinks``.
+A name that is not UTF-8 is read like any other, and shown by :func:`sam3_runtime.errors.printable`. Knows OpenCV and
+nothing of models. OpenCV's order is BGR, and it goes no further than this module and ``sinks``.
 """
 
 from __future__ import annotations
 
 import glob
 import importlib.util
+import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -20,17 +28,30 @@ import cv2
 import numpy as np
 from typing_extensions import Self
 
-from sam3_runtime.errors import SourceError
+from sam3_runtime.containers import promise_of
+from sam3_runtime.errors import SourceError, printable
 from sam3_runtime.preprocess import Image
 
 PACKAGE = "package:"
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
+# Pictures that OpenCV does not read, or not everywhere.
+_UNREAD_SUFFIXES = re.compile(r"\.(arw|avif|cr[23]|dng|gif|hei[cf]|jp2|jxl|nef|orf|psd|raf|raw|rw2|svg)")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit
+_LONGEST_NAME = 160  # bytes; file systems take 255
+_WHITE = 65535  # of 16 bits
 _DEFAULT_FPS = 25.0  # for files that do not say
-_COUNT_SLACK = 0.02  # headers of some containers estimate the frame count from the duration
+_SANE_FPS = (0.01, 1000.0)  # headers of other rates are wrong: no camera and no writer has them
+_VARIABLE_FPS = (10.0, 60.0)  # of what is written where frames come as they like
+_LONGEST_STEP = 86400.0  # seconds from one frame to the next
+_LONGEST = 1e9  # seconds; more is no time
+_PACED = 32  # frames that show how a file's frames follow each other
+_COUNT_SLACK = 0.02  # tables of some files promise a frame or two more than their frames
 _LOST_IN_A_ROW = 50  # frames that may fail to decode before the rest counts as missing
 
 Spec = str | Path
+log = logging.getLogger(__name__)
 
 
 class ImageSource(NamedTuple):
@@ -40,9 +61,23 @@ class ImageSource(NamedTuple):
     path: Path
 
 
+class LeftOut(SourceError):
+    """What a folder or glob holds and what is not read. ``pictures`` of it are pictures: what is read is not all."""
+
+    def __init__(self, where: Spec, files: Sequence[Path]) -> None:
+        kinds = Counter("hidden" if _is_hidden(one) else one.suffix.lower() or "without a suffix" for one in files)
+        self.pictures = sum(count for kind, count in kinds.items() if _UNREAD_SUFFIXES.fullmatch(kind))
+        listed = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind)))
+        super().__init__(
+            f"{where}: {len(files)} of its files are left out: {listed}",
+            f"convert the pictures among them to one of {', '.join(IMAGE_SUFFIXES)}" if self.pictures else None,
+        )
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video's header says. ``frames`` is None where it does not tell; the size is in pixels."""
+    """What a video's header says. ``frames`` is None where it does not tell, and may be an estimate where it does; the
+    size is in pixels."""
 
     name: str
     width: int
@@ -52,16 +87,33 @@ class VideoInfo:
 
 
 class VideoEndsEarly(SourceError):
-    """Fewer frames decode than the header promises: the end is missing, or ``lost`` frames before it. What was yielded
-    is good."""
+    """Fewer frames decode than there should be: the end is missing, or ``lost`` frames before it. What was yielded is
+    good. ``promised`` is None where the file does not say how many there are."""
 
-    def __init__(self, path: Path, decoded: int, promised: int, lost: int = 0) -> None:
+    def __init__(self, path: Path, decoded: int, promised: int | None, lost: int = 0) -> None:
         self.decoded, self.promised, self.lost = decoded, promised, lost
         what = f"is damaged: {lost} frames before its end are lost" if lost else "ends early"
+        rest = "the rest of the file is missing" if promised is None else f"its header promises {promised}"
         super().__init__(
-            f"{path} {what}: {decoded} frames decode, and its header promises {promised}",
+            f"{path} {what}: {decoded} frames decode, and {rest}",
             "the file is damaged or was not copied whole; what could be read is kept",
         )
+
+
+class Frame(NamedTuple):
+    """A frame of a video: its number from 0, its time by the file's own clock, and its pixels."""
+
+    number: int
+    seconds: float
+    image: Image
+
+
+class Pace(NamedTuple):
+    """How frames follow each other: the rate at which a video of them is written, and the seconds from most frames to
+    the next; None where the file's times cannot be believed."""
+
+    fps: float
+    step: float | None
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -73,6 +125,11 @@ def locate(spec: Spec) -> Path:
     try:
         path.stat()
     except FileNotFoundError:
+        if _ADDRESS.match(str(spec)):
+            raise SourceError(
+                f"{spec} is an address, and files are read here",
+                "download it first; sam3-runtime stream --source reads addresses of videos and cameras",
+            ) from None
         raise SourceError(f"{spec} does not exist", f"looked for {path.absolute()}") from None
     except OSError as error:
         raise SourceError(f"{spec} cannot be read: {error.strerror or error}") from None
@@ -92,14 +149,29 @@ def _in_package(spec: str) -> Path:
     return next((folder / inside for folder in folders if (folder / inside).exists()), folders[0] / inside)
 
 
+@contextmanager
+def opencv_name(path: Path) -> Iterator[str]:
+    """``path`` as OpenCV opens a video by: absolute, because FFmpeg takes ``12:30.mp4`` for an address, and, where it
+    is not UTF-8, on which OpenCV ends the process, through a symbolic link. Good inside the block; ``OSError``."""
+    name = str(path.absolute())
+    if name == printable(name):
+        yield name
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder, f"link{printable(path.suffix)}")
+        link.symlink_to(name)
+        yield str(link)
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def load_image(spec: Spec) -> Image:
     """Read a picture as RGB uint8 [H, W, 3], upright as its EXIF data says.
 
-    Grey is repeated to three channels, 16 bits become 8 by scaling, and alpha is dropped (as transformers does).
-    :class:`SourceError` for what is missing or is no picture.
+    Grey is repeated to three channels, 16 bits become 8 by scaling, as do 12 or 10 in 16 where no value needs more, and
+    alpha is dropped (as transformers does). :class:`SourceError` for what is missing, is no picture, or is one that is
+    not read.
     """
     path = locate(spec)
     try:
@@ -108,21 +180,34 @@ def load_image(spec: Spec) -> Image:
         raise SourceError(f"{spec} cannot be read: {error.strerror or error}") from None
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
-    except cv2.error:
+        if pixels is None and data.size:  # of one channel and other depths OpenCV makes no colours
+            pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise SourceError(f"{spec} has more pixels than fit into memory", "scale it down") from None
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise SourceError(f"{spec} has more pixels than OpenCV reads, which is 2^30", "scale it down") from None
         pixels = None
     if pixels is None:
         raise SourceError(f"{spec} is no picture that can be read: {_guess(data)}", _convert_hint())
     if pixels.dtype not in (np.uint8, np.uint16):
         raise SourceError(
-            f"{spec} has {pixels.dtype} pixels; pictures of 8 and 16 bits are read", "convert it to 8 bits"
+            f"{spec} has {pixels.dtype} pixels; pictures of 8 and 16 bits are read",
+            "convert it to 8 bits: which of its values are black and white is for you to say",
         )
-    return as_rgb(pixels)
+    return as_rgb(pixels, _white_of(pixels))
 
 
-def as_rgb(pixels: np.ndarray[Any, Any]) -> Image:
-    """What OpenCV gives, BGR, BGRA or grey of 8 or 16 bits, as RGB uint8 [H, W, 3]."""
+def _white_of(pixels: np.ndarray[Any, Any]) -> int:
+    """The value of white: 12 or 10 bits in 16, as cameras write them, are nearly black where all 16 count."""
+    largest = int(pixels.max(initial=0))
+    return next((2**bits - 1 for bits in (8, 10, 12) if largest < 2**bits), _WHITE)
+
+
+def as_rgb(pixels: np.ndarray[Any, Any], white: int = _WHITE) -> Image:
+    """What OpenCV gives, BGR, BGRA or grey of 8 or 16 bits, as RGB uint8 [H, W, 3]; ``white`` is that of 16 bits."""
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = ((pixels.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
     return np.asarray(cv2.cvtColor(pixels, code))
@@ -137,60 +222,108 @@ def _guess(data: np.ndarray[Any, Any]) -> str:
     start = data[:512].tobytes()
     if not start:
         return "it is empty"
-    if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+    if start.startswith(b"\x89PNG") and len(start) >= 24:
+        width, height = struct.unpack(">II", start[16:24])
+        if max(width, height) > _LONGEST_SIDE:
+            return f"it is {width} x {height} pixels, more than a side may have"
+    if start.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         return "it is damaged or cut off"
+    if start.startswith((b"BM", b"II", b"MM\0", b"RIFF")):
+        return "it is damaged, cut off, or of a kind that OpenCV does not read"
     if start[4:8] == b"ftyp":
         return "it is a video, HEIC or AVIF"
     printable = sum(byte in b"\t\n\r" or byte >= 32 for byte in start)
     return "it holds text" if printable == len(start) and b"\0" not in start else "its format is not known"
 
 
-def expand_images(specs: Iterable[Spec]) -> list[ImageSource]:
+def expand_images(specs: Iterable[Spec], left_out: Callable[[LeftOut], None] | None = None) -> list[ImageSource]:
     """The pictures that files, folders, globs and ``package:`` specs name, in that order, each file once.
 
-    A folder gives the pictures directly in it (by suffix), sorted by name; a glob likewise; a file is taken whatever
-    its suffix. :class:`SourceError` where a spec gives nothing. Nothing is decoded.
+    A folder gives the pictures directly in it (by suffix, hidden ones left out), sorted by name; a glob likewise; a
+    file is taken whatever its suffix. ``left_out`` gets what a folder or glob holds besides, which else is logged.
+    :class:`SourceError` where a spec gives nothing. Nothing is decoded.
     """
+    tell = left_out or log.warning
     paths: dict[Path, Path] = {}
     for spec in specs:
-        for path in _pictures_of(spec):
+        for path in _pictures_of(spec, tell):
             paths.setdefault(path.resolve(), path)
     return [ImageSource(name, path) for name, path in zip(_unique_names(list(paths)), paths.values(), strict=True)]
 
 
-def _pictures_of(spec: Spec) -> list[Path]:
-    text = str(spec)
-    if any(sign in text for sign in "*?[") and not text.startswith(PACKAGE) and not Path(text).exists():
-        found = _by_suffix(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute one)
-        if not found:
-            raise SourceError(f"{text} matches no picture", f"in {Path.cwd()}; suffixes: {', '.join(IMAGE_SUFFIXES)}")
-        return found
-    path = locate(spec)
-    if not path.is_dir():
+def _pictures_of(spec: Spec, left_out: Callable[[LeftOut], None]) -> list[Path]:
+    matches = matches_of(spec)
+    path = Path() if matches is not None else locate(spec)
+    if matches is None and not path.is_dir():
         return [path]
-    found = _by_suffix(path.iterdir())
+    found, others = by_suffix(path.iterdir() if matches is None else matches, IMAGE_SUFFIXES)
+    besides = f": {LeftOut(spec, others).message}" if others else ""
+    if not found and matches is not None:
+        where = f"in {Path.cwd()}; suffixes: {', '.join(IMAGE_SUFFIXES)}"
+        raise SourceError(f"{spec} matches no picture{besides}", where)
     if not found:
-        raise SourceError(f"the folder {spec} holds no picture", f"suffixes: {', '.join(IMAGE_SUFFIXES)}")
+        raise SourceError(f"the folder {spec} holds no picture{besides}", f"suffixes: {', '.join(IMAGE_SUFFIXES)}")
+    if others:
+        left_out(LeftOut(spec, others))
     return found
 
 
-def _by_suffix(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+def matches_of(spec: Spec) -> list[Path] | None:
+    """What a glob matches; None for what is no glob, or the name of a file that has such signs in it."""
+    text = str(spec)
+    if not any(sign in text for sign in "*?[") or text.startswith(PACKAGE) or os.path.lexists(text):
+        return None
+    return [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute one)
+
+
+def by_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files of these suffixes, sorted by name, and the other files, among them all hidden ones: macOS keeps what
+    is no picture in ``._photo.png``."""
+    files = sorted(path for path in paths if path.is_file())
+    found = [path for path in files if path.suffix.lower() in suffixes and not _is_hidden(path)]
+    taken = set(found)
+    return found, [path for path in files if path not in taken]
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
     """File names, with as many parent folders as tell equal ones apart (``left/a.png``, ``right/a.png``)."""
-    names = {path: path.name for path in paths}
-    for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
-        # Two names that differ by case alone are one file on Windows.
-        folded = sorted(name.casefold() for name in names.values())
-        twice = {one for one, other in pairwise(folded) if one == other}
-        if not twice:
-            break
-        for path, name in names.items():
-            if name.casefold() in twice:
-                names[path] = "/".join(part for part in path.parts[-depth:] if part != path.anchor)
-    return [names[path] for path in paths]
+    shown = [Path(printable(str(path))) for path in paths]
+    names = [path.name for path in shown]
+    alike = Counter(str(path).casefold() for path in shown)  # which no folder tells apart
+    for depth in range(2, max((len(path.parts) for path in shown), default=0) + 1):
+        twice = Counter(name.casefold() for name in names)
+        names = [
+            "/".join(part for part in path.parts[-depth:] if part != path.anchor)
+            if twice[name.casefold()] > 1 and alike[str(path).casefold()] == 1
+            else name
+            for path, name in zip(shown, names, strict=True)
+        ]
+    return unique(names, fold=str)
+
+
+def shortened(name: str) -> str:
+    """As much of a name as a file's may have, with room for a number, a suffix and what marks it as half-written."""
+    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+
+
+def unique(names: Sequence[str], fold: Callable[[str], str] = str.casefold) -> list[str]:
+    """The names, told apart by a number behind what was there before; by default as files, for which case alone does
+    not everywhere."""
+    taken: set[str] = set()
+    given = []
+    for name in names:
+        suffix = Path(name).suffix if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
+        tried, count = name, 1
+        while fold(tried) in taken:
+            count += 1
+            tried = f"{name.removesuffix(suffix)}-{count}{suffix}"
+        taken.add(fold(tried))
+        given.append(tried)
+    return given
 
 
 # --- videos -----------------------------------------------------------------------------------------------------------
@@ -199,63 +332,106 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
 class Video:
     """An open video: ``info`` is what its header says, iterating decodes its frames (RGB uint8 [H, W, 3]) once.
 
-    Iterating raises :class:`VideoEndsEarly` after the last frame that decodes when the header promised more.
+    Iterating raises :class:`VideoEndsEarly` after the last frame that decodes where there should be more. ``pace`` is
+    known where the file was open before.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        self._path = locate(spec)
-        self._capture = cv2.VideoCapture(str(self._path))
-        if not self._capture.isOpened():
-            raise SourceError(
-                f"{spec} is no video that can be opened", "it is damaged, cut off, or of an unknown format"
-            )
+    def __init__(self, spec: Spec, pace: Pace | None = None) -> None:
+        self._path, self._spec, self._pace = locate(spec), spec, pace
+        self._capture = self._open()
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         frames = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._promise = promise_of(self._path)
+        self._fps = fps if _SANE_FPS[0] <= fps <= _SANE_FPS[1] else None  # not a number compares false
+        counted = int(frames) if math.isfinite(frames) and frames > 0 else None
         self.info = VideoInfo(
-            name=self._path.name,
+            name=printable(self._path.name),
             width=int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             height=int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-            fps=fps if math.isfinite(fps) and fps > 0 else _DEFAULT_FPS,
-            frames=int(frames) if math.isfinite(frames) and frames > 0 else None,
+            fps=self._fps or _DEFAULT_FPS,
+            frames=counted if self._promise.frames is None else self._promise.frames,
         )
 
+    def _open(self) -> Any:
+        try:
+            with opencv_name(self._path) as name:
+                capture = cv2.VideoCapture(name)
+        except OSError as error:
+            raise SourceError(f"{self._spec} cannot be read: {error.strerror or error}", "rename the file") from None
+        if not capture.isOpened():
+            raise SourceError(
+                f"{self._spec} is no video that can be opened", "it is damaged, cut off, or of an unknown format"
+            )
+        return capture
+
     def __iter__(self) -> Iterator[Image]:
-        for _, frame in self._decode(None):
-            yield frame
+        for frame in self._decode():
+            yield frame.image
 
     def frames_at(self, wanted: Iterable[int]) -> Iterator[tuple[int, Image]]:
         """The frames of these numbers (from 0), in ascending order; those between are skipped, not converted."""
-        yield from self._decode(frozenset(wanted))
+        for frame in self._decode(frozenset(wanted)):
+            yield frame.number, frame.image
 
     def count(self) -> int:
         """The frames that really decode: a header may promise what is not there. Uses the video up."""
         return sum(1 for _ in self._grab())
 
-    def numbered(self) -> Iterator[tuple[int, Image]]:
-        """As iterating, each frame with its number: a frame that does not decode leaves a gap."""
-        yield from self._decode(None)
+    def numbered(self) -> Iterator[Frame]:
+        """As iterating, each frame with its number and time: a frame that does not decode leaves a gap."""
+        yield from self._decode(clock=_Clock(self.pace))
 
-    def _decode(self, wanted: frozenset[int] | None) -> Iterator[tuple[int, Image]]:
-        frame = None  # OpenCV writes the next one into it
+    @property
+    def pace(self) -> Pace:
+        """How its first frames follow each other, as their own times have it; the header's rate where they agree."""
+        if self._pace is None:
+            self._pace = self._measure()
+        return self._pace
+
+    def _measure(self) -> Pace:
+        capture = self._open()
+        times = [capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3 for _ in range(_PACED) if capture.grab()]
+        capture.release()
+        steps = sorted(later - earlier for earlier, later in pairwise(times) if later > earlier)
+        median = steps[len(steps) // 2] if steps else 0.0
+        if not 0.9 / _SANE_FPS[1] <= median <= _LONGEST_STEP:
+            if self._fps is None:
+                log.warning("%s has no possible times; it counts as %g frames a second", self.info.name, self.info.fps)
+            return Pace(self.info.fps, None)
+        clock = _Clock(Pace(self.info.fps, median))
+        times = [clock.read(number, time) for number, time in enumerate(times)]
+        if self._fps and all(abs((time - times[0]) * self._fps - n) < 0.5 for n, time in enumerate(times)):
+            return Pace(self._fps, median)
+        fastest = 1 / steps[len(steps) // 10]  # fewer are chance: some programs write a frame twice
+        return Pace(round(min(max(fastest, _VARIABLE_FPS[0]), _VARIABLE_FPS[1]), 3), median)
+
+    def _decode(self, wanted: frozenset[int] | None = None, clock: _Clock | None = None) -> Iterator[Frame]:
+        pixels = None  # OpenCV writes the next one into it
         for number in self._grab():
+            seconds = clock.read(number, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3) if clock else 0.0
             if wanted is None or number in wanted:
-                decoded, frame = self._capture.retrieve(frame)
+                decoded, pixels = self._capture.retrieve(pixels)
                 if decoded:
-                    yield number, as_rgb(frame)
+                    yield Frame(number, seconds, as_rgb(pixels))
 
     def _grab(self) -> Iterator[int]:
         """The numbers of the frames that decode, each ready to be retrieved. OpenCV says that it could not grab a
         frame at the end, and likewise where one is damaged: there the next ones may be good."""
-        promised = self.info.frames or 1
+        expected, promised = self.info.frames or 1, self._promise.frames
         number = lost = failed = 0
-        while failed == 0 or failed < min(_LOST_IN_A_ROW, promised - number):
+        while failed == 0 or failed < min(_LOST_IN_A_ROW, expected - number):
             if self._capture.grab():
                 number, lost, failed = number + failed, lost + failed, 0
                 yield number
                 number += 1
             else:
                 failed += 1
-        if lost or promised - number > _COUNT_SLACK * promised:
+        if promised is None:
+            short = self._promise.cut
+            promised = self.info.frames if self.info.frames and self.info.frames > number else None
+        else:
+            short = promised - number > max(self._promise.slack, _COUNT_SLACK * promised)
+        if lost or short:
             raise VideoEndsEarly(self._path, number - lost, promised, lost)
 
     def close(self) -> None:
@@ -270,9 +446,40 @@ class Video:
         self.close()
 
 
-def read_video(spec: Spec) -> Video:
+class _Clock:
+    """The time of each frame: the file's own, made to grow.
+
+    OpenCV gives 0 or nonsense where a frame has no time: it comes a step behind the last. It counts from another start
+    once FFmpeg has found the first one: what follows keeps its distances. Of two frames at one time the second comes
+    half a step later.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._number, self._last = -1, -(pace.step or 0.0)
+        self._offset = 0.0
+
+    def read(self, number: int, seconds: float) -> float:
+        """The time of a frame that has this number, and by OpenCV this time."""
+        step = self._pace.step
+        if step is None:
+            return number / self._pace.fps
+        time = seconds + self._offset
+        expected = self._last + (number - self._number) * step
+        if not max(self._last, -1e-9) < time < _LONGEST:  # not a number compares false
+            if not abs(seconds) < _LONGEST or (seconds == 0 and number):
+                time = expected
+            elif number and 0 <= self._last - time < step / 2:
+                time = self._last + step / 2
+            else:
+                self._offset, time = expected - seconds, expected
+        self._number, self._last = number, time
+        return time
+
+
+def read_video(spec: Spec, pace: Pace | None = None) -> Video:
     """Open a video file (or ``package:`` spec); :class:`SourceError` when it is missing or cannot be opened."""
-    return Video(spec)
+    return Video(spec, pace)
 
 
 def is_video(spec: Spec) -> bool:

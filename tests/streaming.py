@@ -13,7 +13,7 @@ from sam3_runtime.banks import ClassInfo
 from sam3_runtime.batches import Take
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
-from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source
+from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source, frame_at
 from sam3_runtime.streams.flow import Rounds
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class Listed(Source):
             if isinstance(image, BaseException):
                 raise image
             self.given = number + 1
-            yield number, image
+            yield frame_at(number, self.fps, image)
 
 
 class Capture:

@@ -260,6 +260,25 @@ def rewrite(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None
     np.savez(path, **content)
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"threshold": float("nan")}, r"classes\.0\.threshold"),
+        ({"threshold": 2.0}, r"classes\.0\.threshold"),
+        ({"color": (0, 256, 0)}, r"classes\.0\.color\.1"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    shop_bank: Bank, tmp_path: Path, change: dict[str, object], place: str
+) -> None:
+    """Of a bank whose digests are right: whoever made it wrote them."""
+    first, *others = shop_bank.record.classes
+    record = shop_bank.record.model_copy(update={"classes": (first.model_copy(update=change), *others)})
+    Bank(record, shop_bank.tokens).save(tmp_path / "shop.npz")
+    with pytest.raises(RecordError, match=rf"shop\.npz is no bank, .*{place}: Input should be"):
+        load_bank(tmp_path / "shop.npz")
+
+
 def test_an_edited_bank_is_noticed(shop_bank: Bank, tmp_path: Path) -> None:
     path = tmp_path / "shop.npz"
 

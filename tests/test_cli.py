@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
 from rich.console import Console
 
 from sam3_runtime.cli_show import print_variant
@@ -17,9 +21,11 @@ from tests.records import engine_record, write_engine
 from tests.test_config import config
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from sam3_runtime.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **environment}
+    )
 
 
 def write_variant(engines: Path, **changes: object) -> Path:
@@ -38,6 +44,25 @@ def test_a_mistake_is_one_message_without_a_traceback(tmp_path: Path) -> None:
         assert done.stderr.startswith("Error: ")
         assert "Hint: " in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_no_character_ends_a_command_that_has_done_its_work(fake_variant: Path, tmp_path: Path, encoding: str) -> None:
+    """As on Windows, where output goes into a file."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "汽车.png").write_bytes(b"no picture")
+    done = run(
+        "infer", "--engines", str(fake_variant), "--images", str(tmp_path), "--prompt", "汽车",
+        "--output", str(tmp_path / "out"), PYTHONIOENCODING=encoding,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    first, *_, last = done.stdout.splitlines()
+    word = "汽车" if encoding == "utf-8" else r"\u6c7d\u8f66"
+    assert first.startswith("1 pictures: ")
+    assert first.endswith(f" {word}")
+    assert f"{word}.png is no picture" in done.stderr
+    assert (done.returncode, last) == (1, "1 could not be read whole, see above")
+    assert (tmp_path / "out/images.jsonl").is_file()
 
 
 def test_info_of_a_variant(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rich.console import Console
@@ -19,8 +20,10 @@ from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.sources import load_image
 from tests.concepts import coco_file, write
 from tests.test_cli import run
+from tests.test_sources import not_utf8, odd_name, turned
 
 
 @pytest.fixture
@@ -119,11 +122,64 @@ def test_words_of_the_command(engines: Path, file: Path, tmp_path: Path) -> None
     assert "shares of the picture" in by_box.stdout
 
 
-def test_a_data_set_that_is_wrong_is_one_message(engines: Path, file: Path, tmp_path: Path) -> None:
+def test_bad_pictures_are_left_out_and_the_rest_is_measured(engines: Path, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/2.png").unlink()
     (tmp_path / "data/3.png").write_bytes(b"no picture")
+    pixels = load_image(tmp_path / "data/5.png")
+    assert cv2.imwrite(str(tmp_path / "turned.jpg"), pixels)
+    turned(tmp_path / "turned.jpg").rename(tmp_path / "data/5.png")
+    said = run(
+        "evaluate", str(engines), str(file),
+        "--output", str(tmp_path / "result.json"), "--detections", str(tmp_path / "found.json"),
+    )  # fmt: skip
+    assert said.returncode == 1
+    assert "3 pictures, 12 prompts (words, 4 phrases)" in said.stdout
+    assert said.stdout.splitlines()[-1] == "3 pictures are left out, see above: 2.png, 3.png, 5.png"
+    for message in ("2.png does not exist", "3.png is no picture that can be read", "as its EXIF orientation says"):
+        assert said.stderr.count(message) == 1
+    found = Evaluation.read(tmp_path / "result.json")
+    assert (found.images, found.left_out) == (3, ("2.png", "3.png", "5.png"))
+    assert {one["image_id"] for one in json.loads((tmp_path / "found.json").read_text())} == {1, 4, 6}
+    content = json.loads(file.read_text())
+    content["images"] = [one for one in content["images"] if one["id"] in (1, 4, 6)]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in (1, 4, 6)]
+    (tmp_path / "data/good.json").write_text(json.dumps(content))
+    assert quiet(engines, tmp_path / "data/good.json").accuracy == found.accuracy
+
+
+@not_utf8
+def test_a_data_set_of_any_name(engines: Path, file: Path, tmp_path: Path) -> None:
+    odd = file.rename(odd_name(file.parent, b"caf\xe9.json"))
+    content = json.loads(odd.read_text())
+    content["images"][0]["file_name"] = "caf\udce9.png"
+    odd.write_text(json.dumps(content))
+    (file.parent / "1.png").rename(odd_name(file.parent, b"caf\xe9.png"))
+    found = quiet(engines, odd, output=tmp_path / "result.json")
+    assert (found.data, found.images) == ("caf%E9.json", 6)
+    odd_name(file.parent, b"caf\xe9.png").unlink()
+    found = quiet(engines, odd, output=tmp_path / "result.json")
+    assert Evaluation.read(tmp_path / "result.json").left_out == ("caf%E9.png",)
+    "\n".join(found.lines()).encode()
+
+
+def test_a_mask_that_is_not_there_is_said(engines: Path, file: Path) -> None:
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = []
+    file.write_text(json.dumps(content))
+    said = run("evaluate", str(engines), str(file))
+    assert said.returncode == 0
+    assert "| masks" in said.stdout
+    assert said.stdout.splitlines()[-1] == "masks: 1 of 24 prompts are left out, as an instance has no mask"
+    assert "1 of 25 annotations have no mask, first annotations.0 (id 1)" in said.stderr
+
+
+def test_a_data_set_that_is_wrong_is_one_message(engines: Path, file: Path, tmp_path: Path) -> None:
+    for number in range(1, 7):
+        (tmp_path / f"data/{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataSetError, match=r"none of the 6 pictures of annotations\.json could be read"):
+        quiet(engines, file)
     for arguments, message in (
-        ((str(file),), "3.png is no picture that can be read"),
-        ((str(file), "--images", str(tmp_path)), "6 of 6 pictures are not in"),
+        ((str(file), "--images", str(tmp_path)), "none of its 6 pictures is in"),
         ((str(tmp_path / "none.json"),), "does not exist"),
     ):
         said = run("evaluate", str(engines), *arguments)

@@ -13,12 +13,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from sam3_runtime import cli_infer
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.cli import app
 from sam3_runtime.cli_infer import BOX_ON_VIDEO, Summary, infer
 from sam3_runtime.errors import OutputError, RecordError, SourceError
 from sam3_runtime.prompts import PromptError
 from sam3_runtime.sources import load_image, read_video
+from tests.test_sources import VARIABLE, not_utf8, odd_name
+from tests.videos import with_edits, with_odd_size, with_times, write_clip
 
 
 @pytest.fixture
@@ -132,6 +135,101 @@ def test_what_cannot_be_read_is_left_out_and_told(engines: Path, tmp_path: Path)
     assert summary.lines()[-1] == "2 could not be read whole, see above"
 
 
+def test_pictures_that_are_not_read_are_counted_at_the_end(engines: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos/a.png")
+    photo(tmp_path / "photos/b.jpg").rename(tmp_path / "photos/b.jfif")
+    (tmp_path / "photos/._a.png").write_bytes(b"macOS")
+    summary, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    assert (summary.images, summary.exit_code, printed.count("1 of its files are left out: 1 hidden")) == (2, 0, 1)
+    assert (tmp_path / "out/images/b.jfif.png").is_file()
+    for name in ("c.heic", "d.HEIC"):
+        (tmp_path / "photos" / name).write_bytes(b"a phone's")
+    summary, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    assert (summary.images, summary.exit_code) == (2, 1)
+    assert printed.count("3 of its files are left out: 2 .heic, 1 hidden") == 1
+    assert summary.lines()[-1] == "2 could not be read whole, see above"
+
+
+@not_utf8
+def test_names_of_any_kind_lose_no_result(engines: Path, tmp_path: Path) -> None:
+    names = (b"caf\xe9.png", b"caf%E9.png", b"A.png", b"a.png", "鍵".encode() * 80 + b".png", b"new\nline.png")
+    for name in names:
+        photo(tmp_path / "photo.png").rename(odd_name(photo(tmp_path / "photos/b.png").parent, name))
+    video = clip(tmp_path / "clip.mp4").rename(odd_name(tmp_path, b"caf\xe8.mp4"))
+    output = odd_name(tmp_path, b"out\xff")
+    summary, printed = run(engines, output, images=[str(tmp_path / "photos")], video=str(video), prompts=["cat"])
+    assert (summary.images, summary.frames, summary.exit_code, printed) == (7, 10, 0, "")
+    shown = {line["image"] for line in lines(output / "images.jsonl")}
+    assert shown == {"caf%E9.png", "caf%E9-2.png", "A.png", "a.png", f"{'鍵' * 80}.png", "new\nline.png", "b.png"}
+    written = {path.name for path in (output / "images").iterdir()}
+    assert written == {
+        "caf%E9.png", "caf%E9-2.png", "A.png", "a-2.png", f"{'鍵' * 53}.png", "new\nline.png", "b.png"
+    }  # fmt: skip
+    assert len(lines(output / "caf%E8.mp4.jsonl")) == 10
+    assert (output / "caf%E8.mp4").is_file()
+    "".join(summary.lines()).encode()
+
+
+def test_a_variable_rate_keeps_its_times(engines: Path, tmp_path: Path) -> None:
+    path = with_times(write_clip(tmp_path / "clip.mp4", 10), VARIABLE)
+    summary, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert (summary.frames, summary.exit_code) == (10, 0)
+    found = lines(tmp_path / "out/clip.mp4.jsonl")
+    assert [(line["frame"], line["seconds"]) for line in found] == [(n, time / 1e3) for n, time in enumerate(VARIABLE)]
+    with read_video(tmp_path / "out/clip.mp4") as video:
+        assert video.info.fps == 25
+        assert len(list(video)) == 251
+
+
+def test_an_edit_list_is_no_damage(engines: Path, tmp_path: Path) -> None:
+    path = with_edits(write_clip(tmp_path / "clip.mp4"), (1600, 4))
+    summary, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert (summary.frames, summary.exit_code, printed) == (16, 0, "")
+
+
+def test_a_size_that_cannot_be_kept_is_said(engines: Path, tmp_path: Path) -> None:
+    path = with_odd_size(write_clip(tmp_path / "clip.avi", 5, size=(162, 122), codec="MJPG"))
+    with read_video(path) as video:
+        assert [image.shape for image in video] == [(121, 161, 3)] * 5
+    summary, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert summary.lines()[-1] == "clip.mp4 is 162 x 122 pixels, as MP4 has it, not 161 x 121 as its frames"
+    assert summary.exit_code == 0
+    with read_video(tmp_path / "out/clip.mp4") as video:
+        assert [image.shape for image in video] == [(122, 162, 3)] * 5
+    assert lines(tmp_path / "out/clip.mp4.jsonl")[0]["width"] == 161, "results are of the source"
+
+
+def test_what_was_found_before_an_error_is_kept(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(6):
+        photo(tmp_path / "photos" / f"{index}.png", index)
+    write, drawn = cli_infer.write_picture, cli_infer.draw
+    calls: list[int] = []
+
+    def full(path: Path, image: Any) -> None:
+        if path.name == "4.png":
+            raise OutputError("the disk is full")
+        write(path, image)
+
+    def broken(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 7:
+            raise OutputError("no more")
+        return drawn(*arguments)
+
+    monkeypatch.setattr(cli_infer, "write_picture", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == [f"{n}.png" for n in range(4)]
+    monkeypatch.setattr(cli_infer, "draw", broken)
+    calls.clear()
+    with pytest.raises(OutputError, match="no more"):
+        run(engines, tmp_path / "out", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])
+    assert len(lines(tmp_path / "out/clip.mp4.jsonl")) == 7
+    with read_video(tmp_path / "out/clip.mp4") as video:
+        assert len(list(video)) == 7
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_a_video_that_ends_early_keeps_what_there_was(engines: Path, tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.avi", 40, "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -175,6 +273,10 @@ def test_nothing_of_the_users_is_overwritten(engines: Path, tmp_path: Path) -> N
         ({"prompts": ["cat"]}, SourceError, "nothing to look at"),
         ({"prompts": ["cat"], "images": ["none.png"]}, SourceError, r"none\.png does not exist"),
         ({"prompts": ["cat"], "video": "none.mp4"}, SourceError, r"none\.mp4 does not exist"),
+        ({"prompts": ["cat"], "images": ["https://a.org/a.png"]}, SourceError, "is an address, and files are read"),
+        ({"prompts": ["cat"], "video": "https://a.org/a.mp4"}, SourceError, r"is an address.*\n.*stream --source"),
+        ({"prompts": ["caf\udce9"], "images": ["a.png"]}, PromptError, "is no Unicode"),
+        ({"boxes": ["nan,2,3,4"], "images": ["a.png"]}, PromptError, "is empty"),
         ({"boxes": ["1,2,3"], "images": ["a.png"]}, PromptError, "'1,2,3' is no box"),
         ({"boxes": ["1,2,3,4:x"], "images": ["a.png"]}, PromptError, "is no box"),
     ],

@@ -26,7 +26,7 @@ from tests.streaming import Capture, camera, picture, threads_of_runs, within
 from tests.streams.test_cameras import noisy_video
 from tests.test_cli import run
 from tests.test_cli_infer import clip, lines
-from tests.test_sources import cut, write
+from tests.test_sources import cut, not_utf8, odd_name, write
 
 
 @pytest.fixture
@@ -65,8 +65,9 @@ def test_sources_of_every_kind_at_once(fake_variant: Path, bank: Path, tmp_path:
     assert outcome.exit_code == 1, "the camera was given up"
     assert "cam is given up after 1 failures" in by_name["cam"]["problems"][0]
     assert outcome.lines()[0].startswith(f"found in {summary['total']['frames']} frames together: ")
-    assert outcome.lines()[-1].startswith("wrote clip.mp4, clip.jsonl, clip, frames.mp4")
-    assert outcome.lines()[-1].endswith(f"coco.json, summary.json in {tmp_path / 'out'}")
+    assert outcome.lines()[1].startswith("wrote clip.mp4, clip.jsonl, clip, frames.mp4")
+    assert outcome.lines()[1].endswith(f"coco.json, summary.json in {tmp_path / 'out'}")
+    assert outcome.lines()[-1] == "not read whole, see above: cam"
 
 
 def test_a_project_file_and_eight_cameras(fake_variant: Path, write_project: WriteProject, tmp_path: Path) -> None:
@@ -111,6 +112,37 @@ def test_what_is_damaged_is_told_and_the_rest_is_done(fake_variant: Path, bank: 
     with read_video(tmp_path / "out/bad.mp4") as back:
         assert len(list(back)) == kept[-1] + 1 == 40, "the video keeps its pace"
     assert 30 <= len(kept) < 40
+
+
+@not_utf8
+def test_names_that_are_not_utf8_lose_nothing(fake_variant: Path, bank: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    for name in (b"caf\xe9.png", b"b.png"):
+        write(tmp_path / "a.png").rename(odd_name(write(folder / "c.png").parent, name))
+    clip(tmp_path / "clip.mp4", 6).rename(odd_name(folder, b"caf\xe9.mp4"))
+    odd_name(folder, b"bad\xe9.png").write_bytes(b"no picture")
+    outcome, _ = streamed(
+        fake_variant, bank, [folder], odd_name(tmp_path, b"\xfeout"), save=("video", "images", "jsonl", "coco")
+    )
+    output = odd_name(tmp_path, b"\xfeout")
+    assert sorted(path.name for path in output.iterdir()) == [
+        "caf%E9", "caf%E9.jsonl", "caf%E9.mp4", "coco.json", "given", "given.jsonl", "given.mp4", "summary.json"
+    ]  # fmt: skip
+    assert (len(lines(output / "given.jsonl")), len(lines(output / "caf%E9.jsonl"))) == (3, 6)
+    summary = json.loads((output / "summary.json").read_bytes().decode("utf-8"))
+    assert "bad%E9.png is no picture" in summary["sources"][0]["problems"][0]
+    assert outcome.lines()[-1] == "not read whole, see above: given"
+
+
+def test_what_could_not_be_kept_is_said_before_what_failed(fake_variant: Path, bank: Path, tmp_path: Path) -> None:
+    write(tmp_path / "frames/0.png", size=(31, 41))
+    (tmp_path / "frames/1.png").write_bytes(b"no picture")
+    outcome, _ = streamed(fake_variant, bank, [tmp_path / "frames"], tmp_path / "out")
+    assert outcome.lines()[-2:] == [
+        "frames.mp4 is 42 x 32 pixels, as MP4 has it, not 41 x 31 as its frames",
+        "not read whole, see above: frames",
+    ]
+    assert outcome.exit_code == 1
 
 
 @pytest.mark.parametrize("wrong", ["source", "output", "bank"])

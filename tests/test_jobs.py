@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +26,25 @@ with job(SimpleNamespace(output=["out/engine"], log=["job.log"])):
     print("before", flush=True)
     builds_an_engine()
 """
+
+
+SAYS = """
+from types import SimpleNamespace
+from sam3_runtime.jobs import job
+
+with job(SimpleNamespace(output=["out/engine"], log=["job.log"])) as announce:
+    print("汽车 caf\\udce9")
+    announce("汽车 caf\\udce9")
+"""
+
+
+def test_no_character_ends_a_job_that_has_done_its_work(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SAYS]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "job.log").read_bytes().decode("utf-8") == "汽车 caf\\udce9\n" * 2
+    assert run.stderr.decode("utf-8") == "汽车 caf\\udce9\n"
 
 
 def test_a_crash_in_native_code_says_in_the_log_what_called_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_a_packages_picture_is_no_path(tmp_path: Path) -> None:
 
 
 EXAMPLES = "classes:\n  - name: cup\n    examples:\n      image: a.png\n      "
+MERGED = """\
+classes:
+  - &all
+    color: "#ff0000"
+    threshold: 0.4
+    words: person
+  - words: cat
+    <<: *all
+"""
+# Nine lists, each of nine times the one before.
+BOMB = "a: &a [1]\n" + "".join(f"{to}: &{to} [{', '.join([f'*{of}'] * 9)}]\n" for of, to in pairwise("abcdefghij"))
 WRONG = {
     "": r"is empty\n.*classes: \[\{words: person\}\]",
     "threshold: 0.5": r":1: `classes` is missing\n.*classes: \[\{words: person\}\]",
@@ -97,6 +109,13 @@ WRONG = {
     EXAMPLES + f"positive: {[[1, 1, 2, 2]] * 28}": r"has 28 boxes\n.*at most 27",
     "classes: [{name: cup, examples: {positive: [[1, 1, 2, 2]]}}]": r"`classes\[0\]\.examples\.image` is missing",
     "classes:\n\t- words: cat": ":2: a tab",
+    EXAMPLES + "positive: [[1, 1, .inf, 2]]": r":5: .*positive\[0\]\[2\]: inf: .*finite",
+    "threshold: .nan\nclasses: [{words: cat}]": r":1: threshold: nan",
+    "classes: [{words: 007}]": r":1: 007 is read as 7 in YAML\n.*'007' in quotes",
+    MERGED + "    threshold: 1.5": r":8: classes\[1\]\.threshold: 1.5 is too large",
+    MERGED.replace("0.4", "1.4") + "    threshold: 0.5": r":4: classes\[0\]\.threshold: 1.4 is too large",
+    MERGED + "    words: dog": r":8: the key 'words' is there twice \(first on line 6\)",
+    BOMB: "has more than 300000 values",
 }
 
 
@@ -104,6 +123,18 @@ WRONG = {
 def test_a_wrong_value_gets_value_line_and_fix(tmp_path: Path, text: str) -> None:
     with pytest.raises(ProjectError, match=f"(?s)shop.yaml.*{WRONG[text]}"):
         read_project(write(tmp_path, text))
+
+
+def test_merge_keys_take_values_over_and_their_lines(tmp_path: Path) -> None:
+    project = read_project(write(tmp_path, MERGED + "    color: [0, 255, 0]\n"))
+    person, cat = project.settings.classes
+    assert (person.words, person.threshold, person.color) == ("person", 0.4, (255, 0, 0))
+    assert (cat.words, cat.threshold, cat.color) == ("cat", 0.4, (0, 255, 0))
+    lines = {key: project.place("classes", 1, key) for key in ("words", "threshold", "color")}
+    assert lines == {
+        key: f"{tmp_path / 'shop.yaml'}:{line}: classes[1].{key}"
+        for key, line in {"words": 6, "threshold": 4, "color": 8}.items()
+    }
 
 
 def test_a_file_that_is_missing_or_no_text(tmp_path: Path) -> None:

@@ -174,10 +174,67 @@ def test_a_video_without_frames_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_frames_of_another_size_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="its frames change"):
-        write_video(tmp_path / "clip.mp4", [noise(48, 64), noise(64, 48)])
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("given", "written"), [((121, 161), (122, 162)), ((1, 1), (2, 2)), ((20, 9001), (18, 8190)), ((48, 64), (48, 64))]
+)
+def test_sizes_that_the_codec_does_not_take(tmp_path: Path, given: tuple[int, int], written: tuple[int, int]) -> None:
+    """OpenCV itself cuts an odd row and column off, and says nothing."""
+    frame = np.full((*given, 3), 90, np.uint8)
+    frame[-1], frame[:, -1] = 180, 180
+    with VideoSink(tmp_path / "clip.mp4", 10) as sink:
+        for _ in range(3):
+            sink.write(frame)
+    with read_video(tmp_path / "clip.mp4") as back:
+        (image, *_) = frames = list(back)
+    assert (image.shape[:2], len(frames)) == (written, 3)
+    height, width = given
+    said = f"clip.mp4 is {written[1]} x {written[0]} pixels, as MP4 has it, not {width} x {height} as its frames"
+    assert sink.changes == ([] if given == written else [said])
+    if given == (121, 161):
+        assert image[120, :160].mean() == pytest.approx(180, abs=20), "the last row is there"
+
+
+def test_frames_of_another_size_are_fitted_in(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", [noise(48, 64), noise(64, 48)])
+    with read_video(tmp_path / "clip.mp4") as back:
+        assert [frame.shape for frame in back] == [(48, 64, 3)] * 2
+
+
+def shown(path: Path) -> list[int]:
+    with read_video(path) as back:
+        return [round(float(frame.mean()) / 20) for frame in back]
+
+
+def test_frames_are_shown_at_their_times(tmp_path: Path) -> None:
+    """Until the next one, to half a frame; those that come too fast are not."""
+    times = [3.0, 3.04, 3.08, 3.4, 3.41, 3.6]
+    with VideoSink(tmp_path / "clip.mp4", 25) as sink:
+        for number, seconds in enumerate(times):
+            sink.write(np.full((48, 64, 3), number * 20, np.uint8), seconds)
+    assert shown(tmp_path / "clip.mp4") == [0, 1, *[2] * 8, 3, *[4] * 4, 5]
+    assert sink.changes == []
+
+
+def test_a_clock_that_jumps_fills_no_disk(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "clip.mp4", 10, longest=2) as sink:
+        for number, seconds in enumerate([0.0, 0.1, 1e6, 1e6 + 0.1]):
+            sink.write(np.full((48, 64, 3), number * 20, np.uint8), seconds)
+    assert shown(tmp_path / "clip.mp4") == [0, *[1] * 20, 2, 3]
+    assert sink.changes == ["clip.mp4 shows no frame for more than 2 s"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"12:30.mp4"])
+def test_a_video_of_any_name(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path(os.fsdecode(name)), [noise()] * 3)
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_no_unicode_is_written_as_json_has_it(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"name": "caf\udce9"}, {"name": "鍵"}])
+    lines = (tmp_path / "a.jsonl").read_bytes().decode("utf-8").splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["caf\udce9", "鍵"]
 
 
 def test_a_video_that_cannot_be_opened(tmp_path: Path) -> None:

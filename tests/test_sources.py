@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import os
+import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.errors import SourceError
+from sam3_runtime import sources
+from sam3_runtime.errors import SourceError, printable
 from sam3_runtime.sources import (
+    LeftOut,
+    Pace,
     VideoEndsEarly,
     evenly_drawn_frames,
     expand_images,
@@ -15,7 +23,10 @@ from sam3_runtime.sources import (
     load_image,
     locate,
     read_video,
+    shortened,
+    unique,
 )
+from tests.videos import with_edits, with_table_first, with_times, write_clip
 
 RED = (255, 0, 0)
 
@@ -61,12 +72,27 @@ def test_grey_alpha_and_sixteen_bits(tmp_path: Path) -> None:
     assert load_image(tmp_path / "deep.png")[0, 0].tolist() == [255, 128, 0]
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    path = write(tmp_path / "photo.jpg", size=(8, 12))
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_fewer_bits_in_sixteen_are_not_nearly_black(tmp_path: Path, bits: int) -> None:
+    white = 2**bits - 1
+    values = np.full((4, 4, 3), (0, white // 2, white), np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), values)
+    assert load_image(tmp_path / "deep.png")[0, 0].tolist() == pytest.approx([255, 127, 0], abs=1)
+    values[3, 3] = 4096
+    cv2.imwrite(str(tmp_path / "deep.png"), values)
+    assert load_image(tmp_path / "deep.png").max() <= 16, "what needs more bits than 12 has all of them"
+
+
+def turned(path: Path) -> Path:
+    """A JPEG whose EXIF data says that it is to be turned by a quarter."""
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
-    assert load_image(path).shape == (12, 8, 3)
+    return path
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    assert load_image(turned(write(tmp_path / "photo.jpg", size=(8, 12)))).shape == (12, 8, 3)
 
 
 def test_a_name_beyond_ascii(tmp_path: Path) -> None:
@@ -106,6 +132,66 @@ def test_a_cut_off_picture(tmp_path: Path) -> None:
         load_image(cut(path, 0.5))
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+def test_numbers_of_other_kinds_are_named_and_not_called_damaged(tmp_path: Path, kind: Any, shape: Any) -> None:
+    path = tmp_path / "measured.tif"
+    assert cv2.imwrite(str(path), np.ones(shape, kind))
+    with pytest.raises(SourceError, match=rf"has {np.dtype(kind)} pixels; .*\nHint: convert it to 8 bits"):
+        load_image(path)
+
+
+def write_png_header(path: Path, width: int, height: int) -> Path:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)))
+    with open(path, "ab") as file:
+        file.write(struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT")))
+        file.write(struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND")))
+    return path
+
+
+def test_a_picture_of_too_many_pixels_is_named_and_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has more pixels than OpenCV reads, which is 2\^30\nHint: scale it down"):
+        load_image(write_png_header(tmp_path / "huge.png", 40000, 40000))
+    with pytest.raises(SourceError, match="it is 2000000 x 1 pixels, more than a side may have"):
+        load_image(write_png_header(tmp_path / "wide.png", 2_000_000, 1))
+
+
+def test_a_picture_of_more_pixels_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise make_error(cv2.Error.StsNoMem)
+
+    path = write(tmp_path / "a.png")
+    monkeypatch.setattr(cv2, "imdecode", full)
+    with pytest.raises(SourceError, match="more pixels than fit into memory"):
+        load_image(path)
+
+
+def make_error(code: int) -> cv2.error:
+    error = cv2.error("failed")
+    error.code = code
+    return error
+
+
+def test_what_may_be_sound_is_not_called_damaged(tmp_path: Path) -> None:
+    """A TIFF whose compression OpenCV was built without."""
+    path = tmp_path / "scan.tif"
+    assert cv2.imwrite(str(path), np.ones((4, 5), np.uint8))
+    data = path.read_bytes()
+    entry = struct.pack("<HHI", 259, 3, 1)
+    place = data.index(entry) + len(entry)
+    path.write_bytes(data[:place] + struct.pack("<H", 50000) + data[place + 2 :])
+    with pytest.raises(SourceError, match="damaged, cut off, or of a kind that OpenCV does not read"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("spec", ["https://example.com/a.jpg", "s3://bucket/a.jpg"])
+def test_an_address_is_told_from_a_file(spec: str) -> None:
+    for read in (load_image, locate, read_video, lambda one: expand_images([one])):
+        with pytest.raises(SourceError, match=r"is an address, and files are read here\nHint: .*stream --source"):
+            read(spec)
+
+
 def test_missing_and_folder(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         load_image(tmp_path / "none.png")
@@ -128,6 +214,85 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     specs.append(write(tmp_path / "other.png"))
     names = [source.name for source in expand_images(specs)]
     assert names == ["left/Photo.png", f"{tmp_path.name}/right/Photo.png", "deep/right/Photo.png", "other.png"]
+
+
+def test_what_lies_beside_pictures_is_left_out_counted_and_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.jpg").rename(tmp_path / "b.jfif")
+    for name in ("._a.png", ".DS_Store", "c.HEIC", "d.heic", "e.gif", "Thumbs.db", "LICENSE"):
+        (tmp_path / name).write_bytes(b"no picture that is read")
+    (tmp_path / "folder.png").mkdir()
+    told: list[LeftOut] = []
+    assert [one.name for one in expand_images([tmp_path], told.append)] == ["a.png", "b.jfif"]
+    (one,) = told
+    assert one.pictures == 3
+    said = f"{tmp_path}: 7 of its files are left out: 2 .heic, 2 hidden, 1 .db, 1 .gif, 1 without a suffix"
+    assert one.message == said
+    assert "Hint: convert the pictures among them" in str(one)
+    assert caplog.text == ""
+    expand_images([tmp_path / "*.png", str(tmp_path / "._a.png")])
+    assert caplog.text == "", "a hidden file that is named is wanted"
+    expand_images([tmp_path])
+    assert caplog.text.count("7 of its files are left out") == 1
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "c.HEIC").rename(tmp_path / "phone/c.HEIC")
+    with pytest.raises(SourceError, match=r"holds no picture: .*1 of its files are left out: 1 \.heic"):
+        expand_images([tmp_path / "phone"])
+
+
+def test_a_hidden_picture_fails_no_draw(tmp_path: Path) -> None:
+    """As for a calibration."""
+    write(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert [name for name, _ in evenly_drawn_frames(tmp_path, 5)] == ["a.png"]
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+not_utf8 = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+
+
+def odd_name(folder: Path, name: bytes) -> Path:
+    return Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+
+
+@not_utf8
+def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.png", b"caf%E9.png", "é.png".encode()):
+        write(tmp_path / "a.png").rename(odd_name(tmp_path, name))
+    found = expand_images([tmp_path])
+    assert sorted(one.name for one in found) == ["caf%E9-2.png", "caf%E9.png", "é.png"]
+    assert [load_image(one.path).shape for one in found] == [(8, 12, 3)] * 3
+    with pytest.raises(SourceError, match=r"none%E9\.png does not exist") as caught:
+        load_image(odd_name(tmp_path, b"none\xe9.png"))
+    str(caught.value).encode()
+
+
+@not_utf8
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"12:30.mp4", b"file:a.mp4", b"%d.mp4", b"\xff.\xfe"])
+def test_a_video_of_any_name(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "a.mp4", 3).rename(odd_name(tmp_path, name))
+    monkeypatch.chdir(tmp_path)
+    with read_video(os.fsdecode(name)) as video:
+        assert len(list(video)) == 3
+        video.info.name.encode()
+
+
+def test_what_cannot_be_encoded_is_shown() -> None:
+    assert printable("Tür 鍵.png") == "Tür 鍵.png"
+    assert (
+        printable(os.fsdecode(b"caf\xe9 \xff.png") if os.name != "nt" else "caf\udce9 \udcff.png") == "caf%E9 %FF.png"
+    )
+
+
+def test_names_are_told_apart_as_files_or_exactly() -> None:
+    assert unique(["a.png", "A.png", "a.png"]) == ["a.png", "A-2.png", "a-3.png"]
+    assert unique(["a.png", "A.png", "a.png"], fold=str) == ["a.png", "A.png", "a-2.png"]
+    assert unique(["10.0.0.7", "10.0.0.7"]) == ["10.0.0.7", "10.0.0.7-2"]
+    assert len(shortened("鍵" * 200).encode()) <= 160
+    assert shortened("é" * 80) == "é" * 80
 
 
 def test_nothing_found_is_an_error(tmp_path: Path) -> None:
@@ -182,3 +347,142 @@ def test_frames_are_drawn_from_pictures_and_videos_together(tmp_path: Path) -> N
     clip = write_video(tmp_path / "clip.avi", 10)
     names = [name for name, _ in evenly_drawn_frames([tmp_path / "pictures", clip], 4)]
     assert names == ["2.png", "7.png", "clip.avi#2", "clip.avi#7"]
+
+
+# --- what a container says --------------------------------------------------------------------------------------------
+
+
+def numbered(path: Path) -> list[tuple[int, float, int]]:
+    """Number, time and value of each frame."""
+    with read_video(path) as video:
+        return [(frame.number, round(frame.seconds, 4), int(frame.image[24, 32, 0])) for frame in video.numbered()]
+
+
+def test_a_video_with_an_edit_list_is_whole(tmp_path: Path) -> None:
+    """As `ffmpeg -ss 0.35 -i a.mp4 -c copy b.mp4` writes it, and as phones that cut without encoding do."""
+    path = with_edits(write_clip(tmp_path / "clip.mp4"), (1500, 4))
+    found = numbered(path)
+    assert [number for number, _, _ in found] == list(range(15))
+    assert [seconds for _, seconds, _ in found] == [round(n / 10, 4) for n in range(15)]
+    assert [value for _, _, value in found] == pytest.approx([10 * (n + 4) for n in range(15)], abs=4)
+    with read_video(path) as video:
+        assert video.info.frames == 15
+    assert len(list(evenly_drawn_frames(path, 5))) == 5
+
+
+def test_a_video_with_an_edit_list_that_is_really_cut(tmp_path: Path) -> None:
+    path = with_table_first(with_edits(write_clip(tmp_path / "clip.mp4"), (1500, 4)))
+    assert len(numbered(path)) == 15
+    path = cut(path, 0.8)
+    with read_video(path) as video, pytest.raises(VideoEndsEarly, match="its header promises 15") as caught:
+        for _ in video:
+            pass
+    assert 0 < caught.value.decoded < 15
+    with pytest.raises(VideoEndsEarly):
+        list(evenly_drawn_frames(path, 3))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_count_that_is_a_guess_is_no_promise(tmp_path: Path, suffix: str) -> None:
+    """Matroska says how long the longest track is, which may be the sound's: here it says ten times as much."""
+    path = write_clip(tmp_path / f"clip{suffix}", codec="MJPG" if suffix == ".mkv" else "VP80")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3
+    duration = struct.unpack_from(">d", data, place)[0]
+    struct.pack_into(">d", data, place, duration * 10)
+    path.write_bytes(data)
+    with read_video(path) as video:
+        assert video.info.frames == 200
+    assert len(numbered(path)) == 20
+    with read_video(cut(path, 0.6)) as video, pytest.raises(VideoEndsEarly, match="ends early"):
+        list(video)
+
+
+VARIABLE = [0, 40, 80, 120, 2000, 3600, 5200, 6800, 8400, 10000]
+
+
+def test_a_variable_rate_has_the_files_times(tmp_path: Path) -> None:
+    path = with_times(write_clip(tmp_path / "clip.mp4", 10), VARIABLE)
+    assert [seconds for _, seconds, _ in numbered(path)] == [time / 1e3 for time in VARIABLE]
+    with read_video(path) as video:
+        assert video.info.fps == pytest.approx(1, abs=0.01), "which is what OpenCV says"
+        assert (video.pace.fps, video.pace.step) == (25, pytest.approx(1.6))
+
+
+@pytest.mark.parametrize("rate", [29.97, 240.0])
+def test_a_constant_rate_is_the_headers(tmp_path: Path, rate: float) -> None:
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (64, 48))
+    for _ in range(50):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    with read_video(path) as video:
+        assert video.pace.fps == rate
+        assert [frame.seconds for frame in video.numbered()] == pytest.approx([n / rate for n in range(50)])
+
+
+def test_an_absurd_rate_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_clip(tmp_path / "clip.avi", 6, codec="MJPG")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<II", data, data.index(b"strh") + 8 + 20, 1, 90_000)  # scale and rate
+    path.write_bytes(data)
+    with read_video(path) as video:
+        assert (video.info.fps, video.pace) == (25, Pace(25, None))
+        assert [frame.seconds for frame in video.numbered()] == [n / 25 for n in range(6)]
+    assert caplog.messages == ["clip.avi has no possible times; it counts as 25 frames a second"]
+
+
+class Scripted:
+    """What OpenCV's capture looks like: frames at these times; None is a frame that does not decode."""
+
+    def __init__(self, times: list[float | None]) -> None:
+        self._times = iter(times)
+        self._time = 0.0
+        self._left = len(times)
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, prop: int) -> float:
+        return {cv2.CAP_PROP_POS_MSEC: self._time, cv2.CAP_PROP_FPS: 25.0, cv2.CAP_PROP_FRAME_COUNT: 9.0}.get(prop, 8.0)
+
+    def grab(self) -> bool:
+        time = next(self._times, None)
+        self._time = self._time if time is None else time
+        return time is not None
+
+    def retrieve(self, _: Any) -> tuple[bool, Any]:
+        return True, np.zeros((8, 8, 3), np.uint8)
+
+    def release(self) -> None:
+        pass
+
+
+TIMES: dict[str, tuple[list[float | None], list[float]]] = {
+    # FFmpeg finds a Matroska's start late, and OpenCV then counts from there.
+    "another start": ([0, 40, 80, 120, 2000, -1600, 0, 1600, 3200], [0, 0.04, 0.08, 0.12, 2, 3.6, 5.2, 6.8, 8.4]),
+    "no start (OpenCV 4)": ([0, -9.2e18, -9.2e18, -1000, 0, 1000, 2000, 3000, 4000], [*range(9)]),
+    "none at the end": ([0, 40, 80, 120, 160, 200, 240, 0, 0], [n / 25 for n in range(9)]),
+    "none": ([0] * 9, [n / 25 for n in range(9)]),
+    "not a number": ([0, 40, float("nan"), 120, 160, 200, 240, 280, 320], [n / 25 for n in range(9)]),
+    "before the start": ([-80, -40, 0, 40, 80, 120, 160, 200, 240], [n / 25 for n in range(9)]),
+    "a gap": ([0, 40, 80, None, 160, 200, 240, 280, 320], [0, 0.04, 0.08, 0.16, 0.2, 0.24, 0.28, 0.32]),
+    "twice": ([0, 40, 40, 80, 120, 160, 200, 240, 280], [0, 0.04, 0.06, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28]),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_times_grow_whatever_opencv_says(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, wanted = TIMES[kind]
+    monkeypatch.setattr(sources.cv2, "VideoCapture", lambda *_: Scripted(given))
+    (tmp_path / "clip.mkv").touch()
+
+    def times() -> Iterator[float]:
+        with read_video(tmp_path / "clip.mkv") as video:
+            try:
+                for frame in video.numbered():
+                    yield frame.seconds
+            except VideoEndsEarly:
+                assert kind == "a gap"
+
+    assert list(times()) == pytest.approx(wanted)

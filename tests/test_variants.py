@@ -88,6 +88,18 @@ WRONG = {
         r"exclude names 'neck\.\*'"
     ),
     "a: [1\nb: 2": "not valid YAML",
+    "variants:\n  - {resolution: 0224}": r":2: 0224 is read as 148 in YAML\n.*224 if it is a number",
+    "variants: [{resolution: 0896}]": r"'0896' is text; .* without quotes: 896",
+    "variants: [{resolution: [12:30]}]": r"12:30 is read as 750",
+    "gate: {int8: {ap_loss: .inf}}\nvariants: [{}]": r":1: gate\.int8\.ap_loss: inf: .*finite",
+    "gate: {int8: {ap_loss: .nan}}\nvariants: [{}]": r":1: gate\.int8\.ap_loss: nan",
+    "gate: {int8: {agreement: .nan}}\nvariants: [{}]": r"agreement: nan",
+    "calibration: {percentile: .nan}\nvariants: [{}]": r"percentile: nan",
+    "variants:\n  - &a {batch: 2}\n  - {<<: *a, batch: 3, resolution: 671}": r":3: .*671 is not a multiple",
+    "variants:\n  - &a\n    resolution: 671\n  - {<<: *a, batch: 3}": r":3: .*671 is not a multiple",
+    "variants:\n  - &a {batch: 2, resolution: 672}\n  - {<<: *a}": r":3: .*b2_q50_r672 again \(first: line 2\)",
+    "variants: [{<<: 3}]": r":1: not valid YAML: expected a mapping",
+    "variants: &a [*a]": r"expected keys with values",
     "- 1": "expected sections",
     "!!python/object/apply:os.system ['true']": "not valid YAML",
     "build:\n  rtx: {gpus: [ada, hopper]}\nvariants: [{}]": (
@@ -119,6 +131,17 @@ def test_fp8_is_for_tensorrt_rtx_and_generations_that_have_it() -> None:
 def test_a_wrong_value_gets_value_place_and_fix(text: str) -> None:
     with pytest.raises(VariantsError, match=f"(?s)variants.yaml.*{WRONG[text]}|{WRONG[text]}"):
         parse(text)
+
+
+def test_merge_keys_take_values_over() -> None:
+    text = "variants:\n  - &a {batch: 2, resolution: 672}\n  - &b {<<: *a, batch: 3}\n  - {<<: [*b, *a], queries: 60}\n"
+    assert list(parse(text).variants) == ["b2_q50_r672", "b3_q50_r672", "b3_q60_r672"]
+
+
+def test_numbers_in_other_forms_are_themselves() -> None:
+    assert list(parse("variants: [{resolution: 0x3F0}, {resolution: 6_72, batch: +4}]").variants) == [
+        "b8_q50_r1008", "b4_q50_r672",
+    ]  # fmt: skip
 
 
 def test_one_limit_changed_leaves_the_others_of_its_precision() -> None:

@@ -84,6 +84,7 @@ class Accuracy(Record):
     areas: Areas
     pairs: int
     instances: int
+    without_mask: int = Field(0, description="pairs left out where masks are measured: an instance of theirs has none")
     box: AveragePrecision
     mask: AveragePrecision | None
     concept: ConceptF1
@@ -94,14 +95,16 @@ def measure(data: ConceptData, answers: Sequence[Answer], threshold: float, area
     """Hold ``answers``, one for each pair that was asked, against ``data``; pairs without one were not asked."""
     asked = {answer.pair: answer for answer in answers}
     there = {pair: data.instances[pair] for pair in asked if pair in data.instances}
+    masked = {pair: answer for pair, answer in asked.items() if data.knows_masks_of(pair)}
     kind: Literal["masks", "boxes"] = "masks" if data.has_masks else "boxes"
     return Accuracy(
         threshold=threshold,
         areas=areas,
         pairs=len(asked),
         instances=sum(not one.crowd for listed in there.values() for one in listed),
+        without_mask=len(asked) - len(masked) if data.has_masks else 0,
         box=_average_precision(data, asked, "boxes", areas),
-        mask=_average_precision(data, asked, "masks", areas) if data.has_masks else None,
+        mask=_average_precision(data, masked, "masks", areas) if data.has_masks and masked else None,
         concept=_concept_f1(data, asked, threshold, kind),
         false_alarms=_false_alarms(data, asked, threshold),
     )
@@ -199,7 +202,7 @@ def _concept_f1(
         kept = np.flatnonzero(answer.scores > threshold).tolist()
         there = [one for one in data.instances.get(pair, ()) if not one.crowd]
         said[int(bool(there)), int(bool(kept))] += 1
-        if there:
+        if there and (kind == "boxes" or data.knows_masks_of(pair)):
             wanted, found = wanted + len(there), found + len(kept)
             if kind == "masks":
                 ious = _iou([answer.masks[row] for row in kept], [one.mask for one in there])

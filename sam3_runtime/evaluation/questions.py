@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sam3_runtime.errors import Sam3Error, SourceError
 from sam3_runtime.evaluation.data_set import ConceptData, ConceptImage, DataSetError
 from sam3_runtime.evaluation.metrics import MOST, Answer, xywh
 from sam3_runtime.postprocess import Detections, mask_to_rle
@@ -74,12 +75,30 @@ def _by_example(data: ConceptData, image: ConceptImage) -> dict[int, Prompt]:
     return chosen
 
 
-def answer_all(questions: Sequence[Question], detect: Finder, batch: int) -> Iterator[list[Answer]]:
-    """The answers to each picture's questions, ``batch`` pictures at a time; one list a picture."""
+def answer_all(
+    questions: Sequence[Question],
+    detect: Finder,
+    batch: int,
+    left_out: Callable[[ConceptImage, Sam3Error], None] | None = None,
+) -> Iterator[list[Answer]]:
+    """The answers to each picture's questions, ``batch`` pictures at a time; one list a picture.
+
+    A picture that cannot be read, or is not the one that was annotated, gets none, and ``left_out`` is told; without
+    it that is raised, as :meth:`ConceptImage.read` does.
+    """
     for start in range(0, len(questions), batch):
-        chunk = questions[start : start + batch]
-        images = [image.read() for image, _ in chunk]
-        found = detect(images, [list(asked.values()) for _, asked in chunk], FLOOR)
+        chunk, images = [], []
+        for image, asked in questions[start : start + batch]:
+            try:
+                images.append(image.read())
+            except (SourceError, DataSetError) as error:
+                if left_out is None:
+                    raise
+                left_out(image, error)
+                yield []
+            else:
+                chunk.append((image, asked))
+        found = detect(images, [list(asked.values()) for _, asked in chunk], FLOOR) if images else []
         for (image, asked), detections in zip(chunk, found, strict=True):
             yield [_answer(image, number, one) for number, one in zip(asked, detections, strict=True)]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sam3_runtime.config import CheckpointLock
-from sam3_runtime.errors import CheckpointError, ExportError
-from sam3_runtime.evaluation.data_set import read_concepts
+from sam3_runtime.errors import CheckpointError, ExportError, SourceError
+from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
 from sam3_runtime.evaluation.metrics import THRESHOLD, measure
 from sam3_runtime.evaluation.questions import answer_all, check_phrases, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference, write_accuracy_reference
@@ -38,6 +38,7 @@ def compute_accuracy(
     :class:`CheckpointError` where the model finds next to nothing.
     """
     data = read_concepts(annotations, images, limit=limit)
+    data = _readable(data)
     size = sum(3 * image.size[0] * image.size[1] for image in data.images)
     if size > LARGEST_FILE:
         raise ExportError(
@@ -54,6 +55,20 @@ def compute_accuracy(
             "its categories must be phrases that the model knows; leave `accuracy:` out for random weights",
         )
     write_accuracy_reference(output, AccuracyReference(resolution, lock.digest, data, found))
+
+
+def _readable(data: ConceptData) -> ConceptData:
+    """``data`` without the pictures that cannot be read, which the log names."""
+    left_out = []
+    for image in data.images:
+        try:
+            image.read()
+        except (SourceError, DataSetError) as error:
+            print(f"left out: {error}")
+            left_out.append(image.id)
+    if left_out:
+        print(f"{len(left_out)} of the {len(data.images)} pictures of {data.name} are left out, see above")
+    return data.without(left_out)
 
 
 class TorchDetector:

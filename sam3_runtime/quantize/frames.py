@@ -54,7 +54,8 @@ class Frames:
     def expected(self) -> int:
         """How many there will be, as far as file lists and headers tell."""
         try:
-            pictures = len(expand_images(source for source in self._source if not is_video(source)))
+            specs = [source for source in self._source if not is_video(source)]
+            pictures = len(expand_images(specs, left_out=lambda _: None))  # which iterating logs
             total = pictures + sum(_promised(source) for source in self._source if is_video(source))
         except SourceError as error:
             raise CalibrationError(f"calibration.source: {error}") from None

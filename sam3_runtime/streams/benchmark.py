@@ -28,7 +28,7 @@ from sam3_runtime.gpus import find_gpu
 from sam3_runtime.measurements import EngineCalls, Reading, StreamBench, latency, of_variant, stable
 from sam3_runtime.memory import process_mib
 from sam3_runtime.postprocess import Detections
-from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources
+from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources, frame_at
 from sam3_runtime.streams.flow import Flow, FlowSettings
 from sam3_runtime.timing import timed
 from sam3_runtime.toolchain import device_name
@@ -50,8 +50,8 @@ class Repeated(Source):
         first = 0
         while True:
             number = -1
-            for number, image in self._source.read(problem):
-                yield first + number, image
+            for number, _, image in self._source.read(problem):
+                yield frame_at(first + number, self.fps, image)
             if number < 0:
                 raise SourceError(f"{self.name} holds no frame", "measure with files that do")
             first += number + 1

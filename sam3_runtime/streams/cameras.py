@@ -11,30 +11,38 @@ message.
 from __future__ import annotations
 
 import copy
-import glob
+import logging
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import cv2
 
-from sam3_runtime.errors import SourceError
+from sam3_runtime.errors import SourceError, printable
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import (
     IMAGE_SUFFIXES,
-    PACKAGE,
     VIDEO_SUFFIXES,
+    Frame,
+    LeftOut,
     as_rgb,
+    by_suffix,
     expand_images,
     is_video,
     load_image,
     locate,
+    matches_of,
     read_video,
+    shortened,
+    unique,
 )
 
+log = logging.getLogger(__name__)
 CAMERA = "camera:"
 PICTURES_FPS = 25.0
 """Frames a second that pictures stand for, where nothing else is said."""
@@ -43,26 +51,33 @@ _NUMBERED = re.compile(r"%0?(\d*)d")
 _UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f]+')
 _OPEN_MS, _READ_MS = 10_000, 10_000  # OpenCV's own limits, where a backend has them: 30 s each by default
 
-Frames = Generator[tuple[int, Image], None, None]
+Frames = Generator[Frame, None, None]
 Problem = Callable[[SourceError], None]
 """Told of a frame that cannot be read while the frames behind it can."""
 
 
 class Source(ABC):
     """Frames in order. ``name`` is unique in a run and fit for a file's name; ``fps`` is how many make a second, and
-    ``frames`` how many there are, None where that is not known. A ``live`` one does not wait for its reader."""
+    ``frames`` how many there are, None where that is not known. A ``live`` one does not wait for its reader.
+    ``beside`` is what is wrong with files that lay beside its own, which it tells as problems of its own."""
 
     live: ClassVar[bool] = False
 
     def __init__(self, name: str, fps: float, frames: int | None = None) -> None:
         self.name, self.fps, self.frames = name, fps, frames
+        self.beside: Sequence[SourceError] = ()
 
     @abstractmethod
     def read(self, problem: Problem) -> Frames:
-        """Frames (RGB uint8 [H, W, 3]) with their numbers from 0; closing the iterator closes what it reads.
+        """Frames (RGB uint8 [H, W, 3]) with their numbers from 0 and their times, which are not asked of a live source;
+        closing the iterator closes what it reads.
 
         Raises :class:`SourceError` where it ends and should not have; what was yielded is good. It may be read again.
         """
+
+    def _tell(self, problem: Problem) -> None:
+        for error in self.beside:
+            problem(error)
 
     def named(self, name: str) -> Source:
         """The same under another name."""
@@ -78,21 +93,31 @@ class Source(ABC):
         return ()
 
 
-class Pictures(Source):
-    """Pictures as frames. One that cannot be read is told, and leaves a gap in the numbers."""
+def frame_at(number: int, fps: float, image: Image) -> Frame:
+    """A frame of a source that has ``fps`` frames in each second."""
+    return Frame(number, number / fps, image)
 
-    def __init__(self, name: str, paths: Sequence[Path], fps: float = PICTURES_FPS) -> None:
+
+class Pictures(Source):
+    """Pictures as frames, numbered from 0 or by ``numbers``. One that cannot be read is told, and leaves a gap in the
+    numbers."""
+
+    def __init__(
+        self, name: str, paths: Sequence[Path], fps: float = PICTURES_FPS, numbers: Sequence[int] | None = None
+    ) -> None:
         super().__init__(name, fps, len(paths))
         self._paths = tuple(paths)
+        self._numbers = range(len(paths)) if numbers is None else numbers
 
     def read(self, problem: Problem) -> Frames:
-        for number, path in enumerate(self._paths):
+        self._tell(problem)
+        for number, path in zip(self._numbers, self._paths, strict=True):
             try:
                 image = load_image(path)
             except SourceError as error:
                 problem(error)
             else:
-                yield number, image
+                yield frame_at(number, self.fps, image)
 
     @property
     def inputs(self) -> Sequence[Path]:
@@ -100,16 +125,17 @@ class Pictures(Source):
 
 
 class VideoFile(Source):
-    """A video file."""
+    """A video file; frames have its own times."""
 
     def __init__(self, name: str, path: Path) -> None:
         with read_video(path) as video:  # what cannot be opened is told before anything else is
-            super().__init__(name, video.info.fps, video.info.frames)
+            self._pace = video.pace
+            super().__init__(name, self._pace.fps, video.info.frames)
         self._path = path
 
     def read(self, problem: Problem) -> Frames:
-        del problem  # a video says at its end what was lost
-        with read_video(self._path) as video:
+        self._tell(problem)  # a video says at its end what was lost
+        with read_video(self._path, self._pace) as video:
             yield from video.numbered()
 
     @property
@@ -143,7 +169,7 @@ class Camera(Source):
                 there, pixels = capture.read()
                 if not there:
                     raise SourceError(f"{self.name} gives no more frames (after {number})")
-                yield number, as_rgb(pixels)
+                yield frame_at(number, self.fps, as_rgb(pixels))
                 number += 1
         finally:
             capture.release()
@@ -184,20 +210,6 @@ def find_sources(
     return [source.named(name) for source, name in zip(found, names, strict=True)]
 
 
-def unique(names: Sequence[str]) -> list[str]:
-    """The names, told apart by a number behind what was there before; case alone does not tell two files apart."""
-    taken: set[str] = set()
-    given = []
-    for name in names:
-        tried, count = name, 1
-        while tried.casefold() in taken:
-            count += 1
-            tried = f"{name}-{count}"
-        taken.add(tried.casefold())
-        given.append(tried)
-    return given
-
-
 def _sources_of(spec: str, fps: float) -> list[Source]:
     if spec.startswith(CAMERA):
         number = spec.removeprefix(CAMERA)
@@ -206,13 +218,14 @@ def _sources_of(spec: str, fps: float) -> list[Source]:
         return [Camera(f"camera-{number}", int(number))]
     if _ADDRESS.match(spec):
         return [Camera(_address_name(spec), spec)]
-    if any(sign in spec for sign in "*?[") and not spec.startswith(PACKAGE) and not Path(spec).exists():
-        return _of_files(sorted(_matches(spec), key=natural), spec, fps)
+    matches = matches_of(spec)
+    if matches is not None:
+        return _of_files(matches, spec, fps)
     if _NUMBERED.search(Path(spec).name) and not Path(spec).exists():
         return [_numbered(Path(spec), fps)]
     path = locate(spec)
     if path.is_dir():
-        return _of_files(sorted(path.iterdir(), key=natural), spec, fps)
+        return _of_files(path.iterdir(), spec, fps)
     if not path.is_file():
         raise SourceError(f"{spec} is no file", "name a picture, a video, a folder, camera:0 or an address")
     if is_video(path):
@@ -220,38 +233,58 @@ def _sources_of(spec: str, fps: float) -> list[Source]:
     return [Pictures(_file_name(path.stem), [path], fps)]
 
 
-def _matches(pattern: str) -> list[Path]:
-    return [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute one)
-
-
-def _of_files(paths: Sequence[Path], spec: str, fps: float) -> list[Source]:
-    """All pictures as one source, and each video as one."""
-    files = [path for path in paths if path.is_file()]
-    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    videos = [path for path in files if is_video(path)]
-    if not pictures and not videos:
+def _of_files(paths: Iterable[Path], spec: str, fps: float) -> list[Source]:
+    """All pictures as one source, and each video that opens as one."""
+    found, others = by_suffix(paths, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+    left_out = LeftOut(spec, others) if others else None
+    videos = [path for path in sorted(found, key=natural) if is_video(path)]
+    pictures = [path for path in sorted(found, key=natural) if not is_video(path)]
+    if not found:
         suffixes = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise SourceError(f"{spec} names no picture and no video", f"in {Path.cwd()}; suffixes: {suffixes}")
+        besides = f": {left_out.message}" if left_out else ""
+        raise SourceError(f"{spec} names no picture and no video{besides}", f"in {Path.cwd()}; suffixes: {suffixes}")
     rows: list[Source] = []
     if pictures:
         expanded = [source.path for source in expand_images(pictures)]  # each file once
         rows.append(Pictures(_file_name(pictures[0].absolute().parent.name), expanded, fps))
-    return rows + [VideoFile(_file_name(path.stem), path) for path in videos]
+    beside: list[SourceError] = [left_out] if left_out and left_out.pictures else []
+    for path in videos:
+        try:
+            rows.append(VideoFile(_file_name(path.stem), path))
+        except SourceError as error:  # nobody named this one
+            beside.append(error)
+    if not rows:
+        raise beside[-1]
+    rows[0].beside = beside
+    if left_out and not left_out.pictures:
+        log.warning(left_out)
+    return rows
 
 
 def _numbered(pattern: Path, fps: float) -> Source:
-    """``frames_%05d.png``: the files that there are, by number."""
+    """``frames_%05d.png``: the files that there are, by number; the first is frame 0, and gaps stay gaps."""
     sign = _NUMBERED.search(pattern.name)
     if sign is None:
         raise ValueError(f"{pattern} has no number")
     before, behind = pattern.name[: sign.start()], pattern.name[sign.end() :]
     matching = re.compile(rf"{re.escape(before)}(\d{{{sign[1].lstrip('0') or 1},}}){re.escape(behind)}")
     folder = locate(pattern.parent)
-    numbered = [(int(match[1]), path) for path in folder.iterdir() if (match := matching.fullmatch(path.name))]
-    if not numbered:
+    found = sorted((int(match[1]), path) for path in folder.iterdir() if (match := matching.fullmatch(path.name)))
+    if not found:
         raise SourceError(f"{pattern} matches no file", f"looked in {folder.absolute()}")
     name = _file_name(before.rstrip("_-. ") or folder.absolute().name)
-    return Pictures(name, [path for _, path in sorted(numbered)], fps)
+    numbers = _counted([number for number, _ in found])
+    if missing := numbers[-1] + 1 - len(numbers):
+        log.warning("%s: %d numbers are missing, and leave gaps in time", printable(str(pattern)), missing)
+    return Pictures(name, [path for _, path in found], fps, numbers)
+
+
+def _counted(numbers: Sequence[int]) -> Sequence[int]:
+    """The place in time of each of these ascending numbers, from 0: of every tenth frame one follows the other, and
+    others leave gaps. Numbers that count nothing, such as dates, leave none."""
+    steps = [later - earlier for earlier, later in pairwise(numbers)]
+    places = [(number - numbers[0]) // (math.gcd(*steps) or 1) for number in numbers]
+    return places if min(steps, default=1) and places[-1] < 2 * len(places) else range(len(numbers))
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -266,4 +299,4 @@ def _address_name(address: str) -> str:
 
 
 def _file_name(text: str) -> str:
-    return _UNSAFE.sub("-", text).strip("-. ")[:80] or "source"
+    return shortened(printable(_UNSAFE.sub("-", text)).strip("-. ")) or "source"

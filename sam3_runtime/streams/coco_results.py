@@ -32,11 +32,16 @@ class CocoFile:
             self._images = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=path.parent)  # noqa: SIM115
             self._file.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [')
 
-    def write(self, source: str, number: int, line: Mapping[str, Any], categories: Sequence[int]) -> None:
+    def write(
+        self, source: str, number: int, seconds: float, line: Mapping[str, Any], categories: Sequence[int]
+    ) -> None:
         """A frame: ``line`` as :func:`as_line` makes it, and the class (from 0) of each of its detections."""
         # The same id whatever order the sources came in.
         image = number * len(self._sources) + self._sources[source] + 1
-        shown = {"id": image, "source": source, "frame": number, "width": line["width"], "height": line["height"]}
+        shown = {
+            "id": image, "source": source, "frame": number, "seconds": seconds,
+            "width": line["width"], "height": line["height"],
+        }  # fmt: skip
         with reported(self.path):
             self._images.write((",\n" if self._frames else "\n") + json.dumps(shown, ensure_ascii=False))
             self._frames += 1

@@ -1,6 +1,6 @@
 """Draws and writes the results of a run, beside it: in a pool of threads, each source's frames in order.
 
-    <output>/<source>.mp4          annotated video, at the source's pace
+    <output>/<source>.mp4          annotated video, by the source's clock
     <output>/<source>/<frame>.jpg  annotated pictures
     <output>/<source>.jsonl        a line a frame: size, detections with score, box, RLE mask and track
     <output>/coco.json             all frames of all sources in COCO's format
@@ -22,21 +22,19 @@ from threading import Lock, Semaphore
 from types import TracebackType
 from typing import Any
 
-import cv2
-import numpy as np
 from typing_extensions import Self
 
 from sam3_runtime.banks import ClassInfo
 from sam3_runtime.errors import OutputError
 from sam3_runtime.files import remove_abandoned_parts, temporary_name
 from sam3_runtime.preprocess import Image
-from sam3_runtime.sinks import JsonLines, VideoSink, as_line, draw, reported, write_picture
+from sam3_runtime.sinks import LONGEST_STILL, JsonLines, VideoSink, as_line, draw, reported, write_picture
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.coco_results import CocoFile
 from sam3_runtime.streams.flow import Result
 
 KINDS = ("video", "images", "jsonl", "coco")
-_LONGEST_GAP = 2.0  # seconds of a video for which one frame is shown in place of those that were dropped
+_LONGEST_STILL = 2.0  # seconds for which a frame of a live source is shown in place of those that were dropped
 
 
 @dataclass
@@ -55,23 +53,11 @@ class _Target:
     source: Source
     video: VideoSink | None = None
     lines: JsonLines | None = None
-    first: float = 0.0
-    shortened: int = 0
     taken: int = 0
     written: int = 0
     ready: dict[int, _Prepared] = field(default_factory=dict)
     busy: bool = False
     lock: Lock = field(default_factory=Lock)
-
-    def copies(self, seconds: float) -> int:
-        """How often a frame is written: more than once behind dropped ones, so that the video keeps its pace."""
-        if self.video is None:
-            return 0
-        fps = self.video.fps
-        missing = round((seconds - self.first) * fps) + 1 - self.shortened - self.video.frames
-        most = max(1, round(_LONGEST_GAP * fps))
-        self.shortened += max(0, missing - most)
-        return max(min(missing, most), 0 if self.source.live else 1)
 
 
 class Outputs:
@@ -106,6 +92,8 @@ class Outputs:
         self._coco = CocoFile(folder / "coco.json", list(self._targets), names) if "coco" in self._save else None
         self._error: BaseException | None = None
         self.written: list[Path] = []
+        self.changes: list[str] = []
+        """What is not in a file as it was in the source."""
 
     def put(self, result: Result) -> None:
         """Have ``result`` written; waits while too many are. Raises what went wrong with an earlier one."""
@@ -163,21 +151,21 @@ class Outputs:
             write_picture(self.folder / name / f"{result.number:08d}.jpg", prepared.drawn)
         if prepared.drawn is not None and "video" in self._save:
             if target.video is None:
-                target.video = VideoSink(self.folder / f"{name}.mp4", target.source.fps)
-                target.first = result.seconds
-            for _ in range(target.copies(result.seconds)):
-                target.video.write(fitted(prepared.drawn, target.video.size or prepared.drawn.shape[:2]))
+                longest = _LONGEST_STILL if target.source.live else LONGEST_STILL
+                target.video = VideoSink(self.folder / f"{name}.mp4", target.source.fps, longest)
+            target.video.write(prepared.drawn, result.seconds)
         if prepared.line is None:
             return
+        seconds = round(result.seconds, 4)
         if "jsonl" in self._save:
             if target.lines is None:
                 target.lines = JsonLines(self.folder / f"{name}.jsonl", live=target.source.live)
-            place = {"source": name, "frame": result.number, "seconds": round(result.seconds, 4)}
+            place = {"source": name, "frame": result.number, "seconds": seconds}
             target.lines.write(place | prepared.line)
         if self._coco is not None:
             categories = [one.prompt_index for one in result.detections for _ in range(len(one))]
             with self._coco_lock:
-                self._coco.write(name, result.number, prepared.line, categories)
+                self._coco.write(name, result.number, seconds, prepared.line, categories)
 
     def __enter__(self) -> Self:
         return self
@@ -191,6 +179,7 @@ class Outputs:
             for sink in (target.video, target.lines):
                 if sink is not None:
                     self._close(sink.path, sink.close)
+            self.changes += target.video.changes if target.video else ()
             if (pictures := self.folder / target.source.name).is_dir() and "images" in self._save:
                 self.written.append(pictures)
         if self._coco is not None:
@@ -205,18 +194,6 @@ class Outputs:
             self._error = self._error or error
         else:
             self.written.append(path)
-
-
-def fitted(image: Image, size: tuple[int, ...]) -> Image:
-    """``image`` as it is, or, where it is not of ``size`` (height, width), made to fit in there, on black."""
-    if image.shape[:2] == size:
-        return image
-    scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    canvas = np.zeros((*size, 3), np.uint8)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    canvas[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return canvas
 
 
 def check_output(folder: Path, sources: Sequence[Source]) -> None:

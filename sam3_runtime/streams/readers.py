@@ -181,9 +181,9 @@ class _Reader:
         self._wait_for_source(lap, True)
         try:
             with closing(self._source.read(lambda problem: self._note(str(problem)))) as frames:
-                for number, image in frames:
+                for number, seconds, image in frames:
                     self._wait_for_source(lap, False)
-                    if not self._give(lap, number, image):
+                    if not self._give(lap, number, seconds, image):
                         return None
                     self._wait_for_source(lap, True)
         except SourceError as error:
@@ -197,10 +197,9 @@ class _Reader:
             if lap == self._lap:
                 self._waiting_since = self._readers.clock() if waiting else None
 
-    def _give(self, lap: int, number: int, image: Image) -> bool:
+    def _give(self, lap: int, number: int, seconds: float, image: Image) -> bool:
         now = self._readers.clock()
         if not self._source.live:
-            seconds = number / self._source.fps
             return self._inbox.put(self._place, Frame(number, seconds, image, now)) and self._current(lap)
         with self._lock:  # a live source's place never makes anyone wait
             if not self._current(lap):

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.evaluation.gate import losses
 from sam3_runtime.evaluation.metrics import Answer, measure
 from sam3_runtime.evaluation.questions import as_coco_results
 from sam3_runtime.postprocess import mask_to_rle
@@ -139,6 +140,39 @@ def test_sizes_relative_to_the_picture(data: ConceptData) -> None:
     assert (relative.box.small, relative.box.large) == (None, pytest.approx(1))
     assert relative.areas == "relative"
     assert relative.box.ap == pytest.approx(1)
+
+
+def test_one_instance_without_a_mask_takes_no_measure_away(file: Path, tmp_path: Path) -> None:
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = []
+    data = read_concepts(write(tmp_path, content))
+    unknown = next(pair for pair in data.instances if not data.knows_masks_of(pair))
+    answers = nearly_right_answers(read_concepts(file))
+    found = measure(data, answers, THRESHOLD)
+    assert (found.pairs, found.without_mask, found.concept.of) == (len(data.pairs), 1, "masks")
+    others = measure(data, [one for one in answers if one.pair != unknown], THRESHOLD)
+    assert found.mask is not None
+    assert found.mask == others.mask
+    assert 0 < found.mask.ap < 1
+    assert found.concept.pmf1 == others.concept.pmf1
+    assert found.box == measure(read_concepts(file), answers, THRESHOLD).box, "boxes are all there"
+    limits = {check.name: check.value for check in losses(found, measure(data, right_answers(data), THRESHOLD), 0.01)}
+    assert limits["mask AP loss"] == pytest.approx(1 - found.mask.ap)
+
+
+def test_no_pair_whose_masks_are_known(file: Path, tmp_path: Path) -> None:
+    content = json.loads(file.read_text())
+    seen = set()
+    for one in content["annotations"]:
+        pair = one["image_id"], one["category_id"]
+        if pair not in seen:
+            one["segmentation"] = []
+        seen.add(pair)
+    data = read_concepts(write(tmp_path, content))
+    present = [answer for answer in nearly_right_answers(read_concepts(file)) if answer.pair in data.instances]
+    found = measure(data, present, THRESHOLD)
+    assert (found.mask, found.concept.pmf1, found.without_mask) == (None, None, len(present))
+    assert found.box.ap is not None
 
 
 def test_boxes_alone(file: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from sam3_runtime.errors import CalibrationError
 from sam3_runtime.quantize.frames import Frames, batches, prepared
+from tests.videos import with_edits, write_clip
 
 PHOTOGRAPH = "package:skimage/data/coffee.png"
 
@@ -74,6 +75,25 @@ def test_a_shortage_is_said_with_both_numbers() -> None:
     enough = Frames([PHOTOGRAPH], 1)
     assert len(list(enough)) == 1
     assert enough.shortage() is None
+
+
+def test_what_lies_beside_pictures_fails_no_calibration_and_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    for name in ("._a.png", "b.HEIC"):
+        (tmp_path / name).write_bytes(b"none")
+    frames = Frames([str(tmp_path)], 3)
+    assert frames.expected() == len(list(frames)) == 1
+    assert [one.split("\n")[0] for one in caplog.messages] == [
+        f"{tmp_path}: 2 of its files are left out: 1 .heic, 1 hidden"
+    ]
+
+
+def test_a_video_with_an_edit_list_is_a_source(tmp_path: Path) -> None:
+    path = with_edits(write_clip(tmp_path / "clip.mp4"), (1600, 4))
+    frames = Frames([str(path)], 50)
+    assert frames.expected() == len(list(frames)) == 16
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_live_source_is_not_measured(fake_variant: Path, bank: Path) -> None:
 def test_a_file_begins_again() -> None:
     source = Repeated(Listed("a", [picture(n) for n in range(3)]))
     frames = itertools.islice(source.read(lambda _: None), 8)
-    assert [(number, int(image[0, 0, 0])) for number, image in frames] == [(n, n % 3) for n in range(8)]
+    assert [(one.number, int(one.image[0, 0, 0])) for one in frames] == [(n, n % 3) for n in range(8)]
     with pytest.raises(SourceError, match="holds no frame"):
         next(Repeated(Listed("a", [])).read(lambda _: None))
 

@@ -18,12 +18,13 @@ from sam3_runtime.errors import SourceError
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Pictures, Source, VideoFile, find_sources, unique
 from tests.streaming import Capture, camera, picture, within
-from tests.test_sources import cut, write, write_video
+from tests.test_sources import cut, odd_name, write, write_video
 
 
 def frames(source: Source) -> tuple[list[tuple[int, Image]], list[str]]:
     problems: list[str] = []
-    return list(source.read(lambda problem: problems.append(str(problem)))), problems
+    read = source.read(lambda problem: problems.append(str(problem)))
+    return [(frame.number, frame.image) for frame in read], problems
 
 
 def until_it_fails(source: Source) -> tuple[list[tuple[int, Image]], str]:
@@ -31,7 +32,7 @@ def until_it_fails(source: Source) -> tuple[list[tuple[int, Image]], str]:
     read = []
     try:
         for frame in source.read(lambda _: None):
-            read.append(frame)
+            read.append((frame.number, frame.image))
     except SourceError as error:
         return read, str(error)
     pytest.fail("it ends well")
@@ -61,6 +62,27 @@ def test_numbered_frames(tmp_path: Path) -> None:
     assert [one.frames for one in find_sources([str(tmp_path / "frames_%d.png")])] == [5]
     with pytest.raises(SourceError, match="matches no file"):
         find_sources([str(tmp_path / "none_%05d.png")])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "places", "missing"),
+    [
+        ([7, 8, 10, 13], [0, 1, 3, 6], 3),
+        ([0, 10, 20, 40], [0, 1, 2, 4], 1),
+        ([5], [0], 0),
+        ([20240131, 20240207, 20250101], [0, 1, 2], 0),
+    ],
+    ids=["gaps", "every tenth", "one", "dates"],
+)
+def test_gaps_in_numbers_are_gaps_in_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, numbers: list[int], places: list[int], missing: int
+) -> None:
+    for number in numbers:
+        write(tmp_path / f"f{number:05d}.png")
+    (source,) = find_sources([str(tmp_path / "f%05d.png")], fps=5)
+    read = list(source.read(lambda _: None))
+    assert [(one.number, one.seconds) for one in read] == [(place, place / 5) for place in places]
+    assert [f"{missing} numbers are missing" in one for one in caplog.messages] == [True] * bool(missing)
 
 
 def test_globs_and_folders_of_videos_are_a_source_each(tmp_path: Path) -> None:
@@ -97,6 +119,17 @@ def test_names_are_told_apart_and_fit_for_files(tmp_path: Path) -> None:
     assert unique(["a", "A", "a-2", "b"]) == ["a", "A-2", "a-2-2", "b"]
     odd = write_video(tmp_path / "a.avi", 2).rename(tmp_path / "what? 50%.avi")
     assert [one.name for one in find_sources([odd])] == ["what- 50"]
+    long = write_video(tmp_path / "a.avi", 2).rename(tmp_path / f"{'鍵' * 80}.avi")
+    assert [len(one.name.encode()) for one in find_sources([long])] == [159]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.avi", b"caf\xe8.avi"):
+        write_video(tmp_path / "a.avi", 2).rename(odd_name(tmp_path, name))
+    sources = find_sources([tmp_path])
+    assert sorted(one.name for one in sources) == ["caf%E8", "caf%E9"]
+    assert [len(values(one)) for one in sources] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -178,8 +211,32 @@ def test_a_corrupt_frame_in_the_middle_is_told_and_the_others_keep_their_place(t
 
 def test_a_video_that_does_not_open_is_told_beforehand(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_text("no video")
-    with pytest.raises(SourceError, match="no video that can be opened"):
-        find_sources([tmp_path / "clip.mp4"])
+    for spec in (tmp_path / "clip.mp4", tmp_path):
+        with pytest.raises(SourceError, match=r"clip\.mp4 is no video that can be opened"):
+            find_sources([spec])
+
+
+def test_a_folders_video_that_does_not_open_stops_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("no video")
+    write_video(tmp_path / "b.avi", 3)
+    (source,) = find_sources([tmp_path])
+    read, problems = frames(source)
+    assert (source.name, len(read), len(problems)) == ("b", 3, 1)
+    assert "a.mp4 is no video that can be opened" in problems[0]
+
+
+def test_what_lies_beside_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "a.png")
+    for name in ("._a.png", "._b.mp4", "notes.txt"):
+        (tmp_path / name).write_bytes(b"none")
+    (source,) = find_sources([tmp_path])
+    assert frames(source)[1] == []
+    assert caplog.messages == [f"{tmp_path}: 3 of its files are left out: 2 hidden, 1 .txt"]
+    (tmp_path / "b.HEIC").write_bytes(b"none")
+    (source,) = find_sources([tmp_path])
+    assert len(caplog.messages) == 1
+    (problem,) = frames(source)[1]
+    assert problem.startswith(f"{tmp_path}: 4 of its files are left out: 2 hidden, 1 .heic, 1 .txt\nHint: convert")
 
 
 # --- cameras ----------------------------------------------------------------------------------------------------------
@@ -238,7 +295,7 @@ class Quiet(SimpleHTTPRequestHandler):
     ids=["grey", "grey with an axis", "16 bits", "with alpha", "BGR"],
 )
 def test_whatever_a_camera_gives_becomes_rgb(pixels: Any, rgb: list[int]) -> None:
-    _, image = next(camera("cam", [Capture([pixels])]).read(lambda _: None))
+    image = next(camera("cam", [Capture([pixels])]).read(lambda _: None)).image
     assert (image.dtype, image.shape, image[0, 0].tolist()) == (np.uint8, (4, 4, 3), rgb)
 
 

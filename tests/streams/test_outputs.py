@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,14 @@ from sam3_runtime import sinks
 from sam3_runtime.errors import OutputError
 from sam3_runtime.files import temporary_name
 from sam3_runtime.postprocess import rle_to_mask
+from sam3_runtime.sinks import fitted
 from sam3_runtime.sources import load_image, read_video
-from sam3_runtime.streams.cameras import Source
+from sam3_runtime.streams.cameras import Source, find_sources
 from sam3_runtime.streams.flow import Result, stream
-from sam3_runtime.streams.outputs import KINDS, Outputs, check_output, fitted
+from sam3_runtime.streams.outputs import KINDS, Outputs, check_output
 from tests.streaming import CLASSES, Listed, Seeing, camera, found, nothing, picture, threads_of_runs, within
-from tests.test_sources import write_video
+from tests.test_sources import VARIABLE, write_video
+from tests.videos import with_times, write_clip
 
 
 def result(source: str, number: int, seconds: float | None = None, size: tuple[int, int] = (24, 32)) -> Result:
@@ -170,6 +173,32 @@ def test_each_frame_of_a_file_is_there_once(tmp_path: Path) -> None:
     assert len(frames(tmp_path / "a.mp4")) == 40
 
 
+def test_a_file_of_a_variable_rate_keeps_its_times(tmp_path: Path) -> None:
+    path = with_times(write_clip(tmp_path / "clip.mp4", 10), VARIABLE)
+    sources = find_sources([path])
+
+    def work() -> Outputs:
+        with Outputs(tmp_path / "out", sources, KINDS, CLASSES) as outputs:
+            for one in stream(Seeing(), sources):
+                outputs.put(one)
+        return outputs
+
+    assert within(work).changes == []
+    assert [line["seconds"] for line in lines(tmp_path / "out/clip.jsonl")] == [time / 1e3 for time in VARIABLE]
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [one["seconds"] for one in coco["images"]] == [time / 1e3 for time in VARIABLE]
+    with read_video(tmp_path / "out/clip.mp4") as video:
+        found = [(frame.seconds, int(frame.image[40, 50, 0])) for frame in video.numbered()]
+    begins = [0.0, *(later[0] for earlier, later in pairwise(found) if later[1] - earlier[1] > 3)]
+    assert begins == pytest.approx([time / 1e3 for time in VARIABLE], abs=0.02)
+    assert found[-1][0] == pytest.approx(10, abs=0.02)
+
+
+def test_a_video_that_could_not_be_kept_as_it_is(tmp_path: Path) -> None:
+    outputs = write(tmp_path, [Listed("a", [])], [result("a", 0, size=(25, 33))], ("video",))
+    assert outputs.changes == ["a.mp4 is 34 x 26 pixels, as MP4 has it, not 33 x 25 as its frames"]
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -180,8 +209,6 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 
 
 def test_no_source_is_overwritten(tmp_path: Path) -> None:
-    from sam3_runtime.streams.cameras import find_sources
-
     video = write_video(tmp_path / "clip.avi", 2).rename(tmp_path / "clip.mp4")
     for specs in ([video], [result_picture(tmp_path / "shop/00000000.jpg").parent]):
         sources = find_sources(specs)
