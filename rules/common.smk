@@ -12,7 +12,20 @@ from sam3_runtime import damage, jobs, paths, report
 from sam3_runtime.engine_cache import register_links
 from sam3_runtime.code_digest import code_digest
 from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.errors import Sam3Error
 from sam3_runtime.planning import make_plan
+
+
+def plainly(ask):
+    """``ask``, whose messages for people end Snakemake and stand alone: it would print the way through our code."""
+
+    def answer(*arguments):
+        try:
+            return ask(*arguments)
+        except Sam3Error as error:
+            sys.exit(f"Error: {error}")
+
+    return answer
 
 
 def find_variants_file(name):
@@ -35,6 +48,7 @@ def code(script, *modules):
 def unless_whole(pattern):
     """An input of no file: an output that is there, and is not what its record says, is made again."""
 
+    @plainly
     def look(wildcards):
         file = pattern.format(**wildcards)
         what = INSPECTION.look(file) if workflow.is_main_process else None
@@ -58,6 +72,7 @@ def reference_of(wildcards):
     return f"reference/r{PLAN.variant(wildcards.variant).resolution}.safetensors"
 
 
+@plainly
 def annotations(wildcards):
     return PLAN.annotations()
 
@@ -95,12 +110,13 @@ def calibration_cache(wildcards):
     ]
 
 
+@plainly
 def refuse_unknown_variant(wildcards):
     raise PLAN.refuse(wildcards.name)
 
 
 VARIANTS_FILE = find_variants_file(config.get("variants", "variants.yaml"))
-PLAN = make_plan(VARIANTS_FILE, Path.cwd())
+PLAN = plainly(make_plan)(VARIANTS_FILE, Path.cwd())
 
 # Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
 config["variants_file"] = str(VARIANTS_FILE)
