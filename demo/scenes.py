@@ -34,6 +34,7 @@ from demo.scene_phrases import (
 )
 from demo.scene_render import boxes_of, render
 from demo.scene_shapes import SHAPES
+from sam3_runtime.wording import counted
 
 __all__ = [
     "COLOURS",
@@ -157,7 +158,7 @@ def main() -> int:
     torch.set_num_threads(min(torch.get_num_threads(), 2))
     try:
         if seeds:
-            print(f"wrote {write_coco(arguments.folder, seeds, size)}: {len(seeds)} scenes")
+            print(f"wrote {write_coco(arguments.folder, seeds, size)}: {counted(len(seeds), 'scene')}")
         if arguments.sheet:
             write_sheet(arguments.sheet, seeds[:24], size=size)
             print(f"wrote {arguments.sheet}")

@@ -17,6 +17,7 @@ from sam3_runtime.decoder_calls import EncodedPrompt, Features
 from sam3_runtime.errors import EngineError
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt, PromptError, as_prompt
+from sam3_runtime.wording import counted
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
 StageHook = Callable[[Stage], AbstractContextManager[object]]
@@ -47,7 +48,10 @@ def job_of(
 ) -> Job:
     thresholds = list(threshold) if isinstance(threshold, Sequence) else [threshold] * len(prompts)
     if len(thresholds) != len(prompts):
-        raise PromptError(f"{len(thresholds)} thresholds for {len(prompts)} prompts", "one for all, or one for each")
+        raise PromptError(
+            f"{counted(len(thresholds), 'threshold')} for {counted(len(prompts), 'prompt')}",
+            "one for all, or one for each",
+        )
     asked = [as_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     return Job(asked, thresholds, top, stages or _no_hook)
 

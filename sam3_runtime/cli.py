@@ -21,6 +21,7 @@ from sam3_runtime import __version__
 from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant, print_verdict
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.memory import MIB
+from sam3_runtime.wording import counted
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -232,7 +233,7 @@ def bench(
     shared.write(output)
     for camera in shared.bench.cameras:
         mark = "" if camera.stable else " (unstable)"
-        console.print(f"{camera.cameras} cameras: {camera.end_to_end.median:.1f} ms a round{mark}")
+        console.print(f"{counted(camera.cameras, 'camera')}: {camera.end_to_end.median:.1f} ms a round{mark}")
     console.print(f"{shared.bench.variant}: {shared.status}; wrote {output}")
 
 
@@ -282,7 +283,7 @@ def table(
     from sam3_runtime.joined import write_joined
 
     joined = write_joined(files, output)
-    console.print(f"wrote {output}.md and {output}.json: {len(joined['rows'])} variants")
+    console.print(f"wrote {output}.md and {output}.json: {counted(len(joined['rows']), 'variant')}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from sam3_runtime.banks import Bank, ClassRecord, extract, parts_for, read_refer
 from sam3_runtime.detector import saving
 from sam3_runtime.loading import load
 from sam3_runtime.projects import read_project
+from sam3_runtime.wording import counted
 
 
 def extract_bank(project_file: Path, engines: Path, output: Path, threads: int | None = None) -> Iterator[str]:
@@ -28,33 +29,39 @@ def extract_bank(project_file: Path, engines: Path, output: Path, threads: int |
     with load(engines, parts=parts_for(project), threads=threads) as pipeline:
         bank = extract(pipeline, project, references)
     bank.save(output)
-    yield f"wrote {output}: {len(bank)} classes, {output.stat().st_size / 1024:.0f} KiB"
+    yield f"wrote {output}: {counted(len(bank), 'class')}, {output.stat().st_size / 1024:.0f} KiB"
     saved = saving(engines)
     if saved is not None:
         yield f"with it, {saved}"
 
 
 def bank_table(bank: Bank) -> Table:
-    """A line a class: how it is named, and what its features hold for."""
-    table = Table("class", "words", "boxes", "reference image", "threshold", "colour", "tokens", "holds for")
-    for one in bank.record.classes:
-        red, green, blue = one.color
-        table.add_row(
-            escape(one.name),
-            escape(one.words or "–"),
-            _boxes_of(one),
-            f"{escape(one.examples.image)} ({one.examples.sha256[:12]})" if one.examples else "–",
-            f"{one.threshold:g}",
-            f"[rgb({red},{green},{blue})]██[/] #{red:02x}{green:02x}{blue:02x}",
-            str(one.tokens),
-            f"{bank.record.resolution} pixels" if one.examples else "any resolution",
-        )
+    """A line a class: how it is named, and what its features hold for. What no class has is no column."""
+    rows = [_row(one, bank.record.resolution) for one in bank.record.classes]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(row[name] or "–" for name in columns))
     return table
+
+
+def _row(one: ClassRecord, resolution: int) -> dict[str, str]:
+    red, green, blue = one.color
+    return {
+        "class": escape(one.name),
+        "words": escape(one.words or ""),
+        "boxes": _boxes_of(one),
+        "reference image": f"{escape(one.examples.image)} ({one.examples.sha256[:12]})" if one.examples else "",
+        "threshold": f"{one.threshold:g}",
+        "colour": f"[rgb({red},{green},{blue})]██[/] #{red:02x}{green:02x}{blue:02x}",
+        "tokens": str(one.tokens),
+        "holds for": f"{resolution} pixels" if one.examples else "any resolution",
+    }
 
 
 def _boxes_of(one: ClassRecord) -> str:
     if one.examples is None:
-        return "–"
+        return ""
     positive = sum(one.examples.labels)
     return f"{positive} positive, {len(one.examples.labels) - positive} negative"
 
@@ -64,6 +71,6 @@ def bank_origin(bank: Bank) -> str:
     record = bank.record
     made = ", ".join(f"{part} {precision}" for part, precision in record.precision.items())
     return (
-        f"{record.project}: {len(bank)} classes, encoded from {record.checkpoint} "
+        f"{record.project}: {counted(len(bank), 'class')}, encoded from {record.checkpoint} "
         f"({record.commit or record.checkpoint_digest[:12]}) with {record.backend}: {made}"
     )

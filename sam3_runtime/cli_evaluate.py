@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -25,6 +25,7 @@ from sam3_runtime.loading import load
 from sam3_runtime.measurements import OfVariant, of_variant
 from sam3_runtime.report_text import grid
 from sam3_runtime.toolchain import device_name
+from sam3_runtime.wording import counted
 
 
 class Evaluation(OfVariant):
@@ -46,31 +47,43 @@ class Evaluation(OfVariant):
         found = self.accuracy
         asked = "words" if self.prompts == "words" else "one example box"
         yield (
-            f"{self.variant} on {self.data}: {self.images} pictures, {found.pairs} prompts ({asked}, "
-            f"{self.phrases} phrases), {found.instances} instances, {self.seconds:.0f} s"
+            f"{self.variant} on {self.data}: {counted(self.images, 'picture')}, {counted(found.pairs, 'prompt')} "
+            f"({asked}, {counted(self.phrases, 'phrase')}), {counted(found.instances, 'instance')}, "
+            f"{self.seconds:.0f} s"
         )
-        kinds = {"boxes": found.box} | ({"masks": found.mask} if found.mask else {})
-        rows = [{"": name} | {key: _shown(value) for key, value in one} for name, one in kinds.items()]
-        yield grid(rows, ["", *AveragePrecision.model_fields])
-        concept, alarms = found.concept, found.false_alarms
-        yield (
-            f"cgF1 {_shown(concept.cgf1, 1)} = 100 x pmF1 {_shown(concept.pmf1)} x IL_MCC {_shown(concept.il_mcc)}, "
-            f"of {concept.of}, score above {found.threshold:g}"
-        )
-        yield (
-            f"false alarms: {_shown(alarms.share)} of {alarms.absent} absent prompts, {_shown(alarms.image_share)} of "
-            f"{alarms.images} pictures that were asked one"
-        )
+        yield from _measured(found)
         if found.areas == "relative":
             yield "small and large are shares of the picture: below 1/300, above 3 %"
         if found.without_mask:
-            yield f"masks: {found.without_mask} of {found.pairs} prompts are left out, as an instance has no mask"
+            prompts = counted(found.pairs, "prompt")
+            yield f"masks: an instance has none in {found.without_mask} of {prompts}, left out where masks are measured"
         if self.left_out:
-            yield f"{len(self.left_out)} pictures are left out, see above: {', '.join(self.left_out)}"
+            yield f"left out, see above: {counted(len(self.left_out), 'picture')} ({', '.join(self.left_out)})"
 
 
-def _shown(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _measured(found: Accuracy) -> Iterator[str]:
+    """AP, cgF1 and false alarms, each where there is anything that it could be measured on."""
+    kinds = {"boxes": found.box} | ({"masks": found.mask} if found.mask else {})
+    names = AveragePrecision.model_fields
+    known = [name for name in names if any(getattr(one, name) is not None for one in kinds.values())]
+    if known:
+        yield grid([{"": name, **_numbers(one, known)} for name, one in kinds.items()], ["", *known])
+    concept, alarms = found.concept, found.false_alarms
+    of = f"of {concept.of}, score above {found.threshold:g}"
+    if concept.cgf1 is not None:
+        yield f"cgF1 {concept.cgf1:.1f} = 100 x pmF1 {concept.pmf1:.3f} x IL_MCC {concept.il_mcc:.3f}, {of}"
+    elif concept.pmf1 is not None:
+        yield f"pmF1 {concept.pmf1:.3f}, {of}; cgF1 and false alarms need absent phrases, and none was asked"
+    if alarms.share is not None:
+        yield (
+            f"false alarms: {alarms.share:.3f} of {counted(alarms.absent, 'absent prompt')}, "
+            f"{alarms.image_share:.3f} of {counted(alarms.images, 'picture')} asked one"
+        )
+
+
+def _numbers(one: AveragePrecision, names: Sequence[str]) -> dict[str, str]:
+    values = {name: getattr(one, name) for name in names}
+    return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
 
 
 def evaluate(
@@ -110,7 +123,8 @@ def evaluate(
         answers = _answers(answer_all(questions, finder, pipeline.batch, leave_out), len(questions), console)
         config, records = pipeline.config, pipeline.records
     if not answers:
-        raise DataSetError(f"none of the {len(questions)} pictures of {data.name} could be read", "see above")
+        pictures = counted(len(questions), "picture")
+        raise DataSetError(f"none of the {pictures} of {data.name} could be read", "see above")
     data = data.without(left_out)
     found = Evaluation(
         **of_variant(config, records, device_name(records["decoder"].toolchain)),

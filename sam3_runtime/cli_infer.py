@@ -41,6 +41,7 @@ from sam3_runtime.sources import (
     shortened,
     unique,
 )
+from sam3_runtime.wording import counted
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}
 BOX_ON_VIDEO = (
@@ -73,11 +74,12 @@ class Summary:
 
     def lines(self) -> list[str]:
         """For people: what was found and where it was written."""
-        found = ", ".join(f"{count} {prompt}" for prompt, count in self.found.items()) or "nothing"
-        looked = f"{self.images} pictures" + (f" and {self.frames} frames" if self.frames else "")
+        found = ", ".join(f"{count} x {prompt}" for prompt, count in self.found.items()) or "nothing"
+        counts = [(self.images, "picture"), (self.frames, "frame")]
+        looked = [counted(number, noun) for number, noun in counts if number] or ["no picture"]
         wrote = [printable(f"wrote {path}") for path in self.written]
         failed = [f"{self.unread} could not be read whole, see above"] if self.problems else []
-        return [f"{looked}: {found}", *wrote, *self.changes, *failed]
+        return [f"{' and '.join(looked)}: {found}", *wrote, *self.changes, *failed]
 
 
 @dataclass(frozen=True)

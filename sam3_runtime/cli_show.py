@@ -17,6 +17,7 @@ from rich.table import Table
 from sam3_runtime.comparisons import precision_used
 from sam3_runtime.config import Verdict
 from sam3_runtime.memory import smallest_card
+from sam3_runtime.wording import counted
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:
@@ -34,7 +35,8 @@ def print_bank(console: Console, path: Path, as_json: bool) -> None:
 def print_variant(console: Console, found: dict[str, Any]) -> None:
     config = found["config"]
     console.print(f"[bold]{_name(found)}[/bold]: {found['status']}: {escape(found['reason'])}")
-    console.print(f"checkpoint {config['checkpoint']} {config['commit'] or ''} ({config['checkpoint_digest'][:12]})")
+    commit = f" {config['commit']}" if config["commit"] else ""
+    console.print(f"checkpoint {config['checkpoint']}{commit} ({config['checkpoint_digest'][:12]})")
     table = Table("part", "graph", "asked for", "MiB", "built in s", "profile", "sha256")
     for part, engine in found["engines"].items():
         profile = " ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in engine["profile"].items())
@@ -101,7 +103,7 @@ def print_overview(console: Console, found: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     console.print(
-        f"{found['distinct_engines']} engines, {found['stored_mib']} MiB; "
+        f"{counted(found['distinct_engines'], 'engine')}, {found['stored_mib']} MiB; "
         f"sharing saved {found['saved_by_sharing_mib']} MiB"
     )
 

@@ -27,7 +27,8 @@ from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result
 from sam3_runtime.streams.outputs import KINDS, Outputs, check_output
 from sam3_runtime.streams.readers import LiveSettings
-from sam3_runtime.streams.summaries import COLUMNS, RunSummary, rows_of
+from sam3_runtime.streams.summaries import RunSummary, rows_of
+from sam3_runtime.wording import counted
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,22 @@ class StreamOutcome:
         return 1 if self.summary.total.failures else 0
 
     def table(self) -> Table:
-        table = Table(*COLUMNS)
-        for row in rows_of(self.summary):
-            table.add_row(*row)
+        rows = rows_of(self.summary)
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
         return table
 
     def lines(self) -> list[str]:
         """For people: what was found, a thing in each frame counted each time, and where it was written; the last says
         whether anything is missing."""
-        found = ", ".join(f"{count} {name}" for name, count in self.summary.found.items()) or "nothing"
+        found = ", ".join(f"{count} x {name}" for name, count in self.summary.found.items()) or "nothing"
         names = ", ".join(path.name for path in self.written)
         wrote = [printable(f"wrote {names} in {self.written[0].parent}")] if names else []
         partial = [one.source for one in self.summary.sources if one.failures]
         failed = [f"not read whole, see above: {', '.join(partial)}"] if partial else []
         ended = ["ended by a signal: what came later was not looked at"] if self.signalled is not None else []
-        looked = f"found in {self.summary.total.frames} frames together: {found}"
+        looked = f"found in {counted(self.summary.total.frames, 'frame')}: {found}"
         return [looked, *wrote, *self.changes, *failed, *ended]
 
 

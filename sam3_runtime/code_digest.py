@@ -22,7 +22,16 @@ _ROOT = PACKAGE.name
 PLUMBING = frozenset(
     (
         # messages, file names and locks
-        *("errors", "files", "jobs", "gpu_lock", "code_digest", "export/locking", "backends/tensorrt_logger"),
+        *(
+            "errors",
+            "files",
+            "jobs",
+            "gpu_lock",
+            "code_digest",
+            "export/locking",
+            "backends/tensorrt_logger",
+            "wording",
+        ),
         # settings and records: what stands in them is in params and cache keys by value
         *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
         # what is shown, predicted or kept beside an engine that stays as it is

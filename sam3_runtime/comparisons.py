@@ -12,6 +12,7 @@ from sam3_runtime.config import UNKNOWN, Layers
 from sam3_runtime.measurements import Measured
 from sam3_runtime.report_text import percent
 from sam3_runtime.variants import Variant
+from sam3_runtime.wording import counted
 
 VISION = "vision-encoder"
 NOT_WORTH_IT = "not worth it"
@@ -64,7 +65,7 @@ def slower_than_sibling(found: Measured, others: Sequence[Measured]) -> str | No
     more = (ours[1] / theirs[1] - 1) * 100
     return (
         f"{name_of(found)} is **{NOT_WORTH_IT}** here: its vision encoder takes {ours[1]:.2f} ms an image at "
-        f"{ours[0]} images, {more:.1f} % more than {sibling.variant} ({theirs[1]:.2f} ms)"
+        f"{counted(ours[0], 'image')}, {more:.1f} % more than {sibling.variant} ({theirs[1]:.2f} ms)"
     )
 
 

@@ -25,6 +25,7 @@ from sam3_runtime.gpus import cuda_version, find_gpus
 from sam3_runtime.memory import MIB
 from sam3_runtime.planning import Plan, make_plan
 from sam3_runtime.toolchain import ON_GPU, trtexec_version
+from sam3_runtime.wording import counted
 
 State = Literal["ok", "missing", "warning"]
 Need = Literal["run", "build", "no"]
@@ -98,7 +99,7 @@ def _plan(folder: Path, variants: Path) -> tuple[Plan | None, Finding]:
     backend = plan.toolchain.backend
     asked = plan.variants.settings.backend
     means = f"{asked}, here {backend}" if asked != backend else backend
-    return plan, Finding("variants.yaml", "ok", f"{len(plan.names)} variants, backend {means}")
+    return plan, Finding("variants.yaml", "ok", f"{counted(len(plan.names), 'variant')}, backend {means}")
 
 
 def _cards(backend: str | None) -> Iterator[Finding]:

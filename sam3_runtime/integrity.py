@@ -16,6 +16,7 @@ from sam3_runtime.config import EngineRecord
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.hints import rebuild_hint
+from sam3_runtime.wording import counted
 
 Hashing = Literal["never", "where touched", "always"]
 
@@ -32,7 +33,7 @@ def difference(engine: Path, record: EngineRecord, hashing: Hashing = "where tou
         return "points to a file that is gone" if engine.is_symlink() else "is missing"
     if found.st_size != record.sizes.file:
         kind = "is cut off" if found.st_size < record.sizes.file else "is another file"
-        return f"{kind}: it has {found.st_size} bytes, and its record says {record.sizes.file}"
+        return f"{kind}: it has {counted(found.st_size, 'byte')}, and its record says {record.sizes.file}"
     touched = record.modified is not None and found.st_mtime != record.modified
     if hashing == "never" or (hashing == "where touched" and not touched):
         return None

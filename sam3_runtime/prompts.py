@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sam3_runtime.contract import BOX_PADDING_LABEL, MAX_BOXES
 from sam3_runtime.errors import RecordError, Sam3Error, printable
 from sam3_runtime.hints import command_for
+from sam3_runtime.wording import counted
 
 BOXES_ONLY_TEXT = "visual"
 """The words of a prompt that has boxes alone, as in transformers."""
@@ -59,7 +60,7 @@ class Prompt:
             object.__setattr__(self, "labels", (1,) * len(self.boxes))
         if len(self.labels) != len(self.boxes) or not set(self.labels) <= {0, 1}:
             raise PromptError(
-                f"the prompt {self.name!r} has {len(self.boxes)} boxes and the labels {list(self.labels)}",
+                f"the prompt {self.name!r} has {counted(len(self.boxes), 'box')} and the labels {list(self.labels)}",
                 "one label a box: 1 shows what is looked for, 0 does not",
             )
         for box in self.boxes:

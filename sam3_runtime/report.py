@@ -24,6 +24,7 @@ from sam3_runtime.memory import MIB, predict, smallest_card
 from sam3_runtime.paths import Step, chain
 from sam3_runtime.planning import Plan
 from sam3_runtime.report_text import Row, as_csv, as_html, is_bad, markdown
+from sam3_runtime.wording import counted
 
 
 class GateError(Sam3Error):
@@ -220,14 +221,13 @@ def judge(folder: Path, plan: Plan) -> None:
     if bad:
         listed = "\n".join(f"  {row['variant']}: {row['status']}: {row['reason']}" for row in bad)
         raise GateError(
-            f"{len(bad)} of {len(names)} variants did not pass:\n{listed}",
+            f"{len(bad)} of {counted(len(names), 'variant')} did not pass:\n{listed}",
             "verify.json has every comparison; the limits are `gate:` in variants.yaml",
         )
     unjudged = [row["variant"] for row in table["rows"] if row["status"] == "unverified"]
     if unjudged:
-        print(
-            f"{len(unjudged)} of {len(names)} variants are built and not judged: that needs the machine that runs them."
-        )
+        built = f"{len(unjudged)} of {counted(len(names), 'variant')}"
+        print(f"Built and not judged: {built}, as that needs the machine that runs them.")
     else:
-        print(f"All {len(names)} variants passed.")
+        print(f"{'All ' if len(names) > 1 else ''}{counted(len(names), 'variant')} passed.")
     print("The table is in bench/table.md.")

@@ -34,21 +34,18 @@ def percent(share: float) -> str:
 
 
 def _conditions(table: dict[str, Any]) -> str:
-    toolchain = table["toolchain"] or {}
-    checkpoint = table["checkpoint"] or {}
-    parts = [
-        f"device: {', '.join(table['device']) or 'not measured'}",
-        f"backend: {toolchain.get('backend')} {toolchain.get('version')}",
-        f"checkpoint: {checkpoint.get('name')} ({str(checkpoint.get('digest'))[:12]})",
-        f"measured: {', '.join(table['measured']) or 'never'}",
-        f"table of: {table['date']}",
-    ]
+    toolchain, checkpoint = table["toolchain"], table["checkpoint"]
+    parts = ["**partial: the run ended with an error**"] if table["partial"] else []
+    parts.append(f"device: {', '.join(table['device']) or 'not measured'}")
+    if toolchain and toolchain.get("driver"):
+        parts.append(f"driver: {toolchain['driver']}")
+    if toolchain:
+        parts.append(f"backend: {toolchain['backend']} {toolchain['version']}")
     if table["gpus"]:
-        parts.insert(2, f"compiled for: {names_of(table['gpus'])}")
-    if toolchain.get("driver"):
-        parts.insert(1, f"driver: {toolchain['driver']}")
-    if table["partial"]:
-        parts.insert(0, "**partial: the run ended with an error**")
+        parts.append(f"compiled for: {names_of(table['gpus'])}")
+    if checkpoint:
+        parts.append(f"checkpoint: {checkpoint['name']} ({checkpoint['digest'][:12]})")
+    parts += [f"measured: {', '.join(table['measured']) or 'never'}", f"table of: {table['date']}"]
     return "; ".join(parts)
 
 

@@ -27,6 +27,7 @@ from sam3_runtime.files import temporary_name, write_atomically
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import opencv_name
+from sam3_runtime.wording import counted
 
 Color = tuple[int, int, int]
 _PALETTE: tuple[Color, ...] = (
@@ -213,7 +214,7 @@ class VideoSink:
         with reported(self.path), opencv_name(self._temporary) as name:
             self._writer = cv2.VideoWriter(name, codec, self.fps, (width, height))
         if not self._writer.isOpened():
-            what = f"{width} x {height}, {self.fps:g} frames a second, {_VIDEO_CODEC}"
+            what = f"{width} x {height}, {counted(self.fps, 'frame')} a second, {_VIDEO_CODEC}"
             raise OutputError(
                 f"cannot write {self.path}: no video writer opens there ({what})",
                 "check that the folder can be written and has space",
@@ -224,8 +225,9 @@ class VideoSink:
         with reported(self.path):
             free = shutil.disk_usage(self.path.parent).free
         if free < _DISK_RESERVE:
+            written = counted(self.frames, "frame")
             raise OutputError(
-                f"cannot write {self.path}: the disk is full but for {free >> 10} KiB (after {self.frames} frames)",
+                f"cannot write {self.path}: the disk is full but for {free >> 10} KiB (after {written})",
                 "free some space, or write elsewhere",
             )
 
@@ -273,7 +275,7 @@ class VideoSink:
         capture.release()
         if promised < self.frames or missing:
             raise OutputError(
-                f"cannot write {self.path}: not all of its {self.frames} frames are on the disk",
+                f"cannot write {self.path}: the disk does not have all of its {counted(self.frames, 'frame')}",
                 "free some space, or write elsewhere",
             )
 

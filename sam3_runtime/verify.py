@@ -33,6 +33,7 @@ from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
 from sam3_runtime.settings import GateSection
 from sam3_runtime.toolchain import device_name
+from sam3_runtime.wording import counted
 
 Array = NDArray[Any]
 
@@ -185,7 +186,7 @@ def _compare_case(
 
 def _prompt_name(case: Case) -> str:
     """What the case asked for, in words: ``cup``, ``2 boxes``, ``cup, 1 box``."""
-    boxes = f"{len(case.boxes)} box{'es' if len(case.boxes) > 1 else ''}"
+    boxes = counted(len(case.boxes), "box")
     if not case.boxes:
         return case.text
     return boxes if case.text == BOXES_ONLY_TEXT else f"{case.text}, {boxes}"
@@ -257,8 +258,8 @@ def compare(
 def _verdict_of(found: _Findings, checks: tuple[Check, ...]) -> tuple[Literal["passed", "rejected"], str]:
     missed = [check for check in checks if not check.passed]
     if not missed:
-        counted = f"{found.total('found')} detections, {found.total('expected')} expected"
-        return "passed", f"{counted}, {found.total('agreed')} in common; {len(checks)} checks"
+        detections = f"{counted(found.total('found'), 'detection')}, {found.total('expected')} expected"
+        return "passed", f"{detections}, {found.total('agreed')} in common; {counted(len(checks), 'check')}"
     listed = "; ".join(f"{check.name} {check.value:.4g}, {check.sense} {check.limit:g}" for check in missed)
     return "rejected", listed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_bad_pictures_are_left_out_and_the_rest_is_measured(engines: Path, file:
     )  # fmt: skip
     assert said.returncode == 1
     assert "3 pictures, 12 prompts (words, 4 phrases)" in said.stdout
-    assert said.stdout.splitlines()[-1] == "3 pictures are left out, see above: 2.png, 3.png, 5.png"
+    assert said.stdout.splitlines()[-1] == "left out, see above: 3 pictures (2.png, 3.png, 5.png)"
     for message in ("2.png does not exist", "3.png is no picture that can be read", "as its EXIF orientation says"):
         assert said.stderr.count(message) == 1
     found = Evaluation.read(tmp_path / "result.json")
@@ -162,6 +163,31 @@ def test_a_data_set_of_any_name(engines: Path, file: Path, tmp_path: Path) -> No
     "\n".join(found.lines()).encode()
 
 
+def test_what_has_no_value_is_not_printed(engines: Path, file: Path) -> None:
+    """Without absent phrases there is no cgF1; where nothing is of a size, no AP of it."""
+    content = json.loads(file.read_text())
+    there = content["annotations"][:1]
+    (first,) = (one for one in content["images"] if one["id"] == there[0]["image_id"])
+    first["prompted_category_ids"] = [there[0]["category_id"]]
+    file.write_text(json.dumps(content | {"images": [first], "annotations": there}))
+    found = quiet(engines, file)
+    heading, head, _, boxes, masks, of_concepts = "\n".join(found.lines()).splitlines()
+    assert f"{found.data}: 1 picture, 1 prompt (words, 1 phrase), 1 instance, " in heading
+    assert head.replace(" ", "").startswith("||ap|ap50|ap75|")
+    assert "–" not in head + boxes + masks
+    assert re.fullmatch(
+        r"pmF1 \d\.\d{3}, of masks, score above 0\.5; cgF1 and false alarms need absent phrases, and none was asked",
+        of_concepts,
+    )
+    first["prompted_category_ids"] = [
+        one["id"] for one in content["categories"] if one["id"] != there[0]["category_id"]
+    ]
+    file.write_text(json.dumps(content | {"images": [first], "annotations": []}))
+    heading, alarms = quiet(engines, file).lines()
+    assert ", 3 prompts (words, 3 phrases), 0 instances, " in heading
+    assert re.fullmatch(r"false alarms: \d\.\d{3} of 3 absent prompts, \d\.\d{3} of 1 picture asked one", alarms)
+
+
 def test_a_mask_that_is_not_there_is_said(engines: Path, file: Path) -> None:
     content = json.loads(file.read_text())
     content["annotations"][0]["segmentation"] = []
@@ -169,7 +195,10 @@ def test_a_mask_that_is_not_there_is_said(engines: Path, file: Path) -> None:
     said = run("evaluate", str(engines), str(file))
     assert said.returncode == 0
     assert "| masks" in said.stdout
-    assert said.stdout.splitlines()[-1] == "masks: 1 of 24 prompts are left out, as an instance has no mask"
+    assert (
+        said.stdout.splitlines()[-1]
+        == "masks: an instance has none in 1 of 24 prompts, left out where masks are measured"
+    )
     assert "1 of 25 annotations have no mask, first annotations.0 (id 1)" in said.stderr
 
 

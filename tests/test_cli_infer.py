@@ -54,6 +54,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_summary_counts_what_there_was() -> None:
+    assert Summary(images=1, found={"cup": 1}).lines() == ["1 picture: 1 x cup"]
+    assert Summary(frames=10, found={"cup": 3, "red car": 0}).lines() == ["10 frames: 3 x cup, 0 x red car"]
+    assert Summary(images=2, frames=1).lines() == ["2 pictures and 1 frame: nothing"]
+    assert Summary().lines() == ["no picture: nothing"]
+
+
 def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     for index in range(6):
         photo(tmp_path / "photos" / f"{index}.png", index)

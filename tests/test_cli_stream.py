@@ -63,8 +63,8 @@ def test_sources_of_every_kind_at_once(fake_variant: Path, bank: Path, tmp_path:
         assert (tmp_path / f"out/{name}.mp4").is_file()
     assert all("track" in found for line in lines(tmp_path / "out/clip.jsonl") for found in line["detections"])
     assert outcome.exit_code == 1, "the camera was given up"
-    assert "cam is given up after 1 failures" in by_name["cam"]["problems"][0]
-    assert outcome.lines()[0].startswith(f"found in {summary['total']['frames']} frames together: ")
+    assert "cam is given up after 1 failure in a row" in by_name["cam"]["problems"][0]
+    assert outcome.lines()[0].startswith(f"found in {summary['total']['frames']} frames: ")
     assert outcome.lines()[1].startswith("wrote clip.mp4, clip.jsonl, clip, frames.mp4")
     assert outcome.lines()[1].endswith(f"coco.json, summary.json in {tmp_path / 'out'}")
     assert outcome.lines()[-1] == "not read whole, see above: cam"

@@ -168,7 +168,7 @@ def test_boxes_need_the_image_that_they_are_on(fake_pipeline: Pipeline) -> None:
 
 
 def test_thresholds_are_one_or_one_for_each(fake_pipeline: Pipeline) -> None:
-    with pytest.raises(PromptError, match="2 thresholds for 1 prompts"):
+    with pytest.raises(PromptError, match="2 thresholds for 1 prompt\n"):
         fake_pipeline.detect([photo(1)], ["cat"], threshold=[0.1, 0.2])
 
 

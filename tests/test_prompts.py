@@ -37,7 +37,7 @@ def test_a_prompt_of_boxes_alone_reads_as_transformers_reads_it() -> None:
         ({"text": "  "}, "is empty"),
         ({"text": "caf\udce9"}, r"the prompt 'caf\\udce9' is no Unicode"),
         ({"boxes": (BOX,) * 28}, "has 28 boxes"),
-        ({"boxes": (BOX,), "labels": (1, 1)}, r"1 boxes and the labels \[1, 1\]"),
+        ({"boxes": (BOX,), "labels": (1, 1)}, r"1 box and the labels \[1, 1\]"),
         ({"boxes": (BOX,), "labels": (2,)}, r"the labels \[2\]"),
         ({"boxes": ((5, 5, 5, 9),)}, r"the box \[5, 5, 5, 9\] is empty"),
         ({"boxes": ((5, 5, float("nan"), 9),)}, "is empty"),

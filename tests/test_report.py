@@ -63,6 +63,25 @@ def bench(folder: Path, engines: dict[str, str], stable: bool = True, counts: tu
     BenchResult(**fields).write(folder / f"bench/{NAME}.json")
 
 
+def test_what_is_unknown_is_not_written_and_numbers_have_their_nouns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A work folder without a toolchain and without a checkpoint, with one variant and with two."""
+    names = [NAME, "b8_q50_r560"]
+    verdict(tmp_path, "passed", built(tmp_path))
+    judge(tmp_path, listing(tmp_path, NAME))
+    said = capsys.readouterr().out
+    assert "\n1 variant passed.\n" in said
+    assert "None" not in said
+    assert "backend" not in said.split("\n\n")[1]
+    verdict(tmp_path, "passed", built(tmp_path, names[1]), names[1])
+    judge(tmp_path, listing(tmp_path, *names))
+    assert "\nAll 2 variants passed.\n" in capsys.readouterr().out
+    verdict(tmp_path, "unverified", built(tmp_path))
+    judge(tmp_path, listing(tmp_path, NAME))
+    assert "\nBuilt and not judged: 1 of 1 variant, as that needs" in capsys.readouterr().out
+
+
 def test_a_variant_that_passed(tmp_path: Path) -> None:
     digests = built(tmp_path)
     verdict(tmp_path, "passed", digests)

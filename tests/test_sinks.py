@@ -292,6 +292,6 @@ def test_a_video_that_is_not_whole_is_told(tmp_path: Path) -> None:
     for seed in range(20):
         sink.write(noise(48, 64, seed))
     sink.frames = 21
-    with pytest.raises(OutputError, match="not all of its 21 frames are on the disk"):
+    with pytest.raises(OutputError, match="the disk does not have all of its 21 frames"):
         sink.close()
     assert not list(tmp_path.iterdir())

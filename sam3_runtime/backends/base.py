@@ -22,6 +22,7 @@ from sam3_runtime.errors import EngineError
 from sam3_runtime.postprocess import Finish, Size
 from sam3_runtime.preprocess import Image
 from sam3_runtime.variants import Variant
+from sam3_runtime.wording import counted
 
 Array = NDArray[Any]
 BATCH_SYMBOLS = ("B", "P", "N")
@@ -199,7 +200,7 @@ def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Va
         _check_range(record, symbol, value, variant)
     if "N" in values and values["N"] not in (1, values.get("P", 1)):
         raise EngineError(
-            f"the {record.part} got features of {values['N']} images and {values['P']} prompts",
+            f"the {record.part} got features of {counted(values['N'], 'image')} and {counted(values['P'], 'prompt')}",
             "give the features of one image, or of one image for each prompt",
         )
     return values

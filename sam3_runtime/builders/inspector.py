@@ -19,6 +19,7 @@ from typing import Any
 
 from sam3_runtime.config import UNKNOWN, Layers
 from sam3_runtime.report_text import percent
+from sam3_runtime.wording import counted
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _TYPES = (
@@ -186,15 +187,16 @@ def report_layers(layers: Layers, unseen: Sequence[str] = ()) -> list[str]:
     shares = ", ".join(f"{_told(kind)} {percent(amount / whole)}" for kind, amount in layers.work.items())
     counts = ", ".join(f"{_told(kind)} {count}" for kind, count in layers.types.items())
     lines = [
-        f"{layers.count} layers ({counts}), {layers.attention} fused attentions, {layers.reformats} reformats, "
-        f"{layers.opaque} blocks whose inside TensorRT does not show",
+        f"{counted(layers.count, 'layer')} ({counts}), {counted(layers.attention, 'fused attention')}, "
+        f"{counted(layers.reformats, 'reformat')}, "
+        f"{counted(layers.opaque, 'block')} whose inside TensorRT does not show",
         f"matrix work: {shares or 'none'}",
     ]
     if layers.narrowed:
         lines.append(f"WARNING: float32 was asked for and is not used in {', '.join(layers.narrowed)}")
     if unseen:
         lines.append(
-            f"of {len(unseen)} nodes that were told to run in float32 this TensorRT does not tell whether they do"
+            f"{counted(len(unseen), 'node')} told to run in float32, and this TensorRT does not tell whether they do"
         )
     return lines
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from sam3_runtime.wording import counted
+
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _OWN = ("(Unnamed Layer", "ONNXTRT_")
 """What the names of layers begin with that the parser adds and that no node is responsible for."""
@@ -33,7 +35,7 @@ def hold_islands(trt: Any, layers: Sequence[Any], nodes: Collection[str]) -> int
     told = [layer for layer in inside if _hold(trt, layer)]
     found = {name for layer in layers for name in nodes_of(layer)}
     missing = sorted(set(nodes) - found)
-    print(f"float32 islands: {len(nodes)} nodes, {len(told)} layers obliged to float32")
+    print(f"float32 islands: {counted(len(nodes), 'node')}, {counted(len(told), 'layer')} obliged to float32")
     if missing:
         print(f"float32 islands: no layer of its own for {', '.join(missing)}")
     return len(told)

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from sam3_runtime.errors import BuildError
+from sam3_runtime.wording import counted
 
 EXPECTED = {
     r"Missing scale and zero-point for tensor": (
@@ -127,9 +128,9 @@ class BuildLog:
         """Print what the warnings mean, once for each kind; return those that nobody has explained."""
         unexplained = [text for text in dict.fromkeys(self.warnings) if explanation(text) is None]
         reasons = dict.fromkeys(reason for text in self.warnings if (reason := explanation(text)))
-        counted = {reason: sum(explanation(text) == reason for text in self.warnings) for reason in reasons}
-        for reason, count in counted.items():
-            print(f"expected, {count} of {len(self.warnings)} warnings: {reason}")
+        for reason in reasons:
+            count = sum(explanation(text) == reason for text in self.warnings)
+            print(f"expected, {count} of {counted(len(self.warnings), 'warning')}: {reason}")
         for text in unexplained:
             print(f"A warning that this version cannot explain: {text}")
         return unexplained

@@ -29,6 +29,7 @@ from sam3_runtime.postprocess import Size
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Box
 from sam3_runtime.sources import load_image
+from sam3_runtime.wording import counted
 
 Rle = dict[str, Any]
 """COCO's compressed run-length encoding: ``size`` [H, W] and ``counts``."""
@@ -196,7 +197,7 @@ def read_concepts(
     )  # fmt: skip
     if not any(isinstance(image.source, Path) and image.source.is_file() for image in found):
         raise DataSetError(
-            f"{annotations}: none of its {len(found)} pictures is in {folder}, first {found[0].name}",
+            f"{annotations}: none of its {counted(len(found), 'picture')} is in {folder}, first {found[0].name}",
             "name the folder that file_name is relative to: --images FOLDER",
         )
     if not any(image.prompted for image in found):
@@ -332,7 +333,7 @@ def _mask(segmentation: Any, size: Size, place: str) -> Rle | None:
             counts = segmentation["counts"]
             runs = np.asarray(counts, np.int64) if isinstance(counts, list) else run_lengths(counts)
             if tuple(segmentation["size"]) != size or runs.min(initial=0) < 0 or runs.sum() != size[0] * size[1]:
-                raise ValueError(f"{runs.sum()} pixels in runs, size {segmentation['size']}")
+                raise ValueError(f"{counted(int(runs.sum()), 'pixel')} in runs, size {segmentation['size']}")
             encoded = coco.frPyObjects(segmentation, *size) if isinstance(counts, list) else segmentation
     except Exception as error:  # pycocotools raises bare Exception for what it does not know
         raise DataSetError(f"{place} is no mask of {size[1]} x {size[0]} pixels: {error}", hint) from None

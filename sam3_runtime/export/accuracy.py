@@ -24,6 +24,7 @@ from sam3_runtime.export.weights import load_model
 from sam3_runtime.postprocess import Detections, Size, detections_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.wording import counted
 
 LEAST_AP = 0.05
 """Where the reference reaches less, there is nothing that a variant could lose."""
@@ -42,7 +43,7 @@ def compute_accuracy(
     size = sum(3 * image.size[0] * image.size[1] for image in data.images)
     if size > LARGEST_FILE:
         raise ExportError(
-            f"{len(data.images)} pictures take {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
+            f"{counted(len(data.images), 'picture')}: {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
             "lower accuracy.limit, or use smaller pictures",
         )
     detect = TorchDetector(lock, resolution, data.phrases)
@@ -67,7 +68,7 @@ def _readable(data: ConceptData) -> ConceptData:
             print(f"left out: {error}")
             left_out.append(image.id)
     if left_out:
-        print(f"{len(left_out)} of the {len(data.images)} pictures of {data.name} are left out, see above")
+        print(f"left out, see above: {len(left_out)} of the {counted(len(data.images), 'picture')} of {data.name}")
     return data.without(left_out)
 
 

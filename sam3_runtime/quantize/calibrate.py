@@ -28,6 +28,7 @@ from sam3_runtime.files import sha256_of, written_whole
 from sam3_runtime.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
+from sam3_runtime.wording import counted
 
 Announce = Callable[[str], None]
 Upload = Callable[[FloatArray], int]
@@ -95,7 +96,8 @@ def calibrate(
     shortage = frames.shortage()
     if shortage:
         announce(shortage)
-    print(f"{record.algorithm} over {record.frames} frames, {record.seconds:.0f} s: {record.summary()}", flush=True)
+    frames_taken = counted(record.frames, "frame")
+    print(f"{record.algorithm} over {frames_taken}, {record.seconds:.0f} s: {record.summary()}", flush=True)
 
 
 def _checked(facts: Graph, graph: Path) -> int:
@@ -153,7 +155,7 @@ class Feed:
         now = time.monotonic()
         if self._said is not None and self._taken == size:
             rest = (now - self._said) / size * (self._expected - size)
-            self._announce(f"TensorRT calibrates on {self._expected} frames: about {rest:.0f} s more")
+            self._announce(f"TensorRT calibrates on {counted(self._expected, 'frame')}: about {rest:.0f} s more")
         self._said = now
         self._taken = min(self._taken + size, self._expected)
         print(f"calibrating on frame {self._taken} of {self._expected}", flush=True)

@@ -21,6 +21,7 @@ from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.errors import CalibrationError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.quantize.record import Measurement
+from sam3_runtime.wording import counted
 
 _HEADER = re.compile(r"TRT-\d+-\w+")
 _FEW = 8  # names that a log lists
@@ -53,7 +54,7 @@ class CalibratorRecord(Measurement):
         if self.missing:
             without["of the graph, and not in the cache: not measured"] = list(self.missing)
         lines = [f"  {len(names)} without one ({reason}): {_few(names)}" for reason, names in without.items()]
-        return "\n".join([f"{len(self.scales)} tensors got a scale", *lines])
+        return "\n".join([f"{counted(len(self.scales), 'tensor')} got a scale", *lines])
 
 
 def _few(names: Sequence[str]) -> str:

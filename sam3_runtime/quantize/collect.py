@@ -24,6 +24,7 @@ from sam3_runtime.preprocess import preprocess
 from sam3_runtime.quantize.frames import Frames, measured_on, prepared
 from sam3_runtime.quantize.ranges import Histogram, find_ranges
 from sam3_runtime.quantize.record import Calibration
+from sam3_runtime.wording import counted
 
 Announce = Callable[[str], None]
 
@@ -66,7 +67,7 @@ def measure_scales(
         without=without,
     ).sealed()
     result.write(output)
-    print(f"{result.algorithm} over {result.frames} frames, {result.seconds:.0f} s: {result.summary()}")
+    print(f"{result.algorithm} over {counted(result.frames, 'frame')}, {result.seconds:.0f} s: {result.summary()}")
 
 
 class Observer:
@@ -149,7 +150,7 @@ def _run(
     has nothing else to do then, prepares the next ones.
     """
     expected = frames.expected()
-    print(f"measuring on {device.type}, {expected} frames at {resolution}", flush=True)
+    print(f"measuring on {device.type}, {counted(expected, 'frame')} at {resolution}", flush=True)
     threads = 0 if device.type == "cpu" else min(os.cpu_count() or 1, _THREADS)
     started = said = time.monotonic()
     pixels_of = prepared(frames, lambda image: preprocess([image], resolution, preprocessing), threads)
@@ -164,11 +165,11 @@ def _run(
             each = now - started
             announce(
                 f"calibration of r{resolution} on the CPU: about {_duration(each * expected)} "
-                f"({expected} frames, {each:.1f} s for the first)"
+                f"({counted(expected, 'frame')}, {each:.1f} s for the first)"
             )
         elif now - said > _PROGRESS_EVERY:
             left = (now - started) / done * max(expected - done, 0)
-            print(f"  {done} of {expected} frames, {_duration(left)} left", flush=True)
+            print(f"  {done} of {counted(expected, 'frame')}, {_duration(left)} left", flush=True)
             said = now
     shortage = frames.shortage()
     if shortage:

@@ -17,6 +17,7 @@ from sam3_runtime.config import Preprocessing, Record
 from sam3_runtime.errors import CalibrationError
 from sam3_runtime.files import digest_of
 from sam3_runtime.settings import Algorithm
+from sam3_runtime.wording import counted
 
 Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -64,7 +65,8 @@ class Calibration(Measurement):
     without: dict[str, str]
 
     def summary(self) -> str:
-        lines = [f"{len(self.amax) + len(self.without)} layers with weights, {len(self.amax)} of them with a scale"]
+        layers = counted(len(self.amax) + len(self.without), "layer")
+        lines = [f"{layers} with weights, {len(self.amax)} of them with a scale"]
         lines += [f"  without: {module} ({reason})" for module, reason in self.without.items()]
         return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sam3_runtime.measurements import StreamBench
 from sam3_runtime.report_text import RANDOM_NOTE, checkpoint_is_random, grid
+from sam3_runtime.wording import counted
 
 _LEGEND = (
     "A round is a batch of frames, from one round's end to the next one's: decoding, preprocessing, engines, "
@@ -29,8 +30,9 @@ def markdown(bench: StreamBench) -> str:
         *([_clocks(bench)] if bench.clocks else []),
     ]
     said = (
-        f"{bench.cameras} cameras of {sizes}, {bench.classes} classes, {kept}: {bench.masks:g} masks a round of "
-        f"{bench.images:g} frames; {bench.frames} frames in {bench.seconds:g} s."
+        f"{counted(bench.cameras, 'camera')} of {sizes}, {counted(bench.classes, 'class')}, {kept}: "
+        f"{counted(bench.masks, 'mask')} a round of {counted(bench.images, 'frame')}; "
+        f"{counted(bench.frames, 'frame')} in {bench.seconds:g} s."
     )
     memory = bench.device_memory.peak_mib if bench.device_memory else None
     row = {

@@ -41,6 +41,7 @@ from sam3_runtime.sources import (
     shortened,
     unique,
 )
+from sam3_runtime.wording import counted
 
 log = logging.getLogger(__name__)
 CAMERA = "camera:"
@@ -201,7 +202,8 @@ def find_sources(
     if cameras is not None:
         if cameras < len(found):
             raise SourceError(
-                f"{len(found)} sources are given for {cameras} cameras", "ask for more --cameras, or name fewer files"
+                f"{len(found)} sources are given for {counted(cameras, 'camera')}",
+                "ask for more --cameras, or name fewer files",
             )
         if any(source.live for source in found) and cameras > len(found):
             raise SourceError("a live source cannot stand for several cameras", "leave --cameras out, or name files")

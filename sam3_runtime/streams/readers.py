@@ -19,6 +19,7 @@ from sam3_runtime.errors import SourceError
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.rounds import Inbox
+from sam3_runtime.wording import counted
 
 _TICK = 0.05  # seconds between two looks at the clock
 _STUCK_MOST = 3  # threads of one source that may hang in its driver; no call of OpenCV can be broken off
@@ -219,7 +220,7 @@ class _Reader:
         settings = self._readers.settings
         self._failed += 1
         if settings.attempts is not None and self._failed >= settings.attempts:
-            self._note(f"{fault}\n{self._source.name} is given up after {self._failed} failures in a row")
+            self._note(f"{fault}\n{self._source.name} is given up after {counted(self._failed, 'failure')} in a row")
             return False
         doublings = min(self._failed - 1, _MOST_DOUBLINGS)
         pause = min(settings.first_pause * 2.0**doublings, settings.longest_pause)

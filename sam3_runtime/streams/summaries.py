@@ -100,18 +100,27 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1e3, 1)
 
 
-def rows_of(summary: RunSummary) -> list[list[str]]:
-    """A table for people: a row for each source, and one for all where there are several."""
+def rows_of(summary: RunSummary) -> list[dict[str, str]]:
+    """A table for people: a row for each source, and one for all where there are several. A column in which none has a
+    value, such as latency where no source gave a frame, is left out."""
     lines = [*summary.sources, *([summary.total] if len(summary.sources) > 1 else [])]
-    return [
-        [one.source, str(one.frames), f"{one.fps:.2f}", _cell(one.latency_p50), _cell(one.latency_p95),
-         str(one.dropped), str(one.failures)]
+    rows = [
+        {
+            "source": one.source,
+            "frames": str(one.frames),
+            "fps": f"{one.fps:.2f}",
+            "latency p50 ms": _cell(one.latency_p50),
+            "p95 ms": _cell(one.latency_p95),
+            "dropped": str(one.dropped),
+            "failures": str(one.failures),
+        }
         for one in lines
-    ]  # fmt: skip
+    ]
+    return [{name: cell for name, cell in row.items() if any(other[name] != _NONE for other in rows)} for row in rows]
 
 
-COLUMNS = ("source", "frames", "fps", "latency p50 ms", "p95 ms", "dropped", "failures")
+_NONE = "–"
 
 
 def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return _NONE if value is None else f"{value:.1f}"

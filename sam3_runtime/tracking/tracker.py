@@ -26,6 +26,7 @@ from sam3_runtime.assignment import Pairs, assign
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.tracking import motion, overlap
+from sam3_runtime.wording import counted
 
 NO_TRACK = -1
 """The id of a detection that belongs to no track, or to one that is not confirmed yet."""
@@ -97,7 +98,7 @@ class Tracker:
         """
         if len(detections) != len(self._tracks):
             raise TrackError(
-                f"a frame has detections of {len(detections)} classes, and its tracker was made for "
+                f"a frame has detections of {counted(len(detections), 'class')}, and its tracker was made for "
                 f"{len(self._tracks)}",
                 "make one tracker for each source, and give it every class of every frame",
             )

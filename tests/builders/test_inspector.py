@@ -126,7 +126,7 @@ def test_islands_that_cannot_be_seen_are_counted() -> None:
     assert read(dark, *islands).narrowed == ()
     unseen = unseen_islands(parse_layers(json.dumps({"Layers": dark})), islands)
     assert unseen == ["Div", "Sqrt", "Sub", "absent"]
-    assert report_layers(read(dark, *islands), unseen)[-1].startswith("of 4 nodes that were told to run in float32")
+    assert report_layers(read(dark, *islands), unseen)[-1].startswith("4 nodes told to run in float32")
 
 
 @pytest.mark.parametrize("field", ["Datatype", "DataType"])
@@ -169,7 +169,7 @@ def test_what_is_no_layer_list_is_refused() -> None:
 def test_for_people() -> None:
     lines = report_layers(read(EIGHT, "Mul"))
     assert (
-        "5 layers (float16 2, float32 1, not told by this TensorRT: 1), 0 fused attentions, 1 reformats, 1 blocks"
+        "5 layers (float16 2, float32 1, not told by this TensorRT: 1), 0 fused attentions, 1 reformat, 1 block "
         in lines[0]
     )
     assert lines[1] == "matrix work: int8 6%, not told by this TensorRT: 94%"

@@ -57,7 +57,7 @@ def test_the_command_writes_a_record_and_a_table(fake_variant: Path, bank: Path,
     assert found.threads == 1
     text = (tmp_path / "results/fake.md").read_text()
     assert done.stdout == text == markdown(found)
-    assert "1 cameras of 64 x 48, 3 classes, what scores above the threshold" in text
+    assert "1 camera of 64 x 48, 3 classes, what scores above the threshold" in text
     assert "gpu_busy |" not in text
     on_gpu = found.model_copy(
         update={

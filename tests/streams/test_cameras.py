@@ -108,7 +108,7 @@ def test_files_stand_for_several_cameras(tmp_path: Path) -> None:
     sources = find_sources(videos, cameras=5)
     assert [one.name for one in sources] == ["a", "b", "a-2", "b-2", "a-3"]
     assert [len(values(one)) for one in sources] == [3] * 5
-    with pytest.raises(SourceError, match="2 sources are given for 1 cameras"):
+    with pytest.raises(SourceError, match="2 sources are given for 1 camera\n"):
         find_sources(videos, cameras=1)
     with pytest.raises(SourceError, match="cannot stand for several cameras"):
         find_sources(["camera:0"], cameras=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.streams.summaries import COLUMNS, Durations, RunSummary, Tally, rows_of
+from sam3_runtime.streams.summaries import Durations, RunSummary, Tally, rows_of
 
 
 @pytest.mark.parametrize("percent", [1, 50, 95, 99, 100])
@@ -31,9 +31,12 @@ def test_a_table_of_one_and_of_several() -> None:
     total = tallies[0].merged(tallies[1]).summary("total", 2.0, dropped=6, failures=2)
     run = RunSummary(seconds=2.0, rounds=3, sources=tuple(lines), total=total, found={})
     rows = rows_of(run)
-    assert [row[0] for row in rows] == ["a", "b", "total"]
-    assert rows[1] == ["b", "0", "0.00", "–", "–", "3", "1"]
-    assert rows[2][:3] == ["total", "3", "1.50"]
-    assert float(rows[0][3]) == pytest.approx(200, rel=0.01)
-    assert all(len(row) == len(COLUMNS) for row in rows)
-    assert len(rows_of(run.model_copy(update={"sources": run.sources[:1]}))) == 1
+    assert [row["source"] for row in rows] == ["a", "b", "total"]
+    assert list(rows[1].values()) == ["b", "0", "0.00", "–", "–", "3", "1"]
+    assert list(rows[2].values())[:3] == ["total", "3", "1.50"]
+    assert float(rows[0]["latency p50 ms"]) == pytest.approx(200, rel=0.01)
+    assert all(list(row) == list(rows[0]) for row in rows)
+    nothing = run.sources[1:]
+    assert [list(row.values()) for row in rows_of(run.model_copy(update={"sources": nothing}))] == [
+        ["b", "0", "0.00", "3", "1"]
+    ], "no column of what no source has"

@@ -1,0 +1,15 @@
+"""How messages for people count things. Pure, and knows nothing of this project."""
+
+from __future__ import annotations
+
+
+def counted(number: float, noun: str) -> str:
+    """``1 picture``, ``0 pictures``, ``2 absent phrases``, ``3 boxes``: a number and its ``noun`` (in the singular)."""
+    shown = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{shown} {noun if number == 1 else _plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
