@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import sam3_runtime
-from sam3_runtime.sinks import draw, write_picture
+from sam3_runtime.drawing import draw
+from sam3_runtime.sinks import write_picture
 from sam3_runtime.sources import expand_images, load_image
 
 

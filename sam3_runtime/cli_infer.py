@@ -20,14 +20,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sam3_runtime.drawing import draw
 from sam3_runtime.errors import OutputError, SourceError, printable
 from sam3_runtime.files import remove_abandoned_parts
+from sam3_runtime.fonts import boxes_in
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Box, Prompt, PromptError
-from sam3_runtime.sinks import JsonLines, VideoSink, as_line, draw, write_picture
+from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
 from sam3_runtime.sources import (
     IMAGE_SUFFIXES,
     Frame,
@@ -156,6 +158,8 @@ def infer(
         report = _reporter(console)
         if video is not None and boxes:
             report(BOX_ON_VIDEO)
+        if unseen := boxes_in(prompts):
+            report(unseen)
         run = _Run(pipeline, asked, conf, top, frames, output, summary, progress, report)
         for one in left_out:
             if one.pictures:

@@ -22,6 +22,7 @@ from sam3_runtime.cli_infer import quiet_decoders
 from sam3_runtime.detector import open_detector
 from sam3_runtime.errors import OutputError, printable
 from sam3_runtime.files import write_atomically
+from sam3_runtime.fonts import boxes_in
 from sam3_runtime.sinks import reported
 from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result
@@ -111,6 +112,9 @@ def run_stream(
         detector = stack.enter_context(open_detector(engines, classes, top=top, threads=threads))
         if detector.saved is not None:
             tell(detector.saved)
+        drawn = {"video", "images"}.intersection(save)
+        if unseen := boxes_in(one.name for one in detector.classes) if drawn else None:
+            tell(unseen)
         settings = FlowSettings(frames=frames, live=live or LiveSettings())
         flow = Flow(detector, found, track=track, settings=settings, tell=tell)
         signals = stack.enter_context(_ended_by_signals(flow))

@@ -22,11 +22,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from typing_extensions import Self
 
+from sam3_runtime.drawing import Color
 from sam3_runtime.errors import ProjectError
 from sam3_runtime.placed_yaml import Document, Places, dotted, nearest_place
 from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.settings import NonNegative, Section, Share, json_schema
-from sam3_runtime.sinks import Color
 from sam3_runtime.sources import PACKAGE
 
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")

@@ -1,4 +1,4 @@
-"""Shows and writes what was found: annotated pictures, annotated video, JSON Lines.
+"""Writes what was found: pictures, video, JSON Lines.
 
 Every file is written to a temporary name and renamed: it is whole or not there, and a full disk is one message. The
 lines of a live source, which may never end, are there as they come. Knows detections and OpenCV, and no engine. Images
@@ -7,7 +7,6 @@ are RGB here too; they become BGR on their way into a file.
 
 from __future__ import annotations
 
-import colorsys
 import json
 import os
 import shutil
@@ -29,20 +28,6 @@ from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import opencv_name
 from sam3_runtime.wording import counted
 
-Color = tuple[int, int, int]
-_PALETTE: tuple[Color, ...] = (
-    (230, 60, 60),
-    (40, 130, 240),
-    (50, 180, 75),
-    (245, 170, 30),
-    (160, 70, 220),
-    (20, 190, 190),
-    (240, 90, 190),
-    (150, 110, 60),
-)
-_MASK_OPACITY = 0.4
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_FONT_IS_UNICODE = int(cv2.__version__.partition(".")[0]) >= 5
 _VIDEO_CODEC = "mp4v"
 _DISK_RESERVE = 1 << 20  # bytes that writing a video leaves free: it is closed with them
 _FRAMES_CHECKED = 16
@@ -60,76 +45,6 @@ def reported(path: Path) -> Iterator[None]:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}", "free some space, or write elsewhere"
         ) from error
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def color_of(prompt_index: int) -> Color:
-    """The colour (RGB) of a prompt; the first eight are told apart easily, later ones are spread over the hues."""
-    if prompt_index < len(_PALETTE):
-        return _PALETTE[prompt_index]
-    red, green, blue = colorsys.hsv_to_rgb(prompt_index * 0.618 % 1, 0.75, 0.9)
-    return int(red * 255), int(green * 255), int(blue * 255)
-
-
-def draw(
-    image: Image,
-    found: Sequence[Detections],
-    colors: Sequence[Color] | None = None,
-    tracks: Sequence[NDArray[np.int64]] | None = None,
-) -> Image:
-    """A copy of ``image`` [H, W, 3] with masks, contours, boxes and labels.
-
-    A colour for each prompt: of ``colors``, where given, else :func:`color_of`. ``tracks`` are the identities of each
-    prompt's detections; those that have one show it.
-    """
-    canvas = image.copy()
-    weight = max(1, round(max(image.shape[:2]) / 500))  # line width in pixels
-    chosen = [colors[one.prompt_index] if colors else color_of(one.prompt_index) for one in found]
-    for detections, color in zip(found, chosen, strict=True):
-        for mask in detections.masks:
-            _draw_mask(canvas, mask, color, weight)
-    for place, (detections, color) in enumerate(zip(found, chosen, strict=True)):  # so that no mask covers a label
-        for row, (box, score) in enumerate(zip(detections.boxes, detections.scores, strict=True)):
-            corners = [round(float(side)) for side in box]
-            cv2.rectangle(canvas, corners[:2], corners[2:], color, weight, cv2.LINE_AA)
-            track = int(tracks[place][row]) if tracks else -1
-            label = f"{detections.prompt} {score:.2f}"
-            _draw_label(canvas, label if track < 0 else f"#{track} {label}", (corners[0], corners[1]), color)
-    return canvas
-
-
-def _draw_mask(canvas: Image, mask: np.ndarray[Any, np.dtype[np.bool_]], color: Color, weight: int) -> None:
-    plane = mask.view(np.uint8)
-    left, top, width, height = cv2.boundingRect(plane)
-    if not width:
-        return
-    # Only where the mask is: blending whole pictures for every instance would be most of a video's time.
-    area = np.s_[top : top + height, left : left + width]
-    inside = np.ascontiguousarray(plane[area])
-    solid = np.full((height, width, 3), color, np.uint8)
-    blended = cv2.addWeighted(canvas[area], 1 - _MASK_OPACITY, solid, _MASK_OPACITY, 0)
-    canvas[area] = cv2.copyTo(blended, inside, canvas[area].copy())
-    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outlines, -1, color, weight, cv2.LINE_AA, offset=(left, top))
-
-
-def _draw_label(canvas: Image, text: str, corner: tuple[int, int], color: Color) -> None:
-    """White on the prompt's colour, above the box's top left corner, moved to be on the picture."""
-    height, width = canvas.shape[:2]
-    size = max(0.4, max(height, width) / 1600)
-    weight = max(1, round(size * 1.6))
-    plain = text if _FONT_IS_UNICODE else text.encode("ascii", "replace").decode()
-    (wide, tall), below = cv2.getTextSize(plain, _FONT, size, weight)
-    margin = max(2, tall // 4)
-    left = min(max(corner[0], 0), max(0, width - wide - 2 * margin))
-    bottom = min(max(corner[1], tall + below + 2 * margin), height)
-    top = bottom - tall - below - 2 * margin
-    cv2.rectangle(canvas, (left, top), (left + wide + 2 * margin, bottom), color, cv2.FILLED)
-    cv2.putText(
-        canvas, plain, (left + margin, bottom - below - margin), _FONT, size, (255, 255, 255), weight, cv2.LINE_AA
-    )
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ from sam3_runtime.sources import load_image, read_video
 from tests.test_sources import VARIABLE, not_utf8, odd_name
 from tests.videos import with_edits, with_odd_size, with_times, write_clip
 
+NO_FONT_HAS = "\U0010fffd"
+"""A character for private use, the last there is."""
+
 
 @pytest.fixture
 def engines(tmp_path: Path) -> Path:
@@ -99,6 +102,13 @@ def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(engines: 
     picture = str(photo(tmp_path / "photo.png"))
     assert run(engines, tmp_path / "one", images=[picture], boxes=["1,2,30,20"])[1] == ""
     assert run(engines, tmp_path / "two", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])[1] == ""
+
+
+def test_a_character_that_no_font_has_is_said_once(engines: Path, tmp_path: Path) -> None:
+    named = [f"cup {NO_FONT_HAS}", f"{NO_FONT_HAS} car"]
+    summary, printed = run(engines, tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=named)
+    assert printed.startswith(f"no font here has {NO_FONT_HAS}: labels show a box in its place\nHint: pip install ")
+    assert (printed.count("no font"), summary.exit_code) == (1, 0)
 
 
 def test_the_help_says_that_a_box_follows_nothing() -> None:

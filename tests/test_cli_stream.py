@@ -25,7 +25,7 @@ from tests.projects import WORDS, WriteProject
 from tests.streaming import Capture, camera, picture, threads_of_runs, within
 from tests.streams.test_cameras import noisy_video
 from tests.test_cli import run
-from tests.test_cli_infer import clip, lines
+from tests.test_cli_infer import NO_FONT_HAS, clip, lines
 from tests.test_sources import cut, not_utf8, odd_name, write
 
 
@@ -41,6 +41,18 @@ def streamed(engines: Path, classes: Path, sources: Any, output: Path, **options
     outcome = within(lambda: run_stream(engines, classes, sources, output=output, console=console, **options))
     assert threads_of_runs() == []
     return outcome, printed.getvalue()
+
+
+def test_a_name_that_no_font_has_is_said_where_it_is_drawn(fake_variant: Path, tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text(f"classes: [{{words: cup {NO_FONT_HAS}}}]", encoding="utf-8")
+    said = {
+        save: streamed(
+            fake_variant, tmp_path / "shop.yaml", [clip(tmp_path / "clip.mp4")], tmp_path / save, save=[save]
+        )[1]
+        for save in ("video", "jsonl")
+    }
+    assert said["video"].count(f"no font here has {NO_FONT_HAS}") == 1
+    assert "font" not in said["jsonl"]
 
 
 def test_sources_of_every_kind_at_once(fake_variant: Path, bank: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from sam3_runtime.errors import OutputError
 from sam3_runtime.files import remove_abandoned_parts
 from sam3_runtime.postprocess import Detections, rle_to_mask
-from sam3_runtime.sinks import JsonLines, VideoSink, as_line, color_of, draw, write_picture
+from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
 from sam3_runtime.sources import load_image, read_video
 
 
@@ -42,39 +42,9 @@ def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
             file.write(line)
 
 
-# --- drawing ----------------------------------------------------------------------------------------------------------
-
-
-def test_drawing_leaves_the_image_alone_and_colours_the_mask() -> None:
-    image = np.full((90, 120, 3), 100, np.uint8)
-    one = found()
-    only = Detections("cup", 0, one.boxes[:1], one.scores[:1], one.masks[:1], one.query_index[:1])
-    drawn = draw(image, [only])
-    assert (image == 100).all()
-    assert drawn[45, 40].tolist() == [152, 84, 84], "0.6 of the picture and 0.4 of the prompt's colour"
-    assert drawn[80, 100].tolist() == [100, 100, 100]
-    assert drawn[30, 45].tolist() == list(color_of(0)), "box and contour"
-
-
-def test_drawing_anything_anywhere() -> None:
-    for prompt in ("cup", "Tür 日本", "a very long prompt that is wider than the picture itself, by far"):
-        assert draw(noise(), [found(prompt=prompt, index=12)]).shape == (90, 120, 3)
-    assert draw(noise(1, 1), [found(1, 1)]).shape == (1, 1, 3)
-    assert np.array_equal(draw(noise(), []), noise())
-
-
-def test_colours_of_ones_own_and_identities() -> None:
-    image = np.full((90, 120, 3), 100, np.uint8)
-    tracks = [np.asarray([7, -1, 12])]
-    drawn = draw(image, [found()], [(0, 0, 0)], tracks)
-    assert drawn[30, 45].tolist() == [0, 0, 0]
-    assert not np.array_equal(drawn, draw(image, [found()], [(0, 0, 0)])), "the label has a number"
-    lines = as_line((90, 120), [found()], tracks)["detections"]
+def test_lines_have_identities() -> None:
+    lines = as_line((90, 120), [found()], [np.asarray([7, -1, 12])])["detections"]
     assert [line["track"] for line in lines] == [7, None, 12]
-
-
-def test_prompts_have_colours_of_their_own() -> None:
-    assert len({color_of(index) for index in range(40)}) == 40
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

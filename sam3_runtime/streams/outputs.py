@@ -25,10 +25,11 @@ from typing import Any
 from typing_extensions import Self
 
 from sam3_runtime.banks import ClassInfo
+from sam3_runtime.drawing import draw
 from sam3_runtime.errors import OutputError
 from sam3_runtime.files import remove_abandoned_parts, temporary_name
 from sam3_runtime.preprocess import Image
-from sam3_runtime.sinks import LONGEST_STILL, JsonLines, VideoSink, as_line, draw, reported, write_picture
+from sam3_runtime.sinks import LONGEST_STILL, JsonLines, VideoSink, as_line, reported, write_picture
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.coco_results import CocoFile
 from sam3_runtime.streams.flow import Result
