@@ -21,6 +21,7 @@ rule bench_variant:
         gpu=GPU,
     params:
         **PLAN.bench(),
+        images=contents("bench"),
         code=code("bench_variant", *PLAN.running_modules()),
     script:
         "../workflow_scripts/bench_variant.py"

@@ -11,6 +11,7 @@ from pathlib import Path
 from sam3_runtime import damage, jobs, paths, report
 from sam3_runtime.engine_cache import register_links
 from sam3_runtime.code_digest import code_digest
+from sam3_runtime.contents import Contents
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.planning import make_plan
@@ -58,6 +59,23 @@ def unless_whole(pattern):
         return []
 
     return look
+
+
+def contents(section):
+    """A param: what the images and videos of a section hold, wherever they are."""
+
+    def digest(wildcards):
+        return CONTENTS.of_sources(config["sources"][section])
+
+    return digest
+
+
+def annotated(wildcards):
+    """Likewise of the data set's images; the annotations are an input."""
+    images = config["annotated_images"]
+    return CONTENTS.of_annotated(
+        Path(PLAN.annotations()), Path(images) if images else None
+    )
 
 
 def configuration(wildcards):
@@ -121,6 +139,7 @@ PLAN = plainly(make_plan)(VARIANTS_FILE, Path.cwd())
 # Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
 config["variants_file"] = str(VARIANTS_FILE)
 config["checkpoint_location"] = PLAN.checkpoint_location()
+config["sources"] = PLAN.sources()
 config["annotated_images"] = PLAN.annotated_images()
 config["engine_cache"] = PLAN.cache_folder()
 config["timing_cache"] = PLAN.timing_cache()
@@ -129,6 +148,7 @@ config["tensorrt_builder"] = PLAN.variants.settings.build.tensorrt.builder
 config["build_gpus"] = PLAN.build_gpus()
 config["run_gpus"] = PLAN.run_gpus()
 
+CONTENTS = Contents()
 INSPECTION = damage.Inspection(Path.cwd(), PLAN)
 if workflow.is_main_process and not jobs.is_running(Path.cwd()):
     damage.remove_dangling_links(Path.cwd())

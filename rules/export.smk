@@ -124,6 +124,7 @@ rule compute_reference:
     threads: EXPORT_THREADS
     params:
         **PLAN.reference(),
+        images=contents("reference"),
         code=code("compute_reference"),
     script:
         "../workflow_scripts/compute_reference.py"
@@ -140,6 +141,7 @@ rule compute_accuracy:
     threads: EXPORT_THREADS
     params:
         **PLAN.accuracy(),
+        images=annotated,
         code=code("compute_accuracy"),
     script:
         "../workflow_scripts/compute_accuracy.py"

@@ -22,6 +22,7 @@ rule measure_scales:
     threads: workflow.cores
     params:
         **PLAN.calibration(),
+        images=contents("calibration"),
         code=code("measure_scales"),
     script:
         "../workflow_scripts/measure_scales.py"
@@ -56,6 +57,7 @@ rule calibrate_vision_encoder:
         gpu=GPU,
     params:
         **PLAN.calibrator(),
+        images=contents("calibration"),
         code=code("calibrate_vision_encoder", *PLAN.building_modules()),
     script:
         "../workflow_scripts/calibrate_vision_encoder.py"

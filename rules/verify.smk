@@ -43,6 +43,7 @@ rule evaluate_variant:
         gpu=GPU,
     params:
         device=PLAN.device(),
+        images=annotated,
         code=code("evaluate_variant", *PLAN.running_modules()),
     script:
         "../workflow_scripts/evaluate_variant.py"

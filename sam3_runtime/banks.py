@@ -31,7 +31,8 @@ from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import ClassSection, Project
 from sam3_runtime.settings import Share
 from sam3_runtime.sinks import reported
-from sam3_runtime.sources import load_image, locate
+from sam3_runtime.source_files import locate
+from sam3_runtime.sources import load_image
 
 SUFFIX = ".npz"
 Byte = Annotated[int, Field(ge=0, le=255)]

@@ -29,7 +29,8 @@ from sam3_runtime.measurements import BenchResult, CameraBench, Rounds, latency,
 from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image
-from sam3_runtime.sources import expand_images, is_video, load_image, read_video
+from sam3_runtime.source_files import expand_images, is_video
+from sam3_runtime.sources import load_image, read_video
 from sam3_runtime.timing import timed_windows
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them

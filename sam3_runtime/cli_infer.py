@@ -30,19 +30,8 @@ from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
-from sam3_runtime.sources import (
-    IMAGE_SUFFIXES,
-    Frame,
-    ImageSource,
-    LeftOut,
-    VideoEndsEarly,
-    expand_images,
-    load_image,
-    locate,
-    read_video,
-    shortened,
-    unique,
-)
+from sam3_runtime.source_files import IMAGE_SUFFIXES, ImageSource, LeftOut, expand_images, locate, shortened, unique
+from sam3_runtime.sources import Frame, VideoEndsEarly, load_image, read_video
 from sam3_runtime.wording import counted
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}

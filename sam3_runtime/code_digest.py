@@ -56,6 +56,7 @@ _DATA = {"backends/cuda": ("backends/kernels/steps.ptx",)}
 """Files that are no modules and that a module runs."""
 
 
+@cache
 def code_digest(script: Path, *modules: str) -> str:
     """Hex digest of ``script``, of ``modules`` (such as ``export/vision``) and of all that they import, transitively.
 

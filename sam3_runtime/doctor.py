@@ -19,11 +19,11 @@ from typing import Any, Literal
 from sam3_runtime import __version__
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.estimate import MADE_OF, estimate
-from sam3_runtime.files import without_folders
+from sam3_runtime.files import is_writable, without_folders
 from sam3_runtime.gpu_monitor import read
 from sam3_runtime.gpus import cuda_version, find_gpus
 from sam3_runtime.memory import MIB
-from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.planning import DEFAULT_CACHE, Plan, make_plan
 from sam3_runtime.toolchain import ON_GPU, trtexec_version
 from sam3_runtime.wording import counted
 
@@ -83,6 +83,7 @@ def examine(folder: Path, variants: Path) -> dict[str, Any]:
         *(_library(library, backend) for library in _LIBRARIES),
         _trtexec(backend),
         Finding("nvcc", "ok", "not needed: the kernels of this project travel compiled"),
+        *_cache(folder, plan),
         *_room(folder, plan),
     ]
     ready = not any(one.state == "missing" and one.needed for one in findings)
@@ -155,6 +156,23 @@ def _trtexec(backend: str | None) -> Finding:
     if version is None:
         return Finding("trtexec", "warning", "on PATH, and does not say its version", "is it TensorRT's own?")
     return Finding("trtexec", "ok", f"TensorRT {version}" + _not_needed(backend == "tensorrt", backend))
+
+
+def _cache(folder: Path, plan: Plan | None) -> Iterator[Finding]:
+    """The engine cache: whether it can be written to, and whether what the folder links is there."""
+    if plan is None:
+        return
+    cache = plan.cache_folder()
+    links = [link for link in (folder / "engines/store").rglob("*.engine") if link.is_symlink()]
+    gone = sum(not link.exists() for link in links)
+    if gone:
+        said = f"of {len(links)} engines that this folder links, {gone} {'is' if gone == 1 else 'are'} not there"
+        yield Finding("engine cache", "warning", said, f"mount {cache}, or let snakemake build them again")
+    elif not is_writable(folder / cache):
+        hint = f"engines that it lacks are built into {DEFAULT_CACHE}"
+        yield Finding("engine cache", "warning", "it cannot be written to", hint)
+    else:
+        yield Finding("engine cache", "ok", f"engines linked: {len(links)}")
 
 
 def _room(folder: Path, plan: Plan | None) -> Iterator[Finding]:

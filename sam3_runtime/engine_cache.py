@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from sam3_runtime.config import EngineRecord
 from sam3_runtime.errors import RecordError
-from sam3_runtime.files import link_relatively, remove_abandoned_parts, temporary_name, write_atomically
+from sam3_runtime.files import is_writable, link_relatively, remove_abandoned_parts, temporary_name, write_atomically
 from sam3_runtime.integrity import difference, stamp
 from sam3_runtime.planning import DEFAULT_CACHE
 
@@ -168,12 +168,6 @@ def _build_entry(folder: Path, name: str, build: Callable[[Path], EngineRecord])
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in ``folder``, which need not be there yet."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    return os.access(there, os.W_OK | os.X_OK)
 
 
 def entries(cache: Path) -> list[Entry]:

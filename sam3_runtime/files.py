@@ -141,6 +141,12 @@ def process_is_alive(pid: int) -> bool:
     return True
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in ``folder``, which need not be there yet."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return os.access(there, os.W_OK | os.X_OK)
+
+
 def check_writable(path: Path) -> None:
     """:class:`OutputError` where ``path`` cannot be written: to be said before the work, whose result would be lost."""
     try:

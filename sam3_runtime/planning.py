@@ -14,21 +14,19 @@ from typing import Any
 from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
 from sam3_runtime.errors import VariantsError
+from sam3_runtime.source_files import PACKAGE
 from sam3_runtime.toolchain import (
     BUILDING_MODULES,
     ON_GPU,
     RUNNING_MODULES,
     device_name,
     eight_bit_products,
-    locked_dims,
+    locked_checkpoint,
     release_of,
     resolve,
     why_not_run,
 )
 from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
-
-PACKAGE_SCHEME = "package:"
-"""Prefix of a source that an installed Python package ships, such as ``package:skimage/data/coffee.png``."""
 
 CACHE_ENVIRONMENT = "SAM3_ENGINE_CACHE"
 DEFAULT_CACHE = "engines/cache"
@@ -45,12 +43,14 @@ class Plan:
     variants: Variants
     toolchain: Toolchain
     base: str  # folder of variants.yaml, relative to the work folder
+    locked_name: str | None = None  # of the checkpoint, as the work folder's checkpoint.lock has it
 
     # --- slices, one a stage ------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> dict[str, Any]:
         model = self.variants.settings.model
-        return {"checkpoint": model.checkpoint, "revision": model.revision}
+        # The name that the folder was built with: the same weights may have another by now.
+        return {"checkpoint": self.locked_name or model.checkpoint, "revision": model.revision}
 
     def export(self, part: PartName) -> dict[str, Any]:
         return {"attention": self.variants.settings.export.attention, "precision": self.precision(part)}
@@ -58,7 +58,7 @@ class Plan:
     def reference(self) -> dict[str, Any]:
         section = self.variants.settings.reference
         threshold = None if section.threshold == "auto" else section.threshold
-        return {"source": self.sources(section.source), "prompts": section.prompts, "threshold": threshold}
+        return {"prompts": section.prompts, "threshold": threshold}
 
     def accuracy(self) -> dict[str, Any]:
         section = self.variants.settings.accuracy
@@ -66,8 +66,7 @@ class Plan:
 
     def calibration(self) -> dict[str, Any]:
         section = self.variants.settings.calibration
-        listed = [section.source] if isinstance(section.source, str) else section.source
-        chosen = {"algorithm": self.algorithm, "frames": section.frames, "source": self.sources(listed)}
+        chosen = {"algorithm": self.algorithm, "frames": section.frames}
         return chosen | ({"percentile": section.percentile} if self.algorithm == "percentile" else {})
 
     def quantization(self) -> dict[str, Any]:
@@ -117,8 +116,7 @@ class Plan:
         return {"gate": limits.model_dump(), "device": self.device()}
 
     def bench(self) -> dict[str, Any]:
-        section = self.variants.settings.bench
-        return section.model_dump() | {"source": self.sources(section.source), "device": self.device()}
+        return self.variants.settings.bench.model_dump(exclude={"source"}) | {"device": self.device()}
 
     def baseline(self) -> dict[str, Any]:
         """What transformers is measured with, to stand beside the variants; the pictures and words are its own."""
@@ -207,13 +205,19 @@ class Plan:
 
     def path(self, text: str) -> str:
         """A path of ``variants.yaml``, which is relative to that file, as the work folder sees it."""
-        if text.startswith(PACKAGE_SCHEME):
+        if text.startswith(PACKAGE):
             return text
         expanded = Path(text).expanduser()
         return str(expanded) if expanded.is_absolute() else os.path.normpath(Path(self.base) / expanded)
 
-    def sources(self, listed: list[str]) -> list[str]:
-        return [self.path(text) for text in listed]
+    def sources(self) -> dict[str, list[str]]:
+        """Where images and videos are, by the section that names them. What rules depend on is their content."""
+        settings = self.variants.settings
+        listed = {one: getattr(settings, one).source for one in ("reference", "calibration", "bench")}
+        return {
+            name: [self.path(text) for text in ([source] if isinstance(source, str) else source)]
+            for name, source in listed.items()
+        }
 
     @property
     def has_data_set(self) -> bool:
@@ -273,10 +277,12 @@ def make_plan(file: Path, folder: Path) -> Plan:
     shown = os.path.relpath(file, folder)
     text = read(file, shown)
     checked = parse(text, shown, base=base)
-    locked = locked_dims(checked.settings, folder)
-    if locked and locked != checked.dims:
-        checked = parse(text, shown, dims=locked)
-    return checked_plan(Plan(checked, resolve(checked.settings, folder), base))
+    location = checkpoint_location(checked.settings.model.checkpoint, base)
+    lock = locked_checkpoint(checked.settings, folder, location)
+    if lock and lock.model_dims != checked.dims:
+        checked = parse(text, shown, dims=lock.model_dims)
+    plan = Plan(checked, resolve(checked.settings, folder), base, lock.checkpoint if lock else None)
+    return checked_plan(plan)
 
 
 def checked_plan(plan: Plan) -> Plan:

@@ -27,7 +27,7 @@ from sam3_runtime.errors import ProjectError
 from sam3_runtime.placed_yaml import Document, Places, dotted, nearest_place
 from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.settings import NonNegative, Section, Share, json_schema
-from sam3_runtime.sources import PACKAGE
+from sam3_runtime.source_files import PACKAGE
 
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 _HOW = 'write "#rrggbb" in quotes, or [red, green, blue] from 0 to 255'

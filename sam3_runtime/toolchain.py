@@ -17,7 +17,7 @@ from shutil import which
 from typing import Literal
 
 from sam3_runtime.config import Backend, CheckpointLock, Toolchain
-from sam3_runtime.contract import ModelDims
+from sam3_runtime.contents import Contents
 from sam3_runtime.errors import WorkFolderError
 from sam3_runtime.gpus import asked_for, cuda_version, find_gpu, find_gpus
 from sam3_runtime.settings import VariantsFile
@@ -145,23 +145,26 @@ def can_build(toolchain: Toolchain) -> bool:
     return toolchain.version != NOT_INSTALLED and (toolchain.backend != "tensorrt" or toolchain.gpu is not None)
 
 
-def locked_dims(settings: VariantsFile, folder: Path) -> ModelDims | None:
-    """The model's dimensions as the folder's ``checkpoint.lock`` has them; nothing where there is none yet.
+def locked_checkpoint(settings: VariantsFile, folder: Path, location: str) -> CheckpointLock | None:
+    """The folder's ``checkpoint.lock``; None where there is none yet. ``location`` is where ``model.checkpoint`` is, as
+    seen from there.
 
-    Raises :class:`WorkFolderError` when the folder was built from another checkpoint or revision.
+    Raises :class:`WorkFolderError` when the folder was built from another checkpoint or revision. The same weights
+    under another name or path are no other checkpoint.
     """
     path = folder / "checkpoint.lock"
     if not path.is_file():
         return None
     lock = CheckpointLock.read(path)
     model = settings.model
-    if lock.checkpoint != model.checkpoint or lock.revision not in (None, model.revision):
+    same_name = lock.checkpoint == model.checkpoint and lock.revision in (None, model.revision)
+    if not same_name and Contents(folder).of_checkpoint(folder / location) != lock.digest:
         raise WorkFolderError(
             f"this work folder was built from {lock.checkpoint} ({lock.revision or 'local'}), "
             f"and variants.yaml now says {model.checkpoint} ({model.revision})",
             "one folder holds one checkpoint: build the other with snakemake --directory FOLDER",
         )
-    return lock.model_dims
+    return lock
 
 
 def device_name(toolchain: Toolchain) -> str:

@@ -36,7 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for function in (module._tree, module._imports, module._shape_digest):
+    for function in (module.code_digest, module._tree, module._imports, module._shape_digest):
         function.cache_clear()
 
 

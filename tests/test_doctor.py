@@ -140,3 +140,20 @@ def test_the_command_ends_with_1_when_something_is_missing(machine: Machine) -> 
     assert "not ready" in shown.stdout
     machine.examine("onnxruntime")
     assert CliRunner().invoke(app, ["doctor", "-d", str(machine.folder)]).exit_code == 0
+
+
+def test_the_engine_cache_is_looked_at(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> tuple[str, str]:
+        found = machine.examine("onnxruntime")[1]["engine cache"]
+        return found["state"], found["said"]
+
+    store = machine.folder / "engines/store/b8"
+    store.mkdir(parents=True)
+    (machine.folder / "engine").touch()
+    (store / "one.engine").symlink_to(machine.folder / "engine")
+    assert said() == ("ok", "engines linked: 1")
+    (store / "two.engine").symlink_to(machine.folder / "nowhere")
+    assert said() == ("warning", "of 2 engines that this folder links, 1 is not there")
+    (store / "two.engine").unlink()
+    monkeypatch.setattr(doctor, "is_writable", lambda _: False)
+    assert said() == ("warning", "it cannot be written to")

@@ -148,11 +148,13 @@ def test_another_checkpoint_needs_another_folder(tmp_path: Path, checkpoint: str
     locked = CheckpointLock(checkpoint=checkpoint, revision=revision, commit="c", digest="d", dims=DIMS.to_dict())
     locked.write(tmp_path / "checkpoint.lock")
     with pytest.raises(WorkFolderError, match="one folder holds one checkpoint"):
-        toolchain.locked_dims(SETTINGS, tmp_path)
+        toolchain.locked_checkpoint(SETTINGS, tmp_path, "weights")
 
 
 def test_the_locked_dimensions_are_those_of_the_plan(tmp_path: Path) -> None:
-    assert toolchain.locked_dims(SETTINGS, tmp_path) is None
+    assert toolchain.locked_checkpoint(SETTINGS, tmp_path, "weights") is None
     locked = CheckpointLock(checkpoint="facebook/sam3", revision="main", commit="c", digest="d", dims=DIMS.to_dict())
     locked.write(tmp_path / "checkpoint.lock")
-    assert toolchain.locked_dims(SETTINGS, tmp_path) == DIMS
+    found = toolchain.locked_checkpoint(SETTINGS, tmp_path, "weights")
+    assert found == locked
+    assert found.model_dims == DIMS

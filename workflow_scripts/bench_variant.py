@@ -7,5 +7,6 @@ from sam3_runtime.gpu_lock import hold_gpu
 from sam3_runtime.jobs import job
 
 with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
-    result = benchmark(Path(snakemake.input.config).parent, dict(snakemake.params))
+    settings = {**dict(snakemake.params), "source": snakemake.config["sources"]["bench"]}
+    result = benchmark(Path(snakemake.input.config).parent, settings)
     result.write(Path(snakemake.output.result))

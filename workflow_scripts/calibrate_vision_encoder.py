@@ -11,7 +11,7 @@ with job(snakemake) as announce, hold_gpu(snakemake.config["build_gpus"], announ
         Path(snakemake.input.graph),
         Path(snakemake.output.cache),
         Path(snakemake.output.report),
-        dict(snakemake.params),
+        {**dict(snakemake.params), "source": snakemake.config["sources"]["calibration"]},
         snakemake.config["calibrator_settings"],
         announce,
     )

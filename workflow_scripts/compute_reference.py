@@ -5,7 +5,8 @@ from pathlib import Path
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.export.reference import compute_reference
 from sam3_runtime.jobs import job
-from sam3_runtime.sources import expand_images, load_image
+from sam3_runtime.source_files import expand_images
+from sam3_runtime.sources import load_image
 
 with job(snakemake):
     lock = CheckpointLock.read(Path(snakemake.input.lock))
@@ -13,7 +14,9 @@ with job(snakemake):
         lock.at(snakemake.config["checkpoint_location"]),
         Path(snakemake.output.reference),
         resolution=int(snakemake.wildcards.resolution),
-        images={image.name: load_image(image.path) for image in expand_images(snakemake.params.source)},
+        images={
+            image.name: load_image(image.path) for image in expand_images(snakemake.config["sources"]["reference"])
+        },
         prompts=snakemake.params.prompts,
         threshold=snakemake.params.threshold,
     )

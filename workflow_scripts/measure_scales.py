@@ -13,6 +13,6 @@ with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce
         lock.at(snakemake.config["checkpoint_location"]),
         Path(snakemake.input.graph),
         Path(snakemake.output.scales),
-        dict(snakemake.params),
+        {**dict(snakemake.params), "source": snakemake.config["sources"]["calibration"]},
         announce,
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sam3_runtime.checkpoint_files import INDEX, WEIGHTS, checkpoint_digest, shards_of
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.errors import CheckpointError
@@ -25,7 +26,6 @@ RANDOM = "random"
 RANDOM_SEED = 3
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json"]
-_INDEX = "model.safetensors.index.json"
 _HINT_WAYS = (
     "to use facebook/sam3, accept its licence on https://huggingface.co/facebook/sam3 and run `hf auth login`; "
     "or set model.checkpoint to a local folder with config.json and model.safetensors; "
@@ -47,7 +47,7 @@ class CheckpointFolder:
 
     def digest(self) -> str:
         weights = {shard.name: sha256_of(shard) for shard in self.shards}
-        return digest_of({"config": sha256_of(self.path / "config.json"), "weights": weights})
+        return checkpoint_digest(sha256_of(self.path / "config.json"), weights)
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Changes when a file is touched: what is worth hashing again."""
@@ -159,19 +159,19 @@ def _open_folder(path: Path) -> CheckpointFolder:
 
 def _index_weights(path: Path) -> dict[str, Path]:
     """Which file holds each weight; opens every file's header, so that a truncated one is noticed."""
-    if (path / _INDEX).is_file():
-        names = sorted(set(json.loads((path / _INDEX).read_bytes())["weight_map"].values()))
+    if (path / INDEX).is_file():
+        names = shards_of(path)
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
-            raise CheckpointError(f"{path / _INDEX} names {', '.join(missing)}, missing", "copy the checkpoint again")
-    elif (path / "model.safetensors").is_file():
-        names = ["model.safetensors"]
+            raise CheckpointError(f"{path / INDEX} names {', '.join(missing)}, missing", "copy the checkpoint again")
+    elif (path / WEIGHTS).is_file():
+        names = [WEIGHTS]
     else:
         raise CheckpointError(*_no_weights(path))
     weights: dict[str, Path] = {}
     for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{path / _INDEX} names {name!r}, outside the folder", "copy the checkpoint again")
+            raise CheckpointError(f"{path / INDEX} names {name!r}, outside the folder", "copy the checkpoint again")
         try:
             with safe_open(path / name, framework="numpy") as file:
                 weights |= dict.fromkeys(file.keys(), path / name)
@@ -184,8 +184,8 @@ def _no_weights(path: Path) -> tuple[str, str]:
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
     if pickles:
         hint = "pickles can run code when they are opened; convert them with transformers' save_pretrained"
-        return f"{path} has {', '.join(pickles)} but no model.safetensors: only safetensors are read", hint
-    return f"{path} has neither model.safetensors nor {_INDEX}", _HINT_WAYS
+        return f"{path} has {', '.join(pickles)} but no {WEIGHTS}: only safetensors are read", hint
+    return f"{path} has neither {WEIGHTS} nor {INDEX}", _HINT_WAYS
 
 
 # What they are ----------------------------------------------------------------------------------------------------

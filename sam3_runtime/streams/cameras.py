@@ -25,22 +25,19 @@ import cv2
 
 from sam3_runtime.errors import SourceError, printable
 from sam3_runtime.preprocess import Image
-from sam3_runtime.sources import (
+from sam3_runtime.source_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
-    Frame,
     LeftOut,
-    as_rgb,
     by_suffix,
     expand_images,
     is_video,
-    load_image,
     locate,
     matches_of,
-    read_video,
     shortened,
     unique,
 )
+from sam3_runtime.sources import Frame, as_rgb, load_image, read_video
 from sam3_runtime.wording import counted
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from sam3_runtime.config import Toolchain
 from sam3_runtime.paths import chain
 from sam3_runtime.planning import make_plan
-from tests.workflow.conftest import PROJECT, WorkFolder
+from sam3_runtime.source_files import locate
+from tests.workflow.conftest import PROJECT, SETTINGS, WorkFolder
 
 PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
 LINKS = {f"link_{part}": 1 for part in PARTS}
@@ -73,6 +75,7 @@ def test_int8_builds_one_engine_from_the_same_graph(built: WorkFolder) -> None:
     assert planned == {"measure_scales": 1, "quantize_vision_encoder": 1, "build_vision_encoder": 1, **ONE_VARIANT}
 
 
+GEOMETRY = "onnx/r224/geometry-encoder.onnx"
 BOTH = [{"resolution": 224, "quantize": ["none", "int8"]}]
 VISION = "engines/store/b2_r224/vision-encoder_int8.engine"
 
@@ -198,6 +201,41 @@ def test_a_wrong_value_stops_before_anything_runs(built: WorkFolder) -> None:
     assert run.returncode != 0
     assert "994 and 1008" in run.stdout
     assert (built.path / "engines/b2_q50_r224/verify.json").exists()
+
+
+def test_the_same_checkpoint_elsewhere_plans_nothing(built: WorkFolder, demo_checkpoint: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(demo_checkpoint, tmp_path / "deeper/weights")
+    built.write(model={"checkpoint": str(copy)})
+    assert built.planned("bench_all") == {"bench_all": 1}
+    (built.path / GEOMETRY).unlink()
+    again = built.snakemake(GEOMETRY)  # exported from there
+    assert again.returncode == 0, again.stdout
+
+
+def test_images_are_inputs_by_content(built: WorkFolder, tmp_path: Path) -> None:
+    """Another place plans nothing; another image under the same name, all that was made of it."""
+    scales = "calibration/r224.json"
+    sections = {one: dict(SETTINGS[one]) for one in ("reference", "calibration", "bench")}  # type: ignore[call-overload]
+    sections["calibration"]["source"] = ["package:skimage/data/coffee.png"]
+    built.write(**sections)
+    assert built.snakemake(scales).returncode == 0
+    for one, section in sections.items():
+        section["source"] = [str(tmp_path / one / "coffee.png")]
+        (tmp_path / one).mkdir()
+        shutil.copyfile(locate("package:skimage/data/coffee.png"), tmp_path / one / "coffee.png")
+    built.write(**sections)
+    assert built.planned("bench_all", scales) == {"bench_all": 1}
+    due = {
+        "reference": {"compute_reference": 1, "verify_variant": 1},
+        "calibration": {"measure_scales": 1},
+        "bench": {"bench_variant": 1},
+    }
+    for one, planned in due.items():
+        shutil.copyfile(locate("package:skimage/data/chelsea.png"), tmp_path / one / "coffee.png")
+        assert built.planned("bench_all", scales) == {**planned, "bench_all": 1}
+        shutil.copyfile(locate("package:skimage/data/coffee.png"), tmp_path / one / "coffee.png")
+    shutil.rmtree(tmp_path / "reference")  # as on a machine that has only what was made of it
+    assert built.planned("bench_all", scales) == {"bench_all": 1}
 
 
 def test_another_checkpoint_needs_another_folder(built: WorkFolder, video_checkpoint: Path) -> None:

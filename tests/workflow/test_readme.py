@@ -66,7 +66,7 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     listed = [command for command in commands() if command.startswith("sam3-runtime") and "doctor" not in command]
     assert {command.split()[1] for command in listed} == {
-        "evaluate", "extract", "infer", "info", "pack", "prune", "stream", "unlock", "unpack"
+        "check", "evaluate", "extract", "infer", "info", "pack", "prune", "stream", "unlock", "unpack"
     }  # fmt: skip
     for command in listed:
         here = command.replace("b8_q50_r672", "b2_q50_r224")
@@ -102,7 +102,8 @@ def test_the_python_example_runs(
 
 
 def test_links_in_documents_lead_somewhere() -> None:
-    for document in [PROJECT / "README.md", PROJECT / "ARCHITECTURE.md", *(PROJECT / "docs").glob("*.md")]:
-        for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
-            if not link.startswith("http"):
-                assert (document.parent / link).exists(), f"{document.name}: {link}"
+    documents = [PROJECT / "README.md", PROJECT / "ARCHITECTURE.md", *(PROJECT / "docs").glob("*.md")]
+    links = [(one, link) for one in documents for link in re.findall(r"\]\(([^)#]+)", one.read_text())]
+    here = [(one, link) for one, link in links if not link.startswith("http")]
+    assert len(here) > 50
+    assert [f"{one.name}: {link}" for one, link in here if not (one.parent / link).exists()] == []

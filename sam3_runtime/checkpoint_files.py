@@ -1,0 +1,24 @@
+"""A checkpoint's files in a local folder, and what identifies it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from sam3_runtime.files import digest_of
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""A checkpoint's only file of weights, or what names the several that it has instead."""
+
+
+def checkpoint_digest(config: str, weights: Mapping[str, str]) -> str:
+    """What identifies a checkpoint: the SHA-256 of its ``config.json``, and of each file of weights by its name."""
+    return digest_of({"config": config, "weights": dict(weights)})
+
+
+def shards_of(folder: Path) -> list[str]:
+    """The names of a checkpoint's files of weights; ``OSError``, ``ValueError`` or ``KeyError`` for a damaged index."""
+    if not (folder / INDEX).is_file():
+        return [WEIGHTS]
+    return sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
