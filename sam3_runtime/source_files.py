@@ -46,7 +46,7 @@ class LeftOut(SourceError):
         self.pictures = sum(count for kind, count in kinds.items() if _UNREAD_SUFFIXES.fullmatch(kind))
         listed = ", ".join(f"{kinds[kind]} {kind}" for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind)))
         super().__init__(
-            f"{where}: {len(files)} of its files are left out: {listed}",
+            f"{where}: {len(files)} of its files {'is' if len(files) == 1 else 'are'} left out: {listed}",
             f"convert the pictures among them to one of {', '.join(IMAGE_SUFFIXES)}" if self.pictures else None,
         )
 

@@ -27,6 +27,7 @@ from sam3_runtime.containers import promise_of
 from sam3_runtime.errors import SourceError, printable
 from sam3_runtime.preprocess import Image
 from sam3_runtime.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
+from sam3_runtime.wording import counted
 
 _LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit
 _WHITE = 65535  # of 16 bits
@@ -61,10 +62,10 @@ class VideoEndsEarly(SourceError):
 
     def __init__(self, path: Path, decoded: int, promised: int | None, lost: int = 0) -> None:
         self.decoded, self.promised, self.lost = decoded, promised, lost
-        what = f"is damaged: {lost} frames before its end are lost" if lost else "ends early"
+        what = f"is damaged: {counted(lost, 'frame')} lost before its end" if lost else "ends early"
         rest = "the rest of the file is missing" if promised is None else f"its header promises {promised}"
         super().__init__(
-            f"{path} {what}: {decoded} frames decode, and {rest}",
+            f"{path} {what}: {counted(decoded, 'frame')} could be decoded, and {rest}",
             "the file is damaged or was not copied whole; what could be read is kept",
         )
 

@@ -157,7 +157,7 @@ def test_pictures_that_are_not_read_are_counted_at_the_end(engines: Path, tmp_pa
     photo(tmp_path / "photos/b.jpg").rename(tmp_path / "photos/b.jfif")
     (tmp_path / "photos/._a.png").write_bytes(b"macOS")
     summary, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
-    assert (summary.images, summary.exit_code, printed.count("1 of its files are left out: 1 hidden")) == (2, 0, 1)
+    assert (summary.images, summary.exit_code, printed.count("1 of its files is left out: 1 hidden")) == (2, 0, 1)
     assert (tmp_path / "out/images/b.jfif.png").is_file()
     for name in ("c.heic", "d.HEIC"):
         (tmp_path / "photos" / name).write_bytes(b"a phone's")
@@ -253,7 +253,7 @@ def test_a_video_that_ends_early_keeps_what_there_was(engines: Path, tmp_path: P
     summary, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
     assert 0 < summary.frames < 40
     assert summary.exit_code == 1
-    assert f"clip.avi ends early: {summary.frames} frames decode, and its header promises 40" in printed
+    assert f"clip.avi ends early: {summary.frames} frames could be decoded, and its header promises 40" in printed
     with read_video(tmp_path / "out/clip.mp4") as video:
         assert len(list(video)) == summary.frames == len(lines(tmp_path / "out/clip.mp4.jsonl"))
 

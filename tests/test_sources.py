@@ -227,7 +227,7 @@ def test_what_lies_beside_pictures_is_left_out_counted_and_named_once(
     assert caplog.text.count("7 of its files are left out") == 1
     (tmp_path / "phone").mkdir()
     (tmp_path / "c.HEIC").rename(tmp_path / "phone/c.HEIC")
-    with pytest.raises(SourceError, match=r"holds no picture: .*1 of its files are left out: 1 \.heic"):
+    with pytest.raises(SourceError, match=r"holds no picture: .*1 of its files is left out: 1 \.heic"):
         expand_images([tmp_path / "phone"])
 
 

@@ -200,7 +200,7 @@ def test_a_corrupt_frame_in_the_middle_is_told_and_the_others_keep_their_place(t
     data[middle : middle + width] = bytes(width)
     path.write_bytes(data)
     read, fault = until_it_fails(VideoFile("clip", path))
-    assert re.search(r"is damaged: \d+ frames before its end are lost: \d+ frames decode, .* promises 40", fault)
+    assert re.search(r"is damaged: \d+ frames lost before its end: \d+ frames could be decoded, .* promises 40", fault)
     numbers = [number for number, _ in read]
     assert numbers[:10] == list(range(10))
     assert numbers[-1] == 39
