@@ -5,11 +5,17 @@ BIN := .venv/bin
 DEMO := demo/work/$(BACKEND)
 SNAKEMAKE := $(BIN)/python -m snakemake
 INSTALLED := .venv/.installed
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
 
 .PHONY: install demo accuracy test lint parity rtx-table kernels schema clean-demo
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
+
+# Of what pip reports: each file of a megabyte or more when its download begins, and when all of them are being unpacked.
+SHOWN := sed -unE -e 's/^ *Downloading ([^ -]+)[^ ]* \(([0-9.]+ [MG]B)\).*/  \1: \2/p' \
+  -e 's/^Installing collected packages.*/  unpacking all of them: one or two minutes without a word/p'
 
 # TrackEval measures tracks. Of what it requires, opencv-python would overwrite opencv-python-headless, and no other is
 # missing here that it needs.
@@ -17,8 +23,10 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Error: the workflow needs Python 3.11 or newer. Hint: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Hint: apt install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --editable '.[workflow,media,dev]'
-	$(BIN)/pip install --quiet --no-deps 'trackeval==1.3.0'
+	@echo "Installing PyTorch, transformers, Snakemake and more into .venv, once: 3 GB to download, 7 GB on disk, 3 to 5 minutes."
+	@export PYTHONUNBUFFERED=1 PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1; \
+	  $(BIN)/pip install --editable '.[workflow,media,dev]' | $(SHOWN); \
+	  $(BIN)/pip install --quiet --no-deps 'trackeval==1.3.0'
 	@touch $@
 
 demo: $(INSTALLED)
