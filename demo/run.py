@@ -36,12 +36,17 @@ PYTHON = sys.executable
 TOOL = str(Path(PYTHON).with_name("sam3-runtime"))
 
 
+def announce(what: str) -> None:
+    """Say what comes, and for how long, before it is waited for."""
+    print(f"\n{what}", flush=True)
+
+
 def show(*command: str) -> None:
     """Print a command as a user would type it."""
     program, *options = command
     if options[0] == "-msnakemake":
         program, *options = options[0].removeprefix("-m"), *options[1:]
-    print(f"\n$ {shlex.join([Path(program).name, *options])}", flush=True)
+    print(f"$ {shlex.join([Path(program).name, *options])}", flush=True)
 
 
 def run(*command: str) -> None:
@@ -114,12 +119,18 @@ def main() -> None:
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     if not (DEMO.parent / SCENES / "video.mp4").is_file():
+        announce("Draws 50 scenes to detect in, and a video: some seconds.")
         run(PYTHON, "-mdemo.scenes", SCENES, "--count", "50", "--video", "60")
     shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
     options = ("--directory", str(shown), "--config", f"variants={settings}")
+    announce(
+        f"Exports, builds, verifies and measures the variants of {settings}: with ONNX Runtime about 9 minutes on two\n"
+        f"cores. A line for each job that is done, up to 40 s apart; all that Snakemake says is in {shown}/demo.log."
+    )
     build(folder / "demo.log", PYTHON, "-msnakemake", "bench_all", *options)
     reason = why_not_run(arguments.backend)
     if reason is None:
+        announce("Detects on pictures and a video, then on eight streams, with what is built: about 15 s.")
         detect(shown / "engines", shown / "results")
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
     print(f"Table:    {shown}/bench/table.md (also .csv, .json and report.html)")

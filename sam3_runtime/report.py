@@ -230,4 +230,4 @@ def judge(folder: Path, plan: Plan) -> None:
         print(f"Built and not judged: {built}, as that needs the machine that runs them.")
     else:
         print(f"{'All ' if len(names) > 1 else ''}{counted(len(names), 'variant')} passed.")
-    print("The table is in bench/table.md.")
+    print("The table is in the work folder: bench/table.md.")

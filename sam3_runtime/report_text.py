@@ -71,14 +71,40 @@ DETECTIONS_LEGEND = (
     "times. `agreement` is what both keep, as a share of what either keeps, and `mask_iou` the mean over what both "
     "keep; `cosine` is the lowest of all outputs against float32 PyTorch."
 )
-_LEGEND = (
-    f"{DETECTIONS_LEGEND} `box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of the data set of "
-    "`accuracy:`. `precision` is what was asked for. Stage times are medians in ms for one camera, or for a round "
-    "of N where they are called `Ncam_…`, the device waited for at each border. `Ncam_ms` is one round of N images, "
-    "one from each camera, from preprocessing to postprocessing, images decoded beforehand; `Ncam_fps` is rounds "
-    "per second. `memory_mib` is the process's largest resident set. `engines_mib` and `build_s` are the sums over "
-    "the four engines, those that variants share or that came from the cache included."
+_STATUS_LEGEND = (
+    "`status`: `passed` means within every limit of `gate:` beside float32 PyTorch, `rejected` that one is exceeded, "
+    "`failed` that a job ended with an error, `missing` not built yet, `unverified` built for another machine and not "
+    "run. `precision` is what was asked for: `fp32+int8` has the vision encoder in INT8 and the rest in float32."
 )
+_METHOD_LEGEND = (
+    "`method` is where the scales of 8 bits come from: `qdq`, measured in PyTorch and written into the graph, or "
+    "`calibrator`, measured by TensorRT while it builds."
+)
+_UNSTABLE_LEGEND = (
+    "`(unstable)` stands where the time windows of a measurement differ by more than a tenth: the machine had other "
+    "work too; measure again for a number that counts."
+)
+_TIMES_LEGEND = (
+    "`box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of the data set of `accuracy:`. Stage times "
+    "are medians in ms for one camera, or for a round of N where they are called `Ncam_…`, the device waited for at "
+    "each border. `Ncam_ms` is one round of N images, one from each camera, from preprocessing to postprocessing, "
+    "images decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the process's largest resident set. "
+    "`engines_mib` and `build_s` are the sums over the four engines, those that variants share or that came from the "
+    "cache included."
+)
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the columns mean, and the words in them."""
+    parts = [_STATUS_LEGEND]
+    if any(row.get("method") for row in rows):
+        parts.append(_METHOD_LEGEND)
+    parts += [DETECTIONS_LEGEND, _TIMES_LEGEND]
+    if any("(unstable)" in str(value) for row in rows for value in row.values()):
+        parts.append(_UNSTABLE_LEGEND)
+    return " ".join(parts)
+
+
 RANDOM_NOTE = "**The weights are random: times and memory are real, detections are not.**"
 
 
@@ -105,7 +131,7 @@ def markdown(table: dict[str, Any]) -> str:
     parts += [f"- {line}" for line in table["warnings"]]
     if checkpoint_is_random(table["checkpoint"]):
         parts.append(RANDOM_NOTE)
-    return "\n\n".join([*parts, _LEGEND]) + "\n"
+    return "\n\n".join([*parts, legend(rows)]) + "\n"
 
 
 def _reasons(rows: Sequence[Row], status: str) -> list[str]:
@@ -153,5 +179,5 @@ def as_html(table: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Engine variants</title><style>{style}</style>\n'
         f"<h1>Engine variants</h1><p>{conditions}</p>\n<table><tr>{head}</tr>\n{rows}</table>"
-        f"<p>{html.escape(_LEGEND)}</p></html>\n"
+        f"<p>{html.escape(legend(table['rows']))}</p></html>\n"
     )

@@ -91,7 +91,10 @@ def test_a_variant_that_passed(tmp_path: Path) -> None:
     assert (row["status"], row["vision_ms"], row["8cam_fps"], row["memory_mib"]) == ("passed", 10.0, "100.00", 500)
     assert row["engines_mib"] == 4.0
     assert f"| {NAME} | passed |" in (tmp_path / "bench/table.md").read_text()
-    assert "because" not in (tmp_path / "bench/table.md").read_text()
+    text = (tmp_path / "bench/table.md").read_text()
+    assert "because" not in text
+    assert "`passed` means" in text
+    assert "unstable" not in text, "it is explained where it stands"
     rows = list(csv.DictReader((tmp_path / "bench/table.csv").read_text().splitlines()))
     assert rows[0]["cosine"] == "0.99995"
     assert NAME in (tmp_path / "bench/report.html").read_text()
@@ -219,7 +222,8 @@ def test_an_unstable_run_says_so_and_a_partial_table_too(tmp_path: Path) -> None
     verdict(tmp_path, "passed", digests)
     write_tables(tmp_path, listing(tmp_path, NAME), partial=True)
     text = (tmp_path / "bench/table.md").read_text()
-    assert "(unstable)" in text
+    assert "10.0 (unstable)" in text
+    assert "`(unstable)` stands where" in text
     assert "partial" in text
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,9 @@ from sam3_runtime.postprocess import Detections
 from sam3_runtime.reference import read_reference
 from sam3_runtime.settings import Limits
 from sam3_runtime.sinks import write_picture
-from sam3_runtime.sources import load_image
 from sam3_runtime.verify import compare as compare_engines
 from sam3_runtime.verify import mask_iou
-from tests.workflow.conftest import PROJECT, WorkFolder
+from tests.workflow.conftest import WorkFolder
 
 RESOLUTION = 224
 SCENES = (3, 7, 19)
@@ -165,52 +161,3 @@ def test_a_row_that_is_wrong_beside_others_is_noticed(
         monkeypatch.setattr(pipeline.engines[part], "infer", infer)
         checks = compare_engines(pipeline, reference, limits)[1]
     assert noticed in {check.name for check in checks if not check.passed}
-
-
-@pytest.mark.slow
-def test_the_wheel_runs_a_packed_variant_without_pytorch(built_once: WorkFolder, tmp_path: Path) -> None:
-    """What a deployed machine does: install the wheel, unpack, verify, detect."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(PROJECT)], check=True
-    )
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env/bin/python"
-    wheel = next(tmp_path.glob("sam3_runtime-*.whl"))
-    subprocess.run([str(python), "-m", "pip", "install", "-q", str(wheel)], check=True)
-    absent = "import importlib.util as u; print([n for n in ('torch', 'snakemake', 'onnx') if u.find_spec(n)])"
-    found = subprocess.run([str(python), "-c", absent], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
-
-    def command(*arguments: str) -> str:
-        run = subprocess.run(
-            [str(tmp_path / "env/bin/sam3-runtime"), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stdout + run.stderr
-        return run.stdout
-
-    command("pack", str(built_once.path / "engines/b2_q50_r224"), "out.tar")
-    command("unpack", "out.tar", ".")
-    assert "passed" in command("verify", "b2_q50_r224")
-    import cv2
-
-    cv2.imwrite(str(tmp_path / "coffee.png"), load_image("package:skimage/data/coffee.png")[..., ::-1])
-    command(
-        "infer",
-        "--engines",
-        "b2_q50_r224",
-        "--images",
-        "coffee.png",
-        "--prompt",
-        "cup",
-        "--top",
-        "3",
-        "--output",
-        "out",
-    )
-    line = json.loads((tmp_path / "out/images.jsonl").read_text())
-    assert len(line["detections"]) == 3
-    assert (tmp_path / "out/images/coffee.png").exists()

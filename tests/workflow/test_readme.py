@@ -66,7 +66,7 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     listed = [command for command in commands() if command.startswith("sam3-runtime") and "doctor" not in command]
     assert {command.split()[1] for command in listed} == {
-        "check", "evaluate", "extract", "infer", "info", "pack", "prune", "stream", "unlock", "unpack"
+        "check", "evaluate", "extract", "infer", "info", "pack", "prune", "stream", "unlock", "unpack", "verify"
     }  # fmt: skip
     for command in listed:
         here = command.replace("b8_q50_r672", "b2_q50_r224")
