@@ -15,7 +15,7 @@ install: $(INSTALLED)
 
 # Of what pip reports: each file of a megabyte or more when its download begins, and when all of them are being unpacked.
 SHOWN := sed -unE -e 's/^ *(Downloading|Using cached) ([^ -]+)[^ ]* \(([0-9.]+ [MG]B)\).*/  \2: \3/p' \
-  -e 's/^Installing collected packages.*/  unpacking all of them, which takes one or two minutes/p'
+  -e 's/^Installing collected packages.*/  unpacking all of them: one or two minutes the first time/p'
 
 # TrackEval measures tracks. Of what it requires, opencv-python would overwrite opencv-python-headless, and no other is
 # missing here that it needs.
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Error: the workflow needs Python 3.11 or newer. Hint: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Hint: apt install python3-venv"; exit 1; }
-	@echo "Installing PyTorch, transformers, Snakemake and more into .venv: 3 GB to download, 7 GB on disk, 2 to 4 minutes."
+	@echo "Installing PyTorch, transformers, Snakemake and more into .venv; the first time 3 to 4 GB to download, 7 GB on disk, 2 to 4 minutes."
 	@export PYTHONUNBUFFERED=1 PIP_PROGRESS_BAR=off PIP_DISABLE_PIP_VERSION_CHECK=1; \
 	  (while sleep 20 >&- 2>&-; do echo "  .venv has $$(du -sm .venv | cut -f1) MB"; done) & trap "kill $$!" EXIT; \
 	  $(BIN)/pip install --editable '.[workflow,media,dev]' | $(SHOWN); \
