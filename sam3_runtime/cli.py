@@ -24,7 +24,10 @@ from sam3_runtime.memory import MIB
 from sam3_runtime.wording import counted
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Detect with engine variants of SAM3, and measure, inspect and pack them. They are built by: snakemake",
 )
 console = Console(soft_wrap=True)
 

@@ -129,7 +129,8 @@ class Document(Generic[Model]):
                     f"{file}:{line}: a tab stands in this line", "YAML indents with spaces; replace the tab"
                 ) from None
             problem = getattr(error, "problem", None) or str(error)
-            raise self.error(f"{file}:{line}: not valid YAML: {problem}", f"the line reads: {source.strip()}") from None
+            reads = f"the line reads: {source.strip()}" if source.strip() else "something is open where the file ends"
+            raise self.error(f"{file}:{line}: not valid YAML: {problem}", reads) from None
         if value is None:
             raise self.error(f"{file} is empty", f"the smallest file is:  {self.smallest}")
         if not isinstance(value, dict):

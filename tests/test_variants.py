@@ -88,6 +88,7 @@ WRONG = {
         r"exclude names 'neck\.\*'"
     ),
     "a: [1\nb: 2": "not valid YAML",
+    "variants: [1\n": r":2: not valid YAML: .*\nHint: something is open where the file ends",
     "variants:\n  - {resolution: 0224}": r":2: 0224 is read as 148 in YAML\n.*224 if it is a number",
     "variants: [{resolution: 0896}]": r"'0896' is text; .* without quotes: 896",
     "variants: [{resolution: [12:30]}]": r"12:30 is read as 750",
