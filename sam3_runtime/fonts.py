@@ -51,7 +51,8 @@ def coverage(text: str, size: int) -> Coverage:
 
 def without_glyph(text: str) -> str:
     """The characters of ``text`` that no font here has, each once."""
-    return "".join(dict.fromkeys(char for char in _plain(text) if _font_of(char) is None and not _in_opencv(char)))
+    asked = dict.fromkeys(char for char in _plain(text) if not _goes_with_others(char))
+    return "".join(char for char in asked if _font_of(char) is None and not _in_opencv(char))
 
 
 def boxes_in(texts: Iterable[str]) -> str | None:
@@ -81,7 +82,7 @@ def _runs(text: str) -> Iterator[tuple[str, Path | None]]:
     goes with that, and a space with its neighbours: a phrase written from right to left stays in order."""
     run, font = "", None
     for char in text:
-        if run and (char == " " or unicodedata.category(char)[0] in "MC"):
+        if run and _goes_with_others(char):
             run += char
             continue
         found = _font_of(char)
@@ -93,6 +94,11 @@ def _runs(text: str) -> Iterator[tuple[str, Path | None]]:
         run, font = run + char, found
     if run:
         yield run, font
+
+
+def _goes_with_others(char: str) -> bool:
+    """A space, an accent, a joiner."""
+    return char == " " or unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf")
 
 
 def _drawn(run: str, path: Path | None, size: int) -> Coverage:
@@ -139,7 +145,7 @@ def _box_of(path: Path) -> tuple[tuple[int, int], bytes]:
 def _opened(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
     """A font, variable ones at the weight of labels; None where it has no such size, or is damaged."""
     try:
-        font = ImageFont.truetype(path, size)
+        font = ImageFont.truetype(str(path), size)
     except OSError:
         return None
     try:
