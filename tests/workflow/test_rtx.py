@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from sam3_runtime.builders.measure import steps_of
 from sam3_runtime.config import EngineRecord, Verdict
 from sam3_runtime.gpus import find_gpu
 from sam3_runtime.variants import Variant
-from tests.workflow.conftest import WorkFolder
+from tests.workflow.conftest import HALF, WorkFolder
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'sam3-runtime[rtx]'")
 pytestmark = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU: these are about one without")
@@ -25,9 +24,9 @@ PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
 
 
 @pytest.fixture(scope="module")
-def rtx(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
-    folder = make_folder(tmp_path_factory.mktemp("rtx") / "work")
-    folder.write(backend="tensorrt-rtx", defaults={"batch": 2, "queries": 20}, variants=[{"resolution": 112}])
+def rtx(tmp_path_factory: pytest.TempPathFactory, exported_once: WorkFolder) -> WorkFolder:
+    folder = exported_once.copy(tmp_path_factory.mktemp("rtx"))
+    folder.write(backend="tensorrt-rtx", **HALF)
     run = folder.snakemake("bench_all")
     if run.returncode != 0:
         raise AssertionError(run.stdout)
