@@ -584,9 +584,7 @@ def test_the_average_lags_less_at_first() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_a_stretch_writes_a_checkpoint_that_transformers_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stretch_writes_a_checkpoint_that_transformers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two stretches of a moment each, the second going on; then the checkpoint, whose answers are the average's."""
     from transformers import Sam3Model
 
