@@ -21,21 +21,21 @@ _ROOT = PACKAGE.name
 
 PLUMBING = frozenset(
     (
-        # messages, file names and locks
-        *(
-            "errors",
-            "files",
-            "jobs",
-            "gpu_lock",
-            "code_digest",
-            "export/locking",
-            "backends/tensorrt_logger",
-            "wording",
-        ),
+        # messages, file names, locks, and whether a file is what its record says
+        *("errors", "hints", "files", "paths", "integrity", "jobs", "gpu_lock", "code_digest", "export/locking"),
+        "wording",
         # settings and records: what stands in them is in params and cache keys by value
         *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
         # what is shown, predicted or kept beside an engine that stays as it is
-        *("report_text", "memory", "pack", "engine_cache", "builders/inspector", "builders/tensorrt_progress"),
+        *(
+            "report_text",
+            "memory",
+            "pack",
+            "engine_cache",
+            "backends/tensorrt_logger",
+            "builders/inspector",
+            "builders/tensorrt_progress",
+        ),
         *("builders/timing_cache", "backends/fake", "__init__"),
     )
 )

@@ -31,6 +31,7 @@ from sam3_runtime.files import (
     this_process,
     write_atomically,
 )
+from sam3_runtime.paths import FOLDERS
 
 _REGISTER = Path(".snakemake/sam3-jobs")
 _MAIN = Path(".snakemake/sam3-main")
@@ -174,7 +175,7 @@ def unlock(folder: Path, patience: float = 10.0, force: bool = False) -> list[st
         lock.unlink()
         done.append(f"removed the lock {lock.name}")
     (folder / _MAIN).unlink(missing_ok=True)
-    for name in ("onnx", "reference", "calibration", "engines", "bench", "accuracy"):
+    for name in FOLDERS:
         for place in sorted({path.parent for path in (folder / name).rglob(".*.part")}):
             done += [f"removed the half-written {path.name}" for path in remove_abandoned_parts(place)]
             done += [f"left {path.name}, which may be being written on {owner.host}" for path, owner in parts_in(place)]

@@ -22,6 +22,7 @@ from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import OutputError, RecordError, Sam3Error
 from sam3_runtime.files import temporary_name, written_whole
 from sam3_runtime.integrity import check_engines
+from sam3_runtime.paths import reference_file
 
 REFERENCE = "reference.safetensors"
 ACCURACY = "accuracy.safetensors"
@@ -40,12 +41,12 @@ class ArchiveError(Sam3Error):
 def reference_path(directory: Path, resolution: int) -> Path:
     """The reference of a variant: beside its engines where it was unpacked, else in its work folder."""
     packed = directory / REFERENCE
-    return packed if packed.is_file() else directory / ".." / ".." / "reference" / f"r{resolution}.safetensors"
+    return packed if packed.is_file() else directory / ".." / ".." / reference_file(resolution)
 
 
 def accuracy_path(directory: Path, resolution: int) -> Path | None:
     """Likewise of the reference's accuracy on a data set; None where the work folder has none."""
-    places = (directory / ACCURACY, directory / ".." / ".." / "reference" / f"r{resolution}_accuracy.safetensors")
+    places = (directory / ACCURACY, directory / ".." / ".." / reference_file(resolution, accuracy=True))
     return next((place for place in places if place.is_file()), None)
 
 
@@ -61,7 +62,7 @@ def _members(directory: Path, config: VariantConfig) -> Iterator[tuple[str, Path
     if not reference.is_file():
         raise RecordError(
             f"{reference} is missing, which the other machine verifies against",
-            f"run snakemake reference/r{config.resolution}.safetensors",
+            f"run snakemake {reference_file(config.resolution)}",
         )
     yield REFERENCE, reference
     accuracy = accuracy_path(directory, config.resolution)

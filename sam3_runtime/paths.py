@@ -47,16 +47,20 @@ def _stem(part: Part, variant: Variant) -> str:
     return part.name + (f"_q{variant.queries}" if "queries" in part.depends_on else "")
 
 
+def reference_file(resolution: int, accuracy: bool = False) -> str:
+    """What float32 PyTorch said at a resolution, of the verification images or of the data set."""
+    return f"reference/r{resolution}{'_accuracy' if accuracy else ''}.safetensors"
+
+
 def chain(plan: Plan, variant: Variant) -> Iterator[Step]:
     """The steps that make ``variant``, verify it and measure it, in their order."""
     yield Step("lock", ("checkpoint.lock",), "logs/lock_checkpoint.log")
     yield Step("export", ("onnx/tokenizer.json",), "logs/copy_tokenizer.log")
     for part in PARTS.values():
         yield from _graphs(plan, part, variant)
-    reference = f"reference/r{variant.resolution}"
-    yield _logged("reference", f"{reference}.safetensors", "reference", f"r{variant.resolution}")
-    if plan.has_data_set:
-        yield _logged("reference", f"{reference}_accuracy.safetensors", "reference", f"r{variant.resolution}_accuracy")
+    for accuracy in (False, True) if plan.has_data_set else (False,):
+        reference = reference_file(variant.resolution, accuracy)
+        yield Step("reference", (reference,), f"logs/{reference.removesuffix('.safetensors')}.log")
     for part in PARTS.values():
         engine = engine_id(part, variant)
         files = _with_record(f"engines/store/{engine}")

@@ -27,6 +27,7 @@ from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path
+from sam3_runtime.paths import reference_file
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
@@ -238,7 +239,7 @@ def check_reference(reference: Reference, config: VariantConfig) -> None:
     if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
         raise RecordError(
             f"the reference is of another checkpoint or resolution ({reference.resolution}) than {config.variant}",
-            f"run snakemake --force reference/r{config.resolution}.safetensors",
+            f"run snakemake --force {reference_file(config.resolution)}",
         )
     if reference.detections == 0:
         raise RecordError("the reference holds no detection, and agreement on nothing means nothing", "set reference:")

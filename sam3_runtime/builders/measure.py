@@ -28,6 +28,7 @@ from sam3_runtime.configure import read_records
 from sam3_runtime.errors import BuildError, Sam3Error
 from sam3_runtime.files import write_atomically
 from sam3_runtime.memory import predict
+from sam3_runtime.paths import chain
 from sam3_runtime.planning import Plan, make_plan
 from sam3_runtime.toolchain import cpu_name
 from sam3_runtime.variants import Variant
@@ -66,25 +67,19 @@ class Workshop:
         return None if "Nothing to be done" in said else {"seconds": round(seconds, 1), "peak_mib": round(peak, 1)}
 
 
-def steps_of(variant: Variant) -> dict[str, list[str]]:
-    """The files that make a variant, in order, by stage."""
-    at, suffix = f"onnx/r{variant.resolution}", variant.suffix
-    store = f"engines/store/b{variant.batch}_r{variant.resolution}"
-    eight_bit = [f"calibration/r{variant.resolution}.json", f"{at}/vision-encoder{suffix}.onnx"]
-    return {
-        "export": [
-            "onnx/text-encoder.onnx",
-            *(f"{at}/{name}.onnx" for name in ("vision-encoder", "geometry-encoder", f"decoder_q{variant.queries}")),
-        ],
-        "quantize": eight_bit if suffix else [],
-        "build": [
-            f"engines/store/b{variant.batch}/text-encoder.engine",
-            f"{store}/vision-encoder{suffix}.engine",
-            f"{store}/geometry-encoder.engine",
-            f"{store}/decoder_q{variant.queries}.engine",
-        ],
-        "configure": [f"engines/{variant.name}/config.json"],
-    }
+STAGES = {
+    "export": ("export",),
+    "quantize": ("calibrate", "quantize"),
+    "build": ("build",),
+    "configure": ("configure",),
+}
+"""What is measured together, of the stages of :mod:`sam3_runtime.paths`."""
+
+
+def steps_of(plan: Plan, variant: Variant) -> dict[str, list[str]]:
+    """The files that make a variant, in order, by what is measured together; the first file of each job."""
+    steps = list(chain(plan, variant))
+    return {name: [step.files[0] for step in steps if step.stage in stages] for name, stages in STAGES.items()}
 
 
 def measure(variants: Path, folder: Path, output: Path) -> dict[str, Any]:
@@ -94,8 +89,7 @@ def measure(variants: Path, folder: Path, output: Path) -> dict[str, Any]:
     plan = make_plan(variants, folder)
     workshop = Workshop(folder.absolute(), variants.absolute())
     known: Steps = json.loads(output.read_text())["steps"] if output.is_file() else {}
-    for first in ("checkpoint.lock", "onnx/tokenizer.json"):
-        workshop.make(first)
+    workshop.make("checkpoint.lock")
     idle = time.monotonic()
     workshop.make("checkpoint.lock")
     start = round(time.monotonic() - idle, 1)
@@ -104,24 +98,24 @@ def measure(variants: Path, folder: Path, output: Path) -> dict[str, Any]:
     for name in plan.names:
         variant = plan.variant(name)
         added = []
-        for file in (file for files in steps_of(variant).values() for file in files if file not in steps):
+        for file in (file for files in steps_of(plan, variant).values() for file in files if file not in steps):
             print(f"{name}: {file}", flush=True)
             taken = workshop.make(file) or known.get(file)
             if taken is None:
                 raise BuildError(f"{file} was made before, and not measured", f"measure in an empty folder: {folder}")
             steps[file] = taken
             added.append(file)
-        rows.append(_row(folder, variant, steps, added))
+        rows.append(_row(folder, plan, variant, steps, added))
         result = _result(plan, start, steps, rows)
         write_atomically(output, (json.dumps(result, indent=1) + "\n").encode())
         write_atomically(output.with_suffix(".md"), markdown(result).encode())
     return result
 
 
-def _row(folder: Path, variant: Variant, steps: Steps, added: list[str]) -> dict[str, Any]:
+def _row(folder: Path, plan: Plan, variant: Variant, steps: Steps, added: list[str]) -> dict[str, Any]:
     """One variant: where its four engines came from, what they are, and what they will take."""
     records = read_records(folder / "engines" / variant.name)
-    files = steps_of(variant)
+    files = steps_of(plan, variant)
     return {
         "variant": variant.name,
         "resolution": variant.resolution,

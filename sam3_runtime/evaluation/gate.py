@@ -13,6 +13,7 @@ from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import Accuracy, measure
 from sam3_runtime.evaluation.questions import answer_all, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference
+from sam3_runtime.paths import reference_file
 from sam3_runtime.pipeline import Pipeline
 
 
@@ -22,7 +23,7 @@ def measure_pipeline(pipeline: Pipeline, reference: AccuracyReference) -> Accura
     if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
         raise RecordError(
             f"the accuracy of the reference is of another checkpoint or resolution than {config.variant}",
-            f"run snakemake --force reference/r{config.resolution}_accuracy.safetensors",
+            f"run snakemake --force {reference_file(config.resolution, accuracy=True)}",
         )
     data, known = reference.data, reference.accuracy
     detect = finder_of(pipeline, data.phrases)

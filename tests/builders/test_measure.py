@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ pytest.importorskip("filelock")
 from sam3_runtime.builders.measure import steps_of
 from sam3_runtime.builders.measure_table import expectations, markdown
 from sam3_runtime.memory import MIB
+from sam3_runtime.planning import Plan, make_plan
 from sam3_runtime.variants import Variant
 
 
@@ -43,10 +46,19 @@ def row(variant: Variant, vision_file: int = 900, seconds: float = 40.0) -> dict
     }  # fmt: skip
 
 
+def plan_of(folder: Path, *variants: Variant) -> Plan:
+    listed = "\n".join(variant.yaml_line for variant in variants)
+    text = f"model: {{checkpoint: random}}\nbackend: tensorrt-rtx\nvariants:\n{listed}\n"
+    (folder / "variants.yaml").write_text(text)
+    return make_plan(folder / "variants.yaml", folder)
+
+
 def result(*rows: dict[str, Any]) -> dict[str, Any]:
-    steps = {file: {"seconds": 50.0, "peak_mib": 100.0} for one in rows
-             for files in steps_of(Variant(one["batch"], one["queries"], one["resolution"], one["quantize"])).values()
-             for file in files}  # fmt: skip
+    variants = [Variant(one["batch"], one["queries"], one["resolution"], one["quantize"]) for one in rows]
+    with TemporaryDirectory() as folder:
+        plan = plan_of(Path(folder), *variants)
+    files = [file for one in variants for files in steps_of(plan, one).values() for file in files]
+    steps = {file: {"seconds": 50.0, "peak_mib": 100.0} for file in files}
     return {
         "date": "2026-01-01", "complete": True, "cpu": "a CPU", "cores": 2, "python": "3.11",
         "libraries": {"torch": "2"}, "toolchain": {"version": "1.7"}, "gpus": ["8.9", "12.0"], "checkpoint": "random",
@@ -54,13 +66,15 @@ def result(*rows: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_steps_of_a_variant_in_order() -> None:
-    steps = steps_of(Variant(8, 50, 672, "fp8"))
-    assert steps["export"][0] == "onnx/text-encoder.onnx"
+def test_the_steps_of_a_variant_in_order(tmp_path: Path) -> None:
+    chosen, other = Variant(8, 50, 672, "fp8"), Variant(8, 50, 672)
+    plan = plan_of(tmp_path, chosen, other)
+    steps = steps_of(plan, chosen)
+    assert {"onnx/text-encoder.onnx", "onnx/tokenizer.json", "onnx/r672/decoder_q50.onnx"} <= set(steps["export"])
     assert steps["quantize"] == ["calibration/r672.json", "onnx/r672/vision-encoder_fp8.onnx"]
     assert "engines/store/b8_r672/vision-encoder_fp8.engine" in steps["build"]
     assert steps["configure"] == ["engines/b8_q50_r672_fp8/config.json"]
-    assert steps_of(Variant(8, 50, 672))["quantize"] == []
+    assert steps_of(plan, other)["quantize"] == []
 
 
 def test_the_predecessor_stands_beside_what_can_be_compared_with_it() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -585,15 +584,16 @@ def test_the_average_lags_less_at_first() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_a_stretch_writes_a_checkpoint_that_transformers_loads(tmp_path: Path, project: Path) -> None:
+def test_a_stretch_writes_a_checkpoint_that_transformers_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two stretches of a moment each, the second going on; then the checkpoint, whose answers are the average's."""
     from transformers import Sam3Model
 
     run, folder = tmp_path / "run", tmp_path / "checkpoint"
-    command = [sys.executable, "-m", "demo.train", str(run), "--images", "1", "--workers", "0", "--minutes", "0.02"]
+    command = ["demo.train", str(run), "--images", "1", "--workers", "0", "--minutes", "0.02"]
     command += ["--total-minutes", "1", "--check-images", "2"]
     for options in ([], ["--write", str(folder)]):
-        subprocess.run([*command, *options], check=True, capture_output=True, text=True, cwd=project)
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        train.main()
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert len([line for line in lines if "check" in line]) == 2
     progress = json.loads((run / "state/progress.json").read_text())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sam3_runtime.config import Toolchain
 from tests.once import once
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,9 @@ SETTINGS = {
         "windows": 2,
     },
 }
+
+
+HALF = {"defaults": {"batch": 2, "queries": 20}, "variants": [{"resolution": 112}]}
 
 
 class WorkFolder:
@@ -63,9 +67,18 @@ class WorkFolder:
         run = self.snakemake("--dry-run", *arguments, **environment)
         if run.returncode != 0:
             raise AssertionError(run.stdout)
-        table = run.stdout.partition("Job stats:")[2].split("\n\n")[0]
+        return self.jobs_of(run.stdout)
+
+    def jobs_of(self, said: str) -> dict[str, int]:
+        """How many jobs of each rule Snakemake says that there are."""
+        table = said.partition("Job stats:")[2].split("\n\n")[0]
         rows = re.findall(r"^(\w+) +(\d+)$", table, flags=re.MULTILINE)
         return {rule: int(count) for rule, count in rows if rule not in ("job", "total")}
+
+    def copy(self, folder: Path) -> WorkFolder:
+        """A copy in ``folder``, links and time stamps as they are."""
+        shutil.copytree(self.path, folder / "work", symlinks=True)
+        return WorkFolder(folder / "work")
 
     def half_written(self) -> list[Path]:
         return [path for path in self.path.rglob("*.part") if ".snakemake" not in path.parts]
@@ -103,6 +116,26 @@ def built_once(run_folder: Path, make_folder: Callable[[Path], WorkFolder]) -> W
     return WorkFolder(once(place, build))
 
 
+@pytest.fixture(scope="session")
+def exported_once(run_folder: Path, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
+    """A work folder with the float16 graphs and the reference of ``b2_q20_r112``, which either TensorRT builds from.
+    Not to be written to."""
+    place = run_folder / "exported/work"
+
+    def export() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        folder = make_folder(place)
+        gpu = {"gpu": "NVIDIA H200", "compute_capability": "9.0"}
+        Toolchain(backend="tensorrt", version="8.6.1", **gpu).write(place / "toolchain.json")  # it only plans here
+        folder.write(backend="tensorrt", **HALF)
+        run = folder.snakemake("export_all")
+        if run.returncode != 0:
+            raise AssertionError(run.stdout)
+        (place / "toolchain.json").unlink()
+
+    return WorkFolder(once(place, export))
+
+
 @pytest.fixture
 def own_project(tmp_path: Path) -> Path:
     """A copy of the project, to be edited, in another folder."""
@@ -117,5 +150,4 @@ def own_project(tmp_path: Path) -> Path:
 @pytest.fixture
 def built(tmp_path: Path, built_once: WorkFolder) -> WorkFolder:
     """A copy of :func:`built_once`, for this test alone."""
-    shutil.copytree(built_once.path, tmp_path / "work", symlinks=True)
-    return WorkFolder(tmp_path / "work")
+    return built_once.copy(tmp_path)

@@ -17,8 +17,8 @@ import pytest
 from sam3_runtime.files import process_is_alive
 from tests.workflow.conftest import PROJECT, WorkFolder
 
-GRAPH = "onnx/r224/geometry-encoder.onnx"
-ENGINE = "engines/store/b2_r224/geometry-encoder.engine"
+GRAPH = "onnx/text-encoder.onnx"
+ENGINE = "engines/store/b2/text-encoder.engine"
 
 
 def cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -57,7 +57,7 @@ def running(folder: WorkFolder, *targets: str) -> Iterator[subprocess.Popen[byte
 def test_a_killed_job_is_redone_by_the_same_command(built: WorkFolder, target: str) -> None:
     (built.path / target).unlink()
     if target == ENGINE:
-        for cached in (built.path / "engines/cache").glob("*/geometry-encoder.engine"):
+        for cached in (built.path / "engines/cache").glob("*/text-encoder.engine"):
             cached.unlink()
     with running(built, target) as process:
         os.kill(jobs_of(built)[0], signal.SIGKILL)
@@ -115,7 +115,7 @@ def test_a_failed_rebuild_loses_nothing(built: WorkFolder) -> None:
     restored = built.snakemake(ENGINE)
     assert restored.returncode == 0, restored.stdout
     assert json.loads((built.path / f"{ENGINE}.json").read_text()) == before
-    assert "taken from the cache" in (built.path / "logs/build/b2_r224/geometry-encoder.log").read_text()
+    assert "taken from the cache" in (built.path / "logs/build/b2/text-encoder.log").read_text()
 
 
 def test_new_settings_and_back_again_build_nothing_the_second_time(built: WorkFolder) -> None:
@@ -127,8 +127,8 @@ def test_new_settings_and_back_again_build_nothing_the_second_time(built: WorkFo
     built.write()
     assert built.snakemake(ENGINE).returncode == 0
     assert (built.path / ENGINE).resolve() == before
-    assert "taken from the cache" in (built.path / "logs/build/b2_r224/geometry-encoder.log").read_text()
-    assert len(list((built.path / "engines/cache").glob("*/geometry-encoder.engine"))) == 2
+    assert "taken from the cache" in (built.path / "logs/build/b2/text-encoder.log").read_text()
+    assert len(list((built.path / "engines/cache").glob("*/text-encoder.engine"))) == 2
 
 
 def test_a_variant_that_fails_has_its_row_and_stops_no_other(built: WorkFolder) -> None:
@@ -224,15 +224,15 @@ def test_a_full_disk_is_one_message_and_no_half_file(built: WorkFolder, tmp_path
 
 
 def test_prune_frees_what_left_the_list_and_nothing_else(built: WorkFolder) -> None:
-    built.write(variants=[{"resolution": 224, "queries": [50, 7]}])
+    built.write(variants=[{"resolution": 224, "batch": [2, 4]}])
     assert built.snakemake("build_all").returncode == 0
     built.write()
     said = cli("prune", "--directory", str(built.path))
-    assert "b2_q7_r224" in said.stdout
-    assert (built.path / "engines/b2_q7_r224").exists()
+    assert "b4_q50_r224" in said.stdout
+    assert (built.path / "engines/b4_q50_r224").exists()
     freed = cli("prune", "--directory", str(built.path), "--delete")
     assert freed.returncode == 0, freed.stderr
-    assert not (built.path / "engines/b2_q7_r224").exists()
-    assert not list((built.path / "engines").rglob("decoder_q7*"))
+    assert not (built.path / "engines/b4_q50_r224").exists()
+    assert {path.parent.name for path in (built.path / "engines/store").rglob("*.engine")} == {"b2", "b2_r224"}
     assert built.planned() == {"all": 1}
     assert "nothing to free" in cli("prune", "--directory", str(built.path)).stdout

@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sam3_runtime.builders.measure import steps_of
 from sam3_runtime.config import EngineRecord, Verdict
 from sam3_runtime.gpus import find_gpu
-from sam3_runtime.variants import Variant
-from tests.workflow.conftest import WorkFolder
+from tests.workflow.conftest import HALF, WorkFolder
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'sam3-runtime[rtx]'")
 pytestmark = pytest.mark.skipif(find_gpu() is not None, reason="this machine has a GPU: these are about one without")
@@ -25,9 +22,9 @@ PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
 
 
 @pytest.fixture(scope="module")
-def rtx(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
-    folder = make_folder(tmp_path_factory.mktemp("rtx") / "work")
-    folder.write(backend="tensorrt-rtx", defaults={"batch": 2, "queries": 20}, variants=[{"resolution": 112}])
+def rtx(tmp_path_factory: pytest.TempPathFactory, exported_once: WorkFolder) -> WorkFolder:
+    folder = exported_once.copy(tmp_path_factory.mktemp("rtx"))
+    folder.write(backend="tensorrt-rtx", **HALF)
     run = folder.snakemake("bench_all")
     if run.returncode != 0:
         raise AssertionError(run.stdout)
@@ -78,14 +75,6 @@ def test_other_generations_build_every_engine_again_and_say_why(rtx: WorkFolder)
     builds = {f"build_{part}": 1 for part in PARTS}
     assert planned == {**builds, **links, "configure_variant": 1, "verify_variant": 1, "all": 1}
     assert "Params have changed" in said
-
-
-def test_the_measuring_commands_steps_are_the_workflows_files(fresh: WorkFolder) -> None:
-    fresh.write(backend="tensorrt-rtx", variants=[{"resolution": 224, "quantize": "fp8"}])
-    files = [file for stage in steps_of(Variant(2, 50, 224, "fp8")).values() for file in stage]
-    planned = fresh.planned(*files)
-    assert planned["quantize_vision_encoder"] == 1
-    assert planned["build_vision_encoder"] == 1
 
 
 def test_info_predicts_the_memory(rtx: WorkFolder) -> None:

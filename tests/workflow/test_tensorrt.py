@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from sam3_runtime.config import EngineRecord, Toolchain
-from tests.workflow.conftest import WorkFolder
+from tests.workflow.conftest import HALF, WorkFolder
 
 
 def is_installed(name: str) -> bool:
@@ -30,7 +28,7 @@ pytestmark = [
     ),
 ]
 
-CHOSEN = {"backend": "tensorrt", "defaults": {"batch": 2, "queries": 20}, "variants": [{"resolution": 112}]}
+CHOSEN = {"backend": "tensorrt", **HALF}
 PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
 TRTEXEC = """#!{python}
 import pathlib, sys
@@ -75,23 +73,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, make_folder: Callable[[Path], WorkFolder]) -> WorkFolder:
-    folder = tmp_path_factory.mktemp("exported")
-    found, work = Machine(folder), make_folder(folder / "work")
-    work.write(**CHOSEN, build={"optimal": {"n": 3}})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        run = work.snakemake("export_all", **found.environment)
-    assert run.returncode == 0, run.stdout
-    return work
-
-
 @pytest.fixture
-def small(tmp_path: Path, exported: WorkFolder) -> WorkFolder:
-    """A copy, for this test alone, of a work folder in which everything was exported."""
-    shutil.copytree(exported.path, tmp_path / "work", symlinks=True)
-    return WorkFolder(tmp_path / "work")
+def small(tmp_path: Path, exported_once: WorkFolder) -> WorkFolder:
+    """A work folder in which everything was exported."""
+    folder = exported_once.copy(tmp_path)
+    folder.write(**CHOSEN, build={"optimal": {"n": 3}})
+    return folder
 
 
 def test_engines_are_built_and_again_where_the_gpu_is_another(small: WorkFolder, machine: Machine) -> None:
