@@ -157,8 +157,8 @@ if workflow.is_main_process and not jobs.is_running(Path.cwd()):
 EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
 
 # Jobs that hold the GPU; without one, nothing waits for it. TensorRT-RTX builds on the CPU.
-GPU = 0 if PLAN.toolchain.backend == "onnxruntime" else 1
-BUILD_GPU = 0 if PLAN.toolchain.backend == "tensorrt-rtx" else GPU
+GPU = int(PLAN.backend.on_gpu)
+BUILD_GPU = int(PLAN.backend.builds_on == "gpu")
 
 STEPS = [step for name in PLAN.names for step in paths.chain(PLAN, PLAN.variant(name))]
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sam3_runtime.engines import registry
 from sam3_runtime.files import digest_of, sha256_of
 
 PACKAGE = Path(__file__).resolve().parent
@@ -23,7 +24,7 @@ PLUMBING = frozenset(
     (
         # messages, file names, locks, and whether a file is what its record says
         *("errors", "hints", "files", "paths", "integrity", "jobs", "gpu_lock", "code_digest", "export/locking"),
-        "wording",
+        *("wording", "engines/__init__", "engines/registry"),
         # settings and records: what stands in them is in params and cache keys by value
         *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
         # what is shown, predicted or kept beside an engine that stays as it is
@@ -44,9 +45,8 @@ PLUMBING = frozenset(
 ALTERNATIVES = frozenset(
     (
         *("export/vision", "export/text", "export/geometry", "export/decoder"),
-        *("builders/onnxruntime", "builders/tensorrt", "builders/tensorrt_rtx"),
-        *("backends/onnxruntime", "backends/tensorrt", "backends/tensorrt_rtx"),
-        *("backends/host", "backends/cuda", "backends/cuda_device", "quantize/calibration_cache"),
+        *("backends/cuda", "quantize/calibration_cache"),
+        *registry.code_of(),
     )
 )
 _CHOOSERS = frozenset(("export/graph", "builders/__init__", "backends/__init__"))

@@ -15,17 +15,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
 from sam3_runtime.contract import ModelDims
+from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.errors import RecordError
 from sam3_runtime.files import digest_of, write_atomically
 from sam3_runtime.hints import command_for
 
-Backend = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "fake"]
+if TYPE_CHECKING:
+    Backend = str
+else:
+    Backend = Literal[tuple(BACKENDS)]
 Precision = Literal["fp32", "fp16"]
 
 

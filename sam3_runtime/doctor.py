@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sam3_runtime import __version__
+from sam3_runtime.engines.registry import BACKENDS, BUILT
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.estimate import MADE_OF, estimate
 from sam3_runtime.files import is_writable, without_folders
@@ -24,7 +25,7 @@ from sam3_runtime.gpu_monitor import read
 from sam3_runtime.gpus import cuda_version, find_gpus
 from sam3_runtime.memory import MIB
 from sam3_runtime.planning import DEFAULT_CACHE, Plan, make_plan
-from sam3_runtime.toolchain import ON_GPU, trtexec_version
+from sam3_runtime.toolchain import trtexec_version
 from sam3_runtime.wording import counted
 
 State = Literal["ok", "missing", "warning"]
@@ -54,18 +55,17 @@ class _Library:
     needs: dict[str, Need]
 
 
-_EVERY: dict[str, Need] = {"onnxruntime": "run", "tensorrt": "run", "tensorrt-rtx": "run"}
+_EVERY: dict[str, Need] = dict.fromkeys(BUILT, "run")
+_BUILT = [BACKENDS[name] for name in BUILT]
 _LIBRARIES = (
     _Library("NumPy", "numpy", "pip install numpy", _EVERY),
     _Library("OpenCV", "cv2", "pip install opencv-python-headless", _EVERY),
-    _Library("ONNX Runtime", "onnxruntime", "pip install onnxruntime", {"onnxruntime": "run"}),
-    _Library("TensorRT", "tensorrt", "pip install 'sam3-runtime[tensorrt]'", {"tensorrt": "run"}),
-    _Library("TensorRT-RTX", "tensorrt_rtx", "pip install 'sam3-runtime[rtx]'", {"tensorrt-rtx": "run"}),
+    *(_Library(spec.title, spec.module or spec.name, spec.install or "", {spec.name: "run"}) for spec in _BUILT),
     _Library(
         "pycuda",
         "pycuda.driver",
         "pip install pycuda: engines are built without it, and do not run",
-        {"tensorrt": "run", "tensorrt-rtx": "build"},
+        {spec.name: "run" if spec.builds_on == "gpu" else "build" for spec in _BUILT if spec.on_gpu},
     ),
     _Library("PyTorch", "torch", "pip install 'sam3-runtime[workflow]': exporting needs it, running does not", {}),
     _Library("transformers", "transformers", "pip install 'sam3-runtime[workflow]': exporting needs it", {}),
@@ -104,12 +104,13 @@ def _plan(folder: Path, variants: Path) -> tuple[Plan | None, Finding]:
 
 
 def _cards(backend: str | None) -> Iterator[Finding]:
-    """The driver and each GPU. TensorRT-RTX builds without one."""
-    needed = backend == "tensorrt"
+    """The driver and each GPU. Some backends build without one."""
+    spec = BACKENDS[backend] if backend else None
+    needed = spec is not None and spec.builds_on == "gpu"
     gpus = find_gpus()
     if not gpus:
         told = "there is an nvidia-smi, and it shows no GPU" if shutil.which("nvidia-smi") else "no nvidia-smi on PATH"
-        hint = "install NVIDIA's driver; in a container, start it with --gpus all" if backend in ON_GPU else ""
+        hint = "install NVIDIA's driver; in a container, start it with --gpus all" if spec and spec.on_gpu else ""
         yield Finding("driver and GPU", "missing", told + _not_needed(needed, backend), hint, needed)
         return
     yield Finding("driver", "ok", f"{gpus[0].driver}, for CUDA up to {cuda_version() or 'unknown'}")
@@ -155,7 +156,8 @@ def _trtexec(backend: str | None) -> Finding:
     version = trtexec_version()
     if version is None:
         return Finding("trtexec", "warning", "on PATH, and does not say its version", "is it TensorRT's own?")
-    return Finding("trtexec", "ok", f"TensorRT {version}" + _not_needed(backend == "tensorrt", backend))
+    uses_it = backend is not None and BACKENDS[backend].tool is not None
+    return Finding("trtexec", "ok", f"TensorRT {version}" + _not_needed(uses_it, backend))
 
 
 def _cache(folder: Path, plan: Plan | None) -> Iterator[Finding]:

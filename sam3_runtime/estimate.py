@@ -46,10 +46,9 @@ def estimate(plan: Plan) -> Estimate | None:
     chosen = [plan.variant(name) for name in plan.names]
     sizes = {one: _on_gpu(plan, dims, one) for one in chosen}
     largest = max(chosen, key=lambda one: sizes[one])
-    on_gpu = plan.toolchain.backend != "onnxruntime"
     return Estimate(
         disk=_on_disk(plan, chosen) // MIB,
-        gpu=sizes[largest] // MIB + CUDA_CONTEXT_MIB if on_gpu else 0,
+        gpu=sizes[largest] // MIB + CUDA_CONTEXT_MIB if plan.backend.on_gpu else 0,
         largest=largest.name,
     )
 

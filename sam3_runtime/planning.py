@@ -13,27 +13,15 @@ from typing import Any
 
 from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PartName
+from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
 from sam3_runtime.errors import VariantsError
 from sam3_runtime.source_files import PACKAGE
-from sam3_runtime.toolchain import (
-    BUILDING_MODULES,
-    ON_GPU,
-    RUNNING_MODULES,
-    device_name,
-    eight_bit_products,
-    locked_checkpoint,
-    release_of,
-    resolve,
-    why_not_run,
-)
+from sam3_runtime.toolchain import device_name, eight_bit_products, locked_checkpoint, release_of, resolve, why_not_run
 from sam3_runtime.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
 
 CACHE_ENVIRONMENT = "SAM3_ENGINE_CACHE"
 DEFAULT_CACHE = "engines/cache"
 TIMING_CACHE = "timing.cache"
-FIRST_WITH_FLOAT16_SCALES = (10,)
-"""The first TensorRT that this project gives 8-bit graphs in float16, and FP8."""
-FIRST_WITHOUT_CALIBRATORS = (11,)
 
 
 @dataclass(frozen=True)
@@ -85,25 +73,13 @@ class Plan:
     def build(self, part: PartName) -> dict[str, Any]:
         return {
             "toolchain": self.toolchain.key(),
-            "settings": self._build_settings(),
+            "settings": self.backend.settings(self.variants.settings.build),
             "precision": self.precision(part),
         }
 
-    def _build_settings(self) -> dict[str, Any]:
-        """The settings that engines of this backend depend on; what is left out is not among them."""
-        section = self.variants.settings.build
-        if self.toolchain.backend == "onnxruntime":
-            return {"optimization": section.optimization}
-        optimal = section.optimal.model_dump(exclude_none=True)
-        tuned: dict[str, Any] = {"optimal": optimal} if optimal else {}
-        if self.toolchain.backend == "tensorrt-rtx":
-            return {"gpus": section.gpus} | tuned
-        # Which builder, GPU and timing cache: means and places, that no engine differs by.
-        return section.tensorrt.model_dump(exclude_none=True, exclude={"builder", "timing_cache"}) | tuned
-
     def eight_bit(self, suffix: str) -> dict[str, Any]:
         """Settings of the vision encoder ``suffix`` (such as ``_int8``) that follow from this machine's CPU."""
-        return {"products": eight_bit_products()} if suffix and self.toolchain.backend == "onnxruntime" else {}
+        return {"products": eight_bit_products()} if suffix and self.backend.products_of_cpu else {}
 
     def configure(self, name: str) -> dict[str, Any]:
         chosen = self.variants.get(name)
@@ -140,6 +116,16 @@ class Plan:
         return list(self.variants.variants)
 
     @property
+    def backend(self) -> BackendSpec:
+        """What the engines of this folder are built for."""
+        return BACKENDS[self.toolchain.backend]
+
+    @property
+    def release(self) -> Release:
+        """The version of its library, to compare; () where it is not installed."""
+        return release_of(self.toolchain.version)
+
+    @property
     def is_full_size(self) -> bool:
         """Whether one export needs most of a machine's memory, so that only one may run at a time."""
         return self.variants.dims.channels >= 256
@@ -151,7 +137,7 @@ class Plan:
             asked = asked.get(part, asked.get("default", "auto"))
         if asked != "auto":
             return asked
-        return "fp32" if self.toolchain.backend == "onnxruntime" else "fp16"
+        return self.backend.precision
 
     @property
     def calibrates(self) -> bool:
@@ -173,8 +159,7 @@ class Plan:
         Calibrators, and TensorRT before 10, whose parser has no float16 QuantizeLinear, want a float32 graph; the
         engine's float type is a flag there.
         """
-        release = release_of(self.toolchain.version) if self.toolchain.backend == "tensorrt" else ()
-        flagged = self.calibrates or () < release < FIRST_WITH_FLOAT16_SCALES
+        flagged = self.calibrates or self.backend.wants_float32_scales(self.release)
         return "_fp32" if flagged and self.precision("vision-encoder") == "fp16" else ""
 
     def vision_graph(self, suffix: str) -> str:
@@ -197,11 +182,11 @@ class Plan:
     def building_modules(self) -> tuple[str, ...]:
         """The modules that decide what an engine of this backend is."""
         scales = ("quantize/calibration_cache",) if self.calibrates else ()
-        return BUILDING_MODULES[self.toolchain.backend] + scales
+        return self.backend.build_code + scales
 
     def running_modules(self) -> tuple[str, ...]:
         """The modules that run the engines of this backend."""
-        return RUNNING_MODULES[self.toolchain.backend]
+        return self.backend.run_code
 
     def path(self, text: str) -> str:
         """A path of ``variants.yaml``, which is relative to that file, as the work folder sees it."""
@@ -251,11 +236,11 @@ class Plan:
 
     def build_gpus(self) -> list[int]:
         """The GPUs of which a build holds one; none where the backend builds on the CPU."""
-        return self._gpus() if self.toolchain.backend == "tensorrt" else []
+        return self._gpus() if self.backend.builds_on == "gpu" else []
 
     def run_gpus(self) -> list[int]:
         """The GPUs of which a verification or a benchmark holds one."""
-        return self._gpus() if self.toolchain.backend in ON_GPU else []
+        return self._gpus() if self.backend.on_gpu else []
 
     def _gpus(self) -> list[int]:
         return list(self.variants.settings.build.gpu_indices)
@@ -286,19 +271,20 @@ def make_plan(file: Path, folder: Path) -> Plan:
 
 
 def checked_plan(plan: Plan) -> Plan:
-    """``plan``, unless it asks for 8 bits in a way that its TensorRT has not: :class:`VariantsError`."""
-    toolchain, file = plan.toolchain, plan.variants.file
-    release = release_of(toolchain.version) if toolchain.backend == "tensorrt" else ()
-    if plan.calibrates and release >= FIRST_WITHOUT_CALIBRATORS:
+    """``plan``; :class:`VariantsError` for 8-bit settings that this release of its backend does not support."""
+    file, backend = plan.variants.file, plan.backend
+    here = f"{backend.title} {plan.toolchain.version}"
+    if plan.calibrates and plan.release >= backend.calibrators_before:
         raise VariantsError(
-            f"{file}: calibration.method: calibrator is not for TensorRT {toolchain.version}: 11 has no calibrators",
-            "write `calibration: {method: qdq}`, which every TensorRT from 8.6 on runs",
+            f"{file}: calibration.method: calibrator is not for {here}: "
+            f"{backend.calibrators_before[0]} has no calibrators",
+            f"write `calibration: {{method: qdq}}`, which every {backend.title} runs",
         )
     fp8 = next((name for name, variant in plan.variants.variants.items() if variant.quantize == "fp8"), None)
-    if fp8 and () < release < FIRST_WITH_FLOAT16_SCALES:
+    if fp8 and not backend.builds_fp8(plan.release):
         raise VariantsError(
-            f"{file}: {fp8} asks for fp8, which this project builds with TensorRT 10 and newer; "
-            f"this folder's is {toolchain.version}",
+            f"{file}: {fp8} asks for fp8, which this project builds with {backend.title} {backend.fp8_from[0]} and "
+            f"newer; this folder's is {plan.toolchain.version}",
             "use `quantize: int8`",
         )
     return plan

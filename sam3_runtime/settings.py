@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from sam3_runtime.contract import PartName
+from sam3_runtime.engines.registry import BUILT
 from sam3_runtime.gpus import DEFAULT_GPUS, NAMES, as_number, parse_gpu
 
 Quantize = Literal["none", "int8", "fp8"]
@@ -255,13 +256,17 @@ class GateSection(Section):
 
 
 PrecisionName = Literal["auto", "fp32", "fp16"]
+if TYPE_CHECKING:
+    BackendName = str
+else:
+    BackendName = Literal[("auto", *BUILT)]
 
 
 class VariantsFile(Section):
     """The engine variants of one work folder: what to build, from which checkpoint, how, and how well."""
 
     model: ModelSection = ModelSection()
-    backend: Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"] = "auto"
+    backend: BackendName = "auto"
     precision: PrecisionName | dict[Literal["default"] | PartName, PrecisionName] = "auto"
     export: ExportSection = ExportSection()
     build: BuildSection = BuildSection()

@@ -16,58 +16,35 @@ from pathlib import Path
 from shutil import which
 from typing import Literal
 
-from sam3_runtime.config import Backend, CheckpointLock, Toolchain
+from sam3_runtime.config import CheckpointLock, Toolchain
 from sam3_runtime.contents import Contents
+from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
 from sam3_runtime.errors import WorkFolderError
 from sam3_runtime.gpus import asked_for, cuda_version, find_gpu, find_gpus
 from sam3_runtime.settings import VariantsFile
 
-BUILDERS: tuple[Backend, ...] = ("onnxruntime", "tensorrt-rtx", "tensorrt")
-"""The backends that this version builds engines for. ``backend: auto`` is ``tensorrt`` where it can build, else the
-first."""
-BUILDING_MODULES: dict[Backend, tuple[str, ...]] = {
-    "onnxruntime": ("builders/onnxruntime",),
-    "tensorrt-rtx": ("builders/tensorrt_rtx",),
-    "tensorrt": ("builders/tensorrt",),
-}
-RUNNING_MODULES: dict[Backend, tuple[str, ...]] = {
-    "onnxruntime": ("backends/onnxruntime", "backends/host"),
-    "tensorrt-rtx": ("backends/tensorrt_rtx", "backends/cuda_device"),
-    "tensorrt": ("backends/tensorrt", "backends/cuda_device"),
-}
-"""The modules that build and that run the engines of a backend; what these import counts too (``code_digest.py``)."""
-
-_DISTRIBUTIONS = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-    "tensorrt-rtx": ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx"),
-    "tensorrt": (
-        *("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
-        *("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt-bindings"),
-    ),
-}
-ON_GPU: tuple[Backend, ...] = ("tensorrt", "tensorrt-rtx")
-"""The backends whose engines run on an NVIDIA GPU."""
 NOT_INSTALLED = "not installed"
 NO_GPU = "no NVIDIA GPU"
 
 
-def probe(backend: Backend, gpus: Sequence[int] = (0,)) -> Toolchain:
+def probe(backend: str, gpus: Sequence[int] = (0,)) -> Toolchain:
     """What is installed here for ``backend``; its version is ``NOT_INSTALLED`` where nothing is.
 
-    TensorRT builds for the cards ``gpus`` of this machine, which must be of one model (:class:`WorkFolderError`);
-    TensorRT-RTX compiles for generations, whatever card is in the machine: its toolchain names no GPU.
+    A backend that builds on a GPU builds for the GPUs ``gpus`` of this machine, which must be of one model
+    (:class:`WorkFolderError`); the toolchain of one that builds on the CPU names none.
     """
-    found = Toolchain(backend=backend, version=_version(backend))
-    return found.model_copy(update=_cards(gpus)) if backend == "tensorrt" else found
+    spec = BACKENDS[backend]
+    found = Toolchain(backend=backend, version=_version(spec))
+    return found.model_copy(update=_cards(gpus)) if spec.builds_on == "gpu" else found
 
 
-def _version(backend: Backend) -> str:
-    for distribution in _DISTRIBUTIONS[backend]:
+def _version(spec: BackendSpec) -> str:
+    for distribution in spec.distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return (trtexec_version() if backend == "tensorrt" else None) or NOT_INSTALLED
+    return (trtexec_version() if spec.tool else None) or NOT_INSTALLED
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +67,7 @@ def trtexec_version() -> str | None:
     return f"{number // step}.{number % step // 100}.{number % 100}"
 
 
-def release_of(version: str) -> tuple[int, ...]:
+def release_of(version: str) -> Release:
     """``8.6.1.post1`` → (8, 6, 1), to compare; () for what is no version, such as :data:`NOT_INSTALLED`."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(number) for number in found[0].split(".")) if found else ()
@@ -120,7 +97,7 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
     """
     gpus = settings.build.gpu_indices
     best = _best(gpus) if settings.backend == "auto" else None
-    backend: Backend = best.backend if best else settings.backend  # type: ignore[assignment]
+    backend = best.backend if best else settings.backend
     record = folder / "toolchain.json"
     recorded = Toolchain.read(record) if record.is_file() else None
     if recorded and recorded.backend != backend:
@@ -135,14 +112,15 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
 
 def _best(gpus: Sequence[int]) -> Toolchain:
     """What ``backend: auto`` means on this machine."""
-    if find_gpu() is not None and can_build(found := probe("tensorrt", gpus)):
-        return found
-    return probe(BUILDERS[0], gpus)
+    able = [spec for spec in BACKENDS.values() if spec.auto and (spec.builds_on == "cpu" or find_gpu() is not None)]
+    found = [probe(spec.name, gpus) for spec in able]
+    return next((one for one in found if can_build(one)), found[-1])
 
 
 def can_build(toolchain: Toolchain) -> bool:
-    """Whether what was probed here builds engines: TensorRT needs the card that they are for."""
-    return toolchain.version != NOT_INSTALLED and (toolchain.backend != "tensorrt" or toolchain.gpu is not None)
+    """Whether what was probed here builds engines; some build on the GPU that they are for alone."""
+    needs_gpu = BACKENDS[toolchain.backend].builds_on == "gpu"
+    return toolchain.version != NOT_INSTALLED and (toolchain.gpu is not None or not needs_gpu)
 
 
 def locked_checkpoint(settings: VariantsFile, folder: Path, location: str) -> CheckpointLock | None:
@@ -170,17 +148,19 @@ def locked_checkpoint(settings: VariantsFile, folder: Path, location: str) -> Ch
 def device_name(toolchain: Toolchain) -> str:
     """What the engines of this toolchain run on here by default: GPU 0, or the processor. Where there is no GPU, the
     one that they were built for."""
-    if toolchain.backend not in ON_GPU:
+    if not BACKENDS[toolchain.backend].on_gpu:
         return cpu_name()
     gpu = find_gpu()
     return gpu.name if gpu else toolchain.gpu or NO_GPU
 
 
-def why_not_run(backend: Backend) -> str | None:
+def why_not_run(backend: str) -> str | None:
     """Why engines of ``backend`` cannot be run on this machine; nothing where they can."""
-    if backend not in ON_GPU or find_gpu() is not None:
+    spec = BACKENDS[backend]
+    if not spec.on_gpu or find_gpu() is not None:
         return None
-    able = "can build TensorRT-RTX engines but not run them" if backend == "tensorrt-rtx" else "runs no TensorRT engine"
+    built = spec.builds_on == "cpu"
+    able = f"can build {spec.title} engines but not run them" if built else f"runs no {spec.title} engine"
     return f"this machine {able}: no NVIDIA driver was found"
 
 

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from sam3_runtime.contract import ModelDims
+from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.errors import VariantsError
-from sam3_runtime.gpus import (
-    FIRST_WITH_FP8,
-    GENERATIONS,
-    as_number,
-    names_of,
-    without_fp8,
-)
+from sam3_runtime.gpus import FIRST_WITH_FP8, GENERATIONS, as_number, names_of, without_fp8
 from sam3_runtime.placed_yaml import Document, Places, nearest_place
 from sam3_runtime.settings import Quantize, VariantsFile
 
@@ -174,28 +169,38 @@ def _line_of(places: Places, index: int, default: int) -> int:
 def _check_backend(settings: VariantsFile, variants: Mapping[str, Variant], file: str, places: Places) -> None:
     precisions = {settings.precision} if isinstance(settings.precision, str) else set(settings.precision.values())
     line = nearest_place(places, ("precision",))
-    if settings.backend == "onnxruntime" and "fp16" in precisions:
+    backend = BACKENDS.get(settings.backend)  # none: `auto`
+    refused = (precisions - {"auto"}).difference(backend.precisions if backend else precisions)
+    if backend and refused:
+        able = _backends(lambda one: refused <= set(one.precisions))
         raise VariantsError(
-            f"{file}:{line}: precision fp16 is not for the backend onnxruntime",
-            "its CPU computes in float32 anyway: use fp32 or auto there, and fp16 with tensorrt or tensorrt-rtx",
+            f"{file}:{line}: precision {', '.join(sorted(refused))} is not for the backend {backend.name}",
+            f"use {' or '.join(backend.precisions)} or auto there; {', '.join(sorted(refused))} is for {able}",
         )
     fp8 = [name for name, variant in variants.items() if variant.quantize == "fp8"]
-    if fp8 and settings.backend in ("auto", "onnxruntime"):
+    if fp8 and not (backend and backend.builds_fp8()):
         raise VariantsError(
             f"{file}: {fp8[0]} asks for fp8, which the backend {settings.backend} does not build",
-            "fp8 needs `backend: tensorrt` or `backend: tensorrt-rtx` and a GPU from Ada on; int8 works here",
+            f"fp8 needs {_backends(lambda one: one.builds_fp8())} and a GPU from Ada on; int8 works here",
         )
-    _check_generations(settings, fp8, file, places)
+    if backend and backend.compiles_for_generations:
+        _check_generations(settings, fp8, file, places)
     if settings.calibration.method == "calibrator":
         _check_calibrator(settings, fp8, file, places)
+
+
+def _backends(able: Callable[[BackendSpec], bool]) -> str:
+    """Those for which ``able`` is true, as they are written in ``variants.yaml``."""
+    return " or ".join(f"`backend: {name}`" for name in BUILT if able(BACKENDS[name]))
 
 
 def _check_calibrator(settings: VariantsFile, fp8: list[str], file: str, places: Places) -> None:
     """Refuse what TensorRT's own calibrators cannot do. Which release has them is for the plan to know."""
     where = f"{file}:{nearest_place(places, ('calibration', 'method'))}: calibration.method: calibrator"
-    if settings.backend != "tensorrt":
+    if settings.backend not in BACKENDS or not BACKENDS[settings.backend].calibrates:
         raise VariantsError(
-            f"{where} needs `backend: tensorrt` (10 or older), and this folder's backend is {settings.backend}",
+            f"{where} needs {_backends(lambda one: one.calibrates)} (10 or older), and this folder's backend is "
+            f"{settings.backend}",
             "use `method: qdq`, which every backend runs",
         )
     if fp8:
@@ -212,7 +217,7 @@ def _check_calibrator(settings: VariantsFile, fp8: list[str], file: str, places:
 def _check_generations(settings: VariantsFile, fp8: list[str], file: str, places: Places) -> None:
     """Refuse FP8 for generations that cannot compute in it."""
     too_old = without_fp8(settings.build.gpus)
-    if fp8 and too_old and settings.backend == "tensorrt-rtx":
+    if fp8 and too_old:
         where = f"{file}:{nearest_place(places, ('build', 'rtx', 'gpus'))}: build.rtx.gpus"
         able = names_of(one for one in GENERATIONS if as_number(one) >= as_number(FIRST_WITH_FP8))
         raise VariantsError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain
@@ -58,3 +59,8 @@ def write_engine(folder: Path, part: str, content: bytes | None = None, **change
     record = engine_record(part, **found | changes)
     record.write(folder / f"{part}.engine.json")
     return record
+
+
+def ort_task(graph: Path, engine: Path, **settings: str) -> Any:
+    """What the building module of ONNX Runtime reads of a task."""
+    return SimpleNamespace(path=graph, engine=engine, settings=settings)

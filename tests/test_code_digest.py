@@ -12,7 +12,7 @@ import pytest
 
 from sam3_runtime import code_digest as module
 from sam3_runtime.code_digest import ALTERNATIVES, PACKAGE, PLUMBING, code_digest, code_of
-from sam3_runtime.toolchain import BUILDING_MODULES, RUNNING_MODULES
+from sam3_runtime.engines.registry import BACKENDS
 
 PROJECT = PACKAGE.parent
 SCRIPTS = PROJECT / "workflow_scripts"
@@ -78,10 +78,10 @@ def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
     def digests() -> dict[str, str]:
         return {
             "export": digest("export_part", "export/vision"),
-            "build": digest("build_engine", *BUILDING_MODULES["onnxruntime"]),
-            "build on a GPU": digest("build_engine", *BUILDING_MODULES["tensorrt"]),
-            "run": digest("verify_variant", *RUNNING_MODULES["onnxruntime"]),
-            "run on a GPU": digest("verify_variant", *RUNNING_MODULES["tensorrt"]),
+            "build": digest("build_engine", *BACKENDS["onnxruntime"].build_code),
+            "build on a GPU": digest("build_engine", *BACKENDS["tensorrt"].build_code),
+            "run": digest("verify_variant", *BACKENDS["onnxruntime"].run_code),
+            "run on a GPU": digest("verify_variant", *BACKENDS["tensorrt"].run_code),
         }
 
     before = digests()
@@ -101,13 +101,13 @@ def test_one_part_is_exported_without_the_others_code(package: Path) -> None:
 
 def test_everything_that_runs_on_a_gpu_counts() -> None:
     for script in ("verify_variant", "bench_variant", "evaluate_variant"):
-        found = code_of(SCRIPTS / f"{script}.py", *RUNNING_MODULES["tensorrt-rtx"])
+        found = code_of(SCRIPTS / f"{script}.py", *BACKENDS["tensorrt-rtx"].run_code)
         assert found >= {"backends/__init__", "backends/base", "backends/tensorrt_rtx", "backends/tensorrt"}
         assert found >= {"backends/cuda", "backends/cuda_device", "backends/cuda_graphs", "backends/page_locked"}
         assert "backends/onnxruntime" not in found
 
 
-@pytest.mark.parametrize("names", [PLUMBING, ALTERNATIVES, *BUILDING_MODULES.values(), *RUNNING_MODULES.values()])
+@pytest.mark.parametrize("names", [PLUMBING, ALTERNATIVES])
 def test_the_modules_that_are_named_are_there(names: frozenset[str]) -> None:
     assert [name for name in names if not (PACKAGE / f"{name}.py").is_file()] == []
 
@@ -134,4 +134,4 @@ def test_only_choosers_import_by_a_computed_name() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 computed.add(path.relative_to(PACKAGE).as_posix())
     nvidias_library = {"backends/tensorrt.py", "builders/tensorrt.py"}
-    assert computed == {"__init__.py", "backends/__init__.py"} | nvidias_library
+    assert computed == {"__init__.py", "backends/__init__.py", "builders/__init__.py"} | nvidias_library

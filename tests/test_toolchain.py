@@ -27,7 +27,7 @@ def test_what_is_installed_is_found(tmp_path: Path) -> None:
 
 
 def test_the_record_stands_where_nothing_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "_DISTRIBUTIONS", {"onnxruntime": ("no-such-distribution",)})
+    monkeypatch.setattr(toolchain, "_version", lambda _: toolchain.NOT_INSTALLED)
     assert toolchain.resolve(SETTINGS, tmp_path).version == toolchain.NOT_INSTALLED
     Toolchain(backend="onnxruntime", version="1.20.0").write(tmp_path / "toolchain.json")
     assert toolchain.resolve(SETTINGS, tmp_path).version == "1.20.0"

@@ -14,12 +14,13 @@ from typing import Any
 
 from sam3_runtime.backends.base import Device, Engine, EngineOptions
 from sam3_runtime.backends.host import HostDevice
-from sam3_runtime.config import Backend, EngineRecord
+from sam3_runtime.config import EngineRecord
+from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.errors import CannotRunHere, EngineError, RecordError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.hints import rebuild_hint
 from sam3_runtime.integrity import difference
-from sam3_runtime.toolchain import ON_GPU, why_not_run
+from sam3_runtime.toolchain import why_not_run
 from sam3_runtime.variants import Variant
 
 __all__ = [
@@ -27,12 +28,6 @@ __all__ = [
     "read_record",
 ]  # fmt: skip
 
-INSTALL = {
-    "onnxruntime": "pip install onnxruntime",
-    "tensorrt": "pip install 'sam3-runtime[tensorrt]'",
-    "tensorrt-rtx": "pip install 'sam3-runtime[rtx]'",
-}
-"""How the library of each backend is installed."""
 _TAKE_IT = "take it to the machine that has the card: sam3-runtime pack {folder} out.tar; there: unpack, then verify"
 
 
@@ -84,15 +79,14 @@ def check_engine(directory: Path, part: str, *, verify_digest: bool = True) -> E
     record = read_record(directory, part)
     path = engine_file(directory, part)
     check_file(path, record, verify_digest)
-    if record.backend in ON_GPU:
-        with _installed(path, record):
-            _module_of(record.backend).check_engine(path, record, rebuild_hint(path))
+    with _installed(path, record):
+        _module_of(record.backend).check_engine(path, record, rebuild_hint(path))
     return record
 
 
-def open_device(directory: Path, backend: Backend, options: EngineOptions) -> Device:
+def open_device(directory: Path, backend: str, options: EngineOptions) -> Device:
     """What the engines in ``directory`` run on; :class:`CannotRunHere` where that needs a GPU and there is none."""
-    if backend not in ON_GPU:
+    if not BACKENDS[backend].on_gpu:
         return HostDevice()
     reason = why_not_run(backend)
     if reason:
@@ -125,25 +119,13 @@ def open_engine(
     options = options or EngineOptions()
     device = device or open_device(directory, record.backend, options)
     with _installed(path, record):
-        if record.backend == "onnxruntime":
-            from sam3_runtime.backends.onnxruntime import OnnxRuntimeEngine
-
-            return OnnxRuntimeEngine(path, record, options, variant, rebuild_hint(path))
-        if record.backend in ON_GPU:
-            module = _module_of(record.backend)
-            opened: Engine = module.open_engine(path, record, options, device, variant, rebuild_hint(path))
-            return opened
-        if record.backend == "fake":
-            from sam3_runtime.backends.fake import FakeEngine
-
-            return FakeEngine(record, variant)
-    raise EngineError(
-        f"{path} is for the backend {record.backend}, which this version does not run", "update sam3-runtime"
-    )
+        module = _module_of(record.backend)
+        opened: Engine = module.open_engine(path, record, options, device, variant, rebuild_hint(path))
+    return opened
 
 
 def _module_of(backend: str) -> Any:
-    return import_module(f"sam3_runtime.backends.{backend.replace('-', '_')}")
+    return import_module(f"sam3_runtime.{BACKENDS[backend].run_code[0].replace('/', '.')}")
 
 
 @contextmanager
@@ -153,5 +135,5 @@ def _installed(path: Path, record: EngineRecord) -> Iterator[None]:
     except ImportError as error:
         raise EngineError(
             f"{path} is for the backend {record.backend}, whose library is not installed here ({error})",
-            INSTALL.get(record.backend),
+            BACKENDS[record.backend].install,
         ) from error

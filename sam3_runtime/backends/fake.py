@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.backends.base import Array, Engine
+from sam3_runtime.backends.base import Array, Device, Engine, EngineOptions
 from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain, VariantConfig, Verdict
 from sam3_runtime.contract import (
     BOX_PADDING_LABEL,
@@ -34,6 +34,16 @@ from sam3_runtime.variants import Variant
 SMALL_DIMS = ModelDims(patch=14, window=8, queries=200, channels=8, text_tokens=32, image_size=112)
 _DEVICE = Toolchain(backend="fake", version="1")
 _FLOATS = {"float": "float32"}
+
+
+def check_engine(_path: Path, _record: EngineRecord, _rebuild: str) -> None:
+    """Nothing keeps it from running."""
+
+
+def open_engine(
+    _path: Path, record: EngineRecord, _options: EngineOptions, _device: Device, variant: Variant | None, _rebuild: str
+) -> FakeEngine:
+    return FakeEngine(record, variant)
 
 
 class FakeEngine(Engine):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from sam3_runtime.backends.base import Array, Engine, EngineOptions
+from sam3_runtime.backends.base import Array, Device, Engine, EngineOptions
 from sam3_runtime.config import EngineRecord
 from sam3_runtime.errors import EngineError
 from sam3_runtime.variants import Variant
@@ -32,8 +32,6 @@ class OnnxRuntimeEngine(Engine):
         self, path: Path, record: EngineRecord, options: EngineOptions, variant: Variant | None, rebuild: str
     ) -> None:
         super().__init__(record, variant)
-        check_version(record, rebuild)
-        _check_products(record, rebuild)
         settings = ort.SessionOptions()
         levels = ort.GraphOptimizationLevel
         layouts = record.settings.get("optimization") == "all"
@@ -60,6 +58,19 @@ class OnnxRuntimeEngine(Engine):
 
     def close(self) -> None:
         self._session = None
+
+
+def check_engine(_path: Path, record: EngineRecord, rebuild: str) -> None:
+    """:class:`EngineError` for an engine of another ONNX Runtime, or whose 8-bit products would be wrong here."""
+    check_version(record, rebuild)
+    _check_products(record, rebuild)
+
+
+def open_engine(
+    path: Path, record: EngineRecord, options: EngineOptions, _device: Device, variant: Variant | None, rebuild: str
+) -> OnnxRuntimeEngine:
+    """Open an engine that :func:`check_engine` let pass. Raises :class:`EngineError`."""
+    return OnnxRuntimeEngine(path, record, options, variant, rebuild)
 
 
 def check_version(record: EngineRecord, rebuild: str) -> None:

@@ -19,13 +19,12 @@ from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.cuda_graphs import CudaGraph, capture
 from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.config import EngineRecord, TensorRecord
+from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.errors import EngineError
 from sam3_runtime.memory import bytes_of
 from sam3_runtime.toolchain import NOT_INSTALLED, probe
 from sam3_runtime.variants import Variant
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _GRAPHS_KEPT = 64  # of one engine: an address each; a decoder has one for each image of a batch
 _SCRATCH = "scratch"
 
@@ -49,7 +48,8 @@ class TensorRtEngine(Engine):
         make_context: MakeContext | None = None,
     ) -> None:
         super().__init__(record, variant)
-        trt = import_module(MODULES[record.backend])
+        self._title = BACKENDS[record.backend].title
+        trt = import_module(str(BACKENDS[record.backend].module))
         self._cuda = cuda
         self._graphs: OrderedDict[tuple[int, ...], CudaGraph | None] | None = (
             OrderedDict() if options.cuda_graphs else None
@@ -78,7 +78,7 @@ class TensorRtEngine(Engine):
             self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
             if self._engine is None:
                 raise EngineError(
-                    f"{path} does not open in {NAMES[record.backend]} {trt.__version__}: {self._logger.said()}", rebuild
+                    f"{path} does not open in {self._title} {trt.__version__}: {self._logger.said()}", rebuild
                 )
             check_tensors(path, record, self._engine, rebuild)
             self._context = make_context(self._engine)
@@ -219,7 +219,7 @@ def scratch_of(engine: Any) -> int:
 
 def check_engine(path: Path, record: EngineRecord, rebuild: str) -> None:
     """:class:`EngineError` unless the engine was built by the TensorRT that is installed here, all of its version."""
-    built, here = record.toolchain.version, probe("tensorrt").version
+    built, here = record.toolchain.version, probe(record.backend).version
     if here == NOT_INSTALLED:
         raise ImportError("no module named tensorrt")
     if built != here:

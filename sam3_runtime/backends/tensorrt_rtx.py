@@ -105,7 +105,7 @@ def cache_file(path: Path, record: EngineRecord, cuda: Cuda) -> Path:
 
 def check_version(path: Path, record: EngineRecord, rebuild: str) -> None:
     """:class:`EngineError` unless the TensorRT-RTX installed here is the one that built the engine."""
-    built, here = record.toolchain.version, probe("tensorrt-rtx").version
+    built, here = record.toolchain.version, probe(record.backend).version
     if built != here:
         raise EngineError(
             f"{path} was built with TensorRT-RTX {built}, and {here} is installed here",

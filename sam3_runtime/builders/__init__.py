@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from sam3_runtime.builders.graph import Graph, QuantizeName, read_graph
 from sam3_runtime.config import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
 from sam3_runtime.contract import ModelDims, Range, part_of_graph, profile
 from sam3_runtime.engine_cache import provide
+from sam3_runtime.engines.registry import BACKENDS, BUILT
 from sam3_runtime.errors import BuildError
 from sam3_runtime.files import digest_of, sha256_of
 from sam3_runtime.gpus import cuda_version, find_gpu
@@ -145,30 +147,23 @@ def build_engine(
 
 
 def _takes_flags(toolchain: Mapping[str, Any]) -> bool:
-    """Whether the backend can be told a precision that is not the graph's: TensorRT before 11."""
-    return toolchain["backend"] == "tensorrt" and release_of(str(toolchain["version"])) < (11,)
+    """Whether the backend can be told a precision that is not the graph's."""
+    return BACKENDS[toolchain["backend"]].takes_flags(release_of(str(toolchain["version"])))
 
 
 def _run(backend: str, task: Task) -> Built:
     """Let the backend build ``task``. Each is imported where it is used."""
-    if backend == "onnxruntime":
-        from sam3_runtime.builders import onnxruntime
-
-        return onnxruntime.build(task.path, task.engine, task.settings)
-    if backend == "tensorrt-rtx":
-        from sam3_runtime.builders import tensorrt_rtx
-
-        return tensorrt_rtx.build(task)
-    if backend == "tensorrt":
-        from sam3_runtime.builders import tensorrt
-
-        return tensorrt.build(task)
-    raise BuildError(f"no builder for the backend {backend!r} in this version", "use `backend: onnxruntime`")
+    spec = BACKENDS[backend]
+    if not spec.is_built:
+        raise BuildError(f"engines of the backend {backend} are not built", f"choose one of {', '.join(BUILT)}")
+    module = import_module(f"sam3_runtime.{spec.build_code[0].replace('/', '.')}")
+    built: Built = module.build(task)
+    return built
 
 
 def _built_with(key: Mapping[str, Any]) -> Toolchain:
     """What the engine depends on, and the driver and CUDA of this machine where it was built on its GPU."""
-    gpu = find_gpu() if key["backend"] == "tensorrt" else None
+    gpu = find_gpu() if BACKENDS[key["backend"]].builds_on == "gpu" else None
     return Toolchain(**key, **({"driver": gpu.driver, "cuda": cuda_version()} if gpu else {}))
 
 

@@ -11,7 +11,6 @@ import errno
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import onnx
 import onnxruntime as ort
 from onnx.external_data_helper import load_external_data_for_model
 
-from sam3_runtime.builders import Built
+from sam3_runtime.builders import Built, Task
 from sam3_runtime.config import TensorRecord
 from sam3_runtime.errors import BuildError
 
@@ -27,8 +26,12 @@ _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int6
 _FLOAT_PRODUCTS = {"MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "FusedGemm", "ConvTranspose", "NhwcFusedConv"}
 
 
-def build(graph: Path, engine: Path, settings: Mapping[str, Any]) -> Built:
-    """Optimise ``graph`` at the level that ``settings`` name and write it to ``engine``, weights included."""
+def build(task: Task) -> Built:
+    """Optimise the graph at the level that ``task.settings`` name and write it to ``task.engine``, weights included.
+
+    Raises :class:`BuildError` where ONNX Runtime refuses the graph or the disk is full.
+    """
+    graph, engine, settings = task.path, task.engine, task.settings
     levels = {
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,

@@ -208,8 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results_file = chosen.output.parent / "results" / "export.json"
     before = json.loads(results_file.read_bytes()) if results_file.is_file() else {}
     found = lock(chosen.checkpoint)
-    modules = {"torch": torch, "transformers": transformers, "onnxruntime": onnxruntime}
-    results: dict[str, Any] = {"versions": {name: module.__version__ for name, module in modules.items()}}
+    modules = (torch, transformers, onnxruntime)
+    results: dict[str, Any] = {"versions": {module.__name__: module.__version__ for module in modules}}
     with TemporaryDirectory() as folder:
         results["parity"] = list(compare_all(found, chosen.resolutions, Path(folder)))
         results["float16"] = before.get("float16", {}) | measure_losses(found, Path(folder))

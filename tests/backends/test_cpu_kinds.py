@@ -30,6 +30,7 @@ from sam3_runtime.errors import EngineError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.toolchain import _cpu_info, eight_bit_products
 from sam3_runtime.variants import Variant
+from tests.records import ort_task
 
 SIZE = 64
 on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="about x86-64 CPUs")
@@ -85,7 +86,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[products].mkdir()
         path = made[products] / "vision-encoder.engine"
         settings = {"optimization": "extended", "products": products}
-        built = build(folder / "product.onnx", path, settings)
+        built = build(ort_task(folder / "product.onnx", path, **settings))
         assert built.precision_got == {"float32": 0, "int8": 1}
         found = {
             "backend": "onnxruntime",

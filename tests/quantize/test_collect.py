@@ -26,6 +26,7 @@ from sam3_runtime.quantize.insert import quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from sam3_runtime.sources import load_image
 from sam3_runtime.toolchain import eight_bit_products
+from tests.records import ort_task
 
 RESOLUTION = 168  # a grid of 12 patches in windows of 8: padded
 PHOTOGRAPHS = [f"package:skimage/data/{name}" for name in ("astronaut.png", "coffee.png", "chelsea.png")]
@@ -62,7 +63,7 @@ def measured(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Cali
 @pytest.fixture(scope="module")
 def float_engine(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("float") / "vision-encoder.engine"
-    build(encoder.graph, path, {"optimization": "extended"})
+    build(ort_task(encoder.graph, path, optimization="extended"))
     return path
 
 
@@ -221,7 +222,7 @@ def test_the_engine_computes_in_8_bits_and_nearly_the_same(
 def check_int8(
     graph: Path, int8_engine: Path, products: str, algorithm: str, float_engine: Path, images: Any, exact: Any
 ) -> None:
-    built = build(graph, int8_engine, {"optimization": "extended", "products": products})
+    built = build(ort_task(graph, int8_engine, optimization="extended", products=products))
     assert built.precision_got["int8"] >= 32  # all of the layers' products; the neck's convolutions where it can
     assert int8_engine.stat().st_size < 0.6 * float_engine.stat().st_size
     rounded = run(int8_engine, images)

@@ -1,0 +1,1 @@
+"""Engines of any backend. Registry: what the backends are (:mod:`registry`)."""
