@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sam3_runtime import damage, jobs, paths, report
 from sam3_runtime.engine_cache import register_links
-from sam3_runtime.code_digest import code_digest
+from sam3_runtime.code_digest import code_digest, remember
 from sam3_runtime.contents import Contents
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.errors import Sam3Error
@@ -135,6 +135,7 @@ def refuse_unknown_variant(wildcards):
 
 VARIANTS_FILE = find_variants_file(config.get("variants", "variants.yaml"))
 PLAN = plainly(make_plan)(VARIANTS_FILE, Path.cwd())
+remember(Path.cwd())
 
 # Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
 config["variants_file"] = str(VARIANTS_FILE)

@@ -2,28 +2,44 @@
 
 Snakemake notices by itself neither that an imported module was edited nor that an edit changed nothing, so each rule
 has this digest among its ``params``. It is of the syntax trees, without docstrings: a comment, a docstring or a new
-layout of the lines changes nothing, and neither do the Python version and the folder that the project lies in. Pure.
+layout of the lines changes nothing, and neither do the Python version and the folder that the project lies in. What a
+file's digest and imports are is remembered by its size and time stamp: each job of a build asks again. Pure.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from sam3_runtime.carried_code import CARRIED
 from sam3_runtime.engines import registry
-from sam3_runtime.files import digest_of, sha256_of
+from sam3_runtime.files import digest_of, sha256_of, write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
 _ROOT = PACKAGE.name
+MEMORY = Path(".snakemake/sam3-code.json")
 
 PLUMBING = frozenset(
     (
         # messages, file names, locks, and whether a file is what its record says
-        *("errors", "hints", "files", "paths", "integrity", "jobs", "gpu_lock", "code_digest", "export/locking"),
+        *(
+            "errors",
+            "hints",
+            "files",
+            "paths",
+            "integrity",
+            "jobs",
+            "gpu_lock",
+            "code_digest",
+            "carried_code",
+            "export/locking",
+        ),
         *("wording", "engines/__init__", "engines/registry"),
         # settings and records: what stands in them is in params and cache keys by value
         *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
@@ -60,22 +76,31 @@ _DATA = {"backends/cuda": ("backends/kernels/steps.ptx",)}
 def code_digest(script: Path, *modules: str) -> str:
     """Hex digest of ``script``, of ``modules`` (such as ``export/vision``) and of all that they import, transitively.
 
-    Plumbing is left out unless it is named, and so are alternatives that were not chosen.
+    Plumbing is left out unless it is named, and so are alternatives that were not chosen. Code that was moved and not
+    changed keeps the digest that it had (``carried_code.py``).
     """
+    digest = digest_now(script, *modules)
+    return CARRIED.get(digest, digest)
+
+
+def digest_now(script: Path, *modules: str) -> str:
+    """The same of the code as it stands, wherever it was before."""
     found = code_of(script, *modules)
-    shapes = {name: _shape_digest(PACKAGE / f"{name}.py") for name in sorted(found)}
+    shapes = {name: _facts(PACKAGE / f"{name}.py").shape for name in sorted(found)}
     data = {name: sha256_of(PACKAGE / name) for module in sorted(found) for name in _DATA.get(module, ())}
-    return digest_of({"script": _shape_digest(script), "modules": shapes, "data": data})[:16]
+    digest = digest_of({"script": _facts(script).shape, "modules": shapes, "data": data})[:16]
+    _MEMORY.save()
+    return digest
 
 
 def code_of(script: Path, *modules: str) -> set[str]:
     """The modules that :func:`code_digest` covers."""
     found = set(modules)
-    waiting = [*modules, *_followed(_imports(script) - ALTERNATIVES)]
+    waiting = [*modules, *_followed(_facts(script).imports - ALTERNATIVES)]
     while waiting:
         name = waiting.pop()
         found.add(name)
-        imported = _imports(PACKAGE / f"{name}.py")
+        imported = _facts(PACKAGE / f"{name}.py").imports
         if name in _CHOOSERS:
             imported = imported - ALTERNATIVES
         waiting += [each for each in _followed(imported) if each not in found]
@@ -86,16 +111,69 @@ def _followed(imported: Iterable[str]) -> Iterator[str]:
     return (name for name in imported if name not in PLUMBING)
 
 
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
+class _Facts(NamedTuple):
+    """What is asked of a file: the digest of its syntax tree, and the modules of this package that it imports."""
+
+    shape: str
+    imports: frozenset[str]
+
+
+class _Memory:
+    """Facts by path, size and time stamp, kept in a file once it is named; those of another ``code_digest.py`` and of a
+    file that cannot be read or written are found again."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._known: dict[str, list[Any]] = {}
+        self._is_new = False
+
+    def open(self, path: Path) -> None:
+        self._path = path
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            known = json.loads(path.read_bytes())
+            if known["of"] == _stamp(Path(__file__)):
+                self._known = dict(known["files"]) | self._known
+
+    def facts(self, path: Path) -> _Facts:
+        stamp = _stamp(path)
+        known = self._known.get(str(path))
+        if known is None or known[:2] != stamp:
+            tree = ast.parse(path.read_bytes())
+            self._known[str(path)] = known = [*stamp, _shape_digest(tree), sorted(_imports(tree))]
+            self._is_new = True
+        return _Facts(known[2], frozenset(known[3]))
+
+    def save(self) -> None:
+        if self._path is None or not self._is_new or not self._path.parent.is_dir():
+            return
+        self._is_new = False
+        with suppress(OSError):
+            memory = {"of": _stamp(Path(__file__)), "files": self._known}
+            write_atomically(self._path, json.dumps(memory).encode())
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+_MEMORY = _Memory()
+
+
+def remember(folder: Path) -> None:
+    """Keep what is found of files in that work folder, for the next process."""
+    _MEMORY.open(folder / MEMORY)
 
 
 @cache
-def _imports(path: Path) -> frozenset[str]:
-    """The modules of this package that a file imports, anywhere in it, as paths without a suffix."""
+def _facts(path: Path) -> _Facts:
+    return _MEMORY.facts(path)
+
+
+def _imports(tree: ast.Module) -> frozenset[str]:
+    """The modules of this package that are imported anywhere in a file, as paths without a suffix."""
     names: set[str] = set()
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -105,10 +183,9 @@ def _imports(path: Path) -> frozenset[str]:
     return frozenset(place for place in places if (PACKAGE / f"{place}.py").is_file())
 
 
-@cache
-def _shape_digest(path: Path) -> str:
+def _shape_digest(tree: ast.Module) -> str:
     digest = hashlib.sha256()
-    for piece in _pieces(_tree(path)):
+    for piece in _pieces(tree):
         digest.update(piece.encode())
     return digest.hexdigest()
 

@@ -36,7 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for function in (module.code_digest, module._tree, module._imports, module._shape_digest):
+    for function in (module.code_digest, module._facts):
         function.cache_clear()
 
 
@@ -135,3 +135,40 @@ def test_only_choosers_import_by_a_computed_name() -> None:
                 computed.add(path.relative_to(PACKAGE).as_posix())
     nvidias_library = {"backends/tensorrt.py", "builders/tensorrt.py"}
     assert computed == {"__init__.py", "backends/__init__.py", "builders/__init__.py"} | nvidias_library
+
+
+def test_what_was_found_is_remembered_and_an_edit_is_seen(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MEMORY", module._Memory())
+    (tmp_path / ".snakemake").mkdir()
+    module.remember(tmp_path)
+    before = digest("build_engine", "builders/onnxruntime")
+    assert (tmp_path / module.MEMORY).is_file()
+
+    def unread(*_: object) -> None:
+        raise AssertionError("it is read again")
+
+    forget()
+    monkeypatch.setattr(module, "_MEMORY", module._Memory())
+    module.remember(tmp_path)
+    monkeypatch.setattr(ast, "parse", unread)
+    assert digest("build_engine", "builders/onnxruntime") == before
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "PACKAGE", package)
+    module.remember(tmp_path)
+    edit(package / "builders/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2")
+    assert digest("build_engine", "builders/onnxruntime") != before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": null, "files": {}}'])
+def test_a_memory_that_is_damaged_is_written_again(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(module, "_MEMORY", module._Memory())
+    (tmp_path / ".snakemake").mkdir()
+    (tmp_path / module.MEMORY).write_text(content)
+    module.remember(tmp_path)
+    assert package.is_dir()
+    assert len(digest("build_engine", "builders/onnxruntime")) == 16
+    assert len((tmp_path / module.MEMORY).read_text()) > 1000
