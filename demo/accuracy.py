@@ -44,13 +44,13 @@ PAGE = PROJECT / "docs/accuracy.md"
 LOG = "accuracy.log"
 SCENES = 500
 BATCH = 4
-BASE = Variant(BATCH, 200, 336)
+BASE = Variant((BATCH, 200, 336))
 FLOATS = [
     BASE,
-    *(Variant(BATCH, 200, resolution) for resolution in (280, 224, 168)),
-    *(Variant(BATCH, queries, 336) for queries in (50, 20)),
+    *(Variant((BATCH, 200, resolution)) for resolution in (280, 224, 168)),
+    *(Variant((BATCH, queries, 336)) for queries in (50, 20)),
 ]
-INT8 = Variant(BATCH, 200, 336, "int8")
+INT8 = Variant((BATCH, 200, 336), "int8")
 PROMPTS = ["red circle", "blue square", "star", "green object"]  # that speed is measured with
 
 
@@ -102,10 +102,7 @@ def _settings(
         "model": {"checkpoint": str(checkpoint)},
         "backend": backend,
         "build": {"cache": str(WORK / backend / "cache")},
-        "variants": [
-            {"batch": v.batch, "queries": v.queries, "resolution": v.resolution, "quantize": v.quantize}
-            for v in variants
-        ],
+        "variants": [{**one.axes, "quantize": one.quantize} for one in variants],
         "accuracy": {"annotations": str(annotations)},
         "calibration": {"algorithm": algorithm, "source": pictures, "frames": 50},
         "bench": {"source": [pictures], "prompts": PROMPTS, "cameras": [1], "parts": False},

@@ -60,7 +60,9 @@ def run(*command: str) -> None:
 def build(log: Path, *command: str) -> None:
     """Run Snakemake with a line for each job; everything that it says is in ``log``, and shown when it fails."""
     show(*command)
-    job, table = "", False
+    jobs: dict[str, str] = {}
+    rule = job = number = ""
+    table = False
     with (
         open(log, "w", encoding="utf-8") as file,
         subprocess.Popen(
@@ -69,8 +71,15 @@ def build(log: Path, *command: str) -> None:
     ):
         for line in process.stdout or ():
             file.write(line)
-            finished = re.search(r"Finished jobid: \d+ \(Rule: (\w+)\)", line)
-            job = finished[1] if finished else job
+            begun = re.match(r"(?:local)?rule (\w+):", line)
+            rule = begun[1] if begun else rule
+            if line.startswith("    jobid: "):
+                number = line.split()[1]
+                jobs[number] = rule
+            if line.startswith("    wildcards: "):  # behind the number
+                jobs[number] = f"{rule}  {', '.join(re.findall(r'=([^,]+)', line.strip()))}"
+            finished = re.search(r"Finished jobid: (\d+) ", line)
+            job = jobs.get(finished[1], "") if finished else job
             steps = re.match(r"(\d+ of \d+) steps", line)
             table = (table or line.startswith("# Engine variants")) and not line.startswith(("[", "RuleException"))
             if steps:

@@ -12,7 +12,7 @@ from sam3_runtime import damage, jobs, paths, report
 from sam3_runtime.engine_cache import register_links
 from sam3_runtime.code_digest import code_digest, remember
 from sam3_runtime.contents import Contents
-from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.contract import PART_NAMES, PARTS
 from sam3_runtime.errors import Sam3Error
 from sam3_runtime.planning import make_plan
 
@@ -87,7 +87,7 @@ def limits(wildcards):
 
 
 def reference_of(wildcards):
-    return f"reference/r{PLAN.variant(wildcards.variant).resolution}.safetensors"
+    return paths.reference_file(PLAN.variant(wildcards.variant)["resolution"])
 
 
 @plainly
@@ -97,35 +97,52 @@ def annotations(wildcards):
 
 def accuracy_of(wildcards):
     """What the reference reaches on the data set, where there is one: it is part of the gate then."""
-    resolution = PLAN.variant(wildcards.variant).resolution
+    resolution = PLAN.variant(wildcards.variant)["resolution"]
     reached = f"reference/r{resolution}_accuracy.safetensors"
     return reached if PLAN.has_data_set else []
 
 
-def vision_graph(wildcards):
-    """The graph that a vision encoder is built from."""
-    ending = PLAN.vision_graph(wildcards.suffix)
-    return f"onnx/r{wildcards.resolution}/vision-encoder{ending}.onnx"
+def exported(wildcards):
+    """What an export depends on, of a graph such as r672/decoder_q50."""
+    graph = paths.parse_id(wildcards.graph)
+    return PLAN.export(graph.part.name, graph.ending)
 
 
-def vision_data(wildcards):
-    """Its weights: a quantised graph has those of the graph that it comes from."""
-    ending = PLAN.vision_data(wildcards.suffix)
-    return f"onnx/r{wildcards.resolution}/vision-encoder{ending}.onnx.data"
+def exported_part(wildcards):
+    return paths.parse_id(wildcards.graph).part.name
+
+
+def export_code(wildcards):
+    return code("export_graph", *paths.parse_id(wildcards.graph).part.code)(wildcards)
+
+
+def built_from(kind):
+    """The inputs of that kind of an engine such as b8_r672/decoder_q50: graph, data or calibration."""
+
+    def files(wildcards):
+        return paths.graph_files(PLAN, wildcards.engine)[kind]
+
+    return files
+
+
+def build_precision(wildcards):
+    return PLAN.precision(paths.parse_id(wildcards.engine).part.name)
 
 
 def eight_bit_settings(wildcards):
-    return PLAN.eight_bit(wildcards.suffix)
+    """Of a part that has no 8-bit form it is no param: Snakemake keeps none of what it cannot write down."""
+    engine = paths.parse_id(wildcards.engine)
+    return PLAN.eight_bit(engine.ending) if engine.part.eight_bit else ...
 
 
-def calibration_cache(wildcards):
-    """TensorRT's own scales and what they hold for, where they are not in the graph."""
-    if not (wildcards.suffix and PLAN.calibrates):
-        return []
-    return [
-        f"calibration/r{wildcards.resolution}_{PLAN.algorithm}{ending}"
-        for ending in (".cache", ".json")
-    ]
+def stored(ending):
+    """The file in the store that a variant's engine, or its record, links to."""
+
+    def file(wildcards):
+        engine = paths.engine_id(PARTS[wildcards.part], PLAN.variant(wildcards.variant))
+        return f"engines/store/{engine}.{ending}"
+
+    return file
 
 
 @plainly
@@ -183,12 +200,16 @@ BASELINES = made_by("baseline")
 GRAPHS = made_by("export", "quantize", "reference")
 
 
+WITH_DATA = [part for part in PARTS.values() if part.external_data]
+WITHOUT_DATA = [part for part in PARTS.values() if not part.external_data]
+
+
 wildcard_constraints:
-    batch=r"[1-9]\d*",
-    queries=r"[1-9]\d*",
     resolution=r"[1-9]\d*",
     quantize="int8|fp8",
-    suffix=r"|_int8|_fp8",
+    graph=paths.id_pattern(WITHOUT_DATA, batch=False, endings=()),
+    engine=paths.id_pattern(PARTS.values(), batch=True),
+    part="|".join(PARTS),
     variant="|".join(PLAN.names),
 
 

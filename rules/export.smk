@@ -2,9 +2,8 @@
 
 INPUTS   the checkpoint (a hub name, a local folder or `random`)
 OUTPUTS  checkpoint.lock
-         onnx/tokenizer.json, onnx/text-encoder.onnx
-         onnx/r{resolution}/vision-encoder.onnx, geometry-encoder.onnx, decoder_q{queries}.onnx
-         onnx/r{resolution}/vision-encoder_fp32.onnx, which 8 bits come from in TensorRT before 10
+         onnx/tokenizer.json
+         onnx/{graph}.onnx, such as text-encoder or r672/decoder_q50
          reference/r{resolution}.safetensors
          reference/r{resolution}_accuracy.safetensors, where `accuracy:` names a data set
 """
@@ -35,83 +34,29 @@ rule copy_tokenizer:
         "../workflow_scripts/copy_tokenizer.py"
 
 
-rule export_text_encoder:
+rule export_graph:
     input:
         lock="checkpoint.lock",
     output:
-        graph="onnx/text-encoder.onnx",
-        data="onnx/text-encoder.onnx.data",
+        graph="onnx/{graph}.onnx",
     log:
-        "logs/export/text-encoder.log",
+        "logs/export/{graph}.log",
     threads: EXPORT_THREADS
     params:
-        part="text-encoder",
-        export=PLAN.export("text-encoder"),
-        code=code("export_part", "export/text"),
+        part=exported_part,
+        export=exported,
+        code=export_code,
     script:
-        "../workflow_scripts/export_part.py"
+        "../workflow_scripts/export_graph.py"
 
 
-rule export_vision_encoder:
-    input:
-        lock="checkpoint.lock",
+# The same for parts whose weights lie beside the graph. It ends with _fp32 where 8 bits start from a float32 graph.
+use rule export_graph as export_graph_with_data with:
     output:
-        graph="onnx/r{resolution}/vision-encoder.onnx",
-        data="onnx/r{resolution}/vision-encoder.onnx.data",
-    log:
-        "logs/export/r{resolution}/vision-encoder.log",
-    threads: EXPORT_THREADS
-    params:
-        part="vision-encoder",
-        export=PLAN.export("vision-encoder"),
-        code=code("export_part", "export/vision"),
-    script:
-        "../workflow_scripts/export_part.py"
-
-
-# What 8-bit forms come from where their float16 graph could not be read: see Plan.eight_bit_source.
-use rule export_vision_encoder as export_float_vision_encoder with:
-    output:
-        graph="onnx/r{resolution}/vision-encoder_fp32.onnx",
-        data="onnx/r{resolution}/vision-encoder_fp32.onnx.data",
-    log:
-        "logs/export/r{resolution}/vision-encoder_fp32.log",
-    params:
-        part="vision-encoder",
-        export=PLAN.export("vision-encoder") | {"precision": "fp32"},
-        code=code("export_part", "export/vision"),
-
-
-rule export_geometry_encoder:
-    input:
-        lock="checkpoint.lock",
-    output:
-        graph="onnx/r{resolution}/geometry-encoder.onnx",
-    log:
-        "logs/export/r{resolution}/geometry-encoder.log",
-    threads: EXPORT_THREADS
-    params:
-        part="geometry-encoder",
-        export=PLAN.export("geometry-encoder"),
-        code=code("export_part", "export/geometry"),
-    script:
-        "../workflow_scripts/export_part.py"
-
-
-rule export_decoder:
-    input:
-        lock="checkpoint.lock",
-    output:
-        graph="onnx/r{resolution}/decoder_q{queries}.onnx",
-    log:
-        "logs/export/r{resolution}/decoder_q{queries}.log",
-    threads: EXPORT_THREADS
-    params:
-        part="decoder",
-        export=PLAN.export("decoder"),
-        code=code("export_part", "export/decoder"),
-    script:
-        "../workflow_scripts/export_part.py"
+        graph="onnx/{graph}.onnx",
+        data="onnx/{graph}.onnx.data",
+    wildcard_constraints:
+        graph=paths.id_pattern(WITH_DATA, batch=False, endings=("_fp32",)),
 
 
 rule compute_reference:

@@ -5,66 +5,16 @@ OUTPUTS  engines/{variant}/{part}.engine and .engine.json, tokenizer.json, confi
 """
 
 
-rule link_vision_encoder:
+rule link_engine:
     input:
-        engine="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine",
-        record="engines/store/b{batch}_r{resolution}/vision-encoder{suffix}.engine.json",
-        again=unless_whole(
-            "engines/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.engine"
-        ),
+        engine=stored("engine"),
+        record=stored("engine.json"),
+        again=unless_whole("engines/{variant}/{part}.engine"),
     output:
-        engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.engine",
-        record="engines/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.engine.json",
+        engine="engines/{variant}/{part}.engine",
+        record="engines/{variant}/{part}.engine.json",
     log:
-        "logs/link/b{batch}_q{queries}_r{resolution}{suffix}/vision-encoder.log",
-    script:
-        "../workflow_scripts/link_engine.py"
-
-
-rule link_text_encoder:
-    input:
-        engine="engines/store/b{batch}/text-encoder.engine",
-        record="engines/store/b{batch}/text-encoder.engine.json",
-        again=unless_whole(
-            "engines/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.engine"
-        ),
-    output:
-        engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.engine",
-        record="engines/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.engine.json",
-    log:
-        "logs/link/b{batch}_q{queries}_r{resolution}{suffix}/text-encoder.log",
-    script:
-        "../workflow_scripts/link_engine.py"
-
-
-rule link_geometry_encoder:
-    input:
-        engine="engines/store/b{batch}_r{resolution}/geometry-encoder.engine",
-        record="engines/store/b{batch}_r{resolution}/geometry-encoder.engine.json",
-        again=unless_whole(
-            "engines/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.engine"
-        ),
-    output:
-        engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.engine",
-        record="engines/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.engine.json",
-    log:
-        "logs/link/b{batch}_q{queries}_r{resolution}{suffix}/geometry-encoder.log",
-    script:
-        "../workflow_scripts/link_engine.py"
-
-
-rule link_decoder:
-    input:
-        engine="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine",
-        record="engines/store/b{batch}_r{resolution}/decoder_q{queries}.engine.json",
-        again=unless_whole(
-            "engines/b{batch}_q{queries}_r{resolution}{suffix}/decoder.engine"
-        ),
-    output:
-        engine="engines/b{batch}_q{queries}_r{resolution}{suffix}/decoder.engine",
-        record="engines/b{batch}_q{queries}_r{resolution}{suffix}/decoder.engine.json",
-    log:
-        "logs/link/b{batch}_q{queries}_r{resolution}{suffix}/decoder.log",
+        "logs/link/{variant}/{part}.log",
     script:
         "../workflow_scripts/link_engine.py"
 
@@ -107,9 +57,3 @@ rule unknown_variant:
         name=rf"(?!(?:{'|'.join(PLAN.names)})(?:/|\.json$))b\d[^/]*(?:/.*)?",
     params:
         refused=refuse_unknown_variant,
-
-
-ruleorder: unknown_variant > link_vision_encoder
-ruleorder: unknown_variant > link_text_encoder
-ruleorder: unknown_variant > link_geometry_encoder
-ruleorder: unknown_variant > link_decoder

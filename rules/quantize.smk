@@ -1,13 +1,14 @@
-"""From calibration frames to scales, and from scales to a vision encoder with Q/DQ nodes.
+"""From calibration frames to scales, and from scales to a graph with Q/DQ nodes, of the part that has an 8-bit form.
 
-INPUTS   checkpoint.lock, onnx/r{resolution}/vision-encoder.onnx (in TensorRT before 10, and for its calibrators,
-         vision-encoder_fp32.onnx), the frames that `calibration:` names
+INPUTS   checkpoint.lock, onnx/r{resolution}/{part}.onnx (in TensorRT before 10, and for its calibrators,
+         {part}_fp32.onnx), the frames that `calibration:` names
 OUTPUTS  calibration/r{resolution}.json: ranges, which hold for every 8-bit format
-         onnx/r{resolution}/vision-encoder_{quantize}.onnx, int8 or fp8 (its weights stay where the float graph's are)
+         onnx/r{resolution}/{part}_{quantize}.onnx, int8 or fp8 (its weights stay where the float graph's are)
          calibration/r{resolution}_{algorithm}.cache and .json: TensorRT's own scales, with `method: calibrator`
 """
 
-EIGHT_BIT_SOURCE = f"onnx/r{{resolution}}/vision-encoder{PLAN.eight_bit_source}.onnx"
+EIGHT_BIT_PART = next(name for name, part in PARTS.items() if part.eight_bit)
+EIGHT_BIT_SOURCE = f"onnx/r{{resolution}}/{EIGHT_BIT_PART}{PLAN.eight_bit_source}.onnx"
 
 
 rule measure_scales:
@@ -28,23 +29,23 @@ rule measure_scales:
         "../workflow_scripts/measure_scales.py"
 
 
-rule quantize_vision_encoder:
+rule quantize_graph:
     input:
         graph=EIGHT_BIT_SOURCE,
         data=f"{EIGHT_BIT_SOURCE}.data",
         scales="calibration/r{resolution}.json",
     output:
-        graph="onnx/r{resolution}/vision-encoder_{quantize}.onnx",
+        graph=f"onnx/r{{resolution}}/{EIGHT_BIT_PART}_{{quantize}}.onnx",
     log:
         "logs/quantize/r{resolution}_{quantize}.log",
     params:
         **PLAN.quantization(),
-        code=code("quantize_vision_encoder"),
+        code=code("quantize_graph"),
     script:
-        "../workflow_scripts/quantize_vision_encoder.py"
+        "../workflow_scripts/quantize_graph.py"
 
 
-rule calibrate_vision_encoder:
+rule calibrate_graph:
     input:
         graph=EIGHT_BIT_SOURCE,
         data=f"{EIGHT_BIT_SOURCE}.data",
@@ -58,6 +59,6 @@ rule calibrate_vision_encoder:
     params:
         **PLAN.calibrator(),
         images=contents("calibration"),
-        code=code("calibrate_vision_encoder", *PLAN.building_modules()),
+        code=code("calibrate_graph", *PLAN.building_modules()),
     script:
-        "../workflow_scripts/calibrate_vision_encoder.py"
+        "../workflow_scripts/calibrate_graph.py"

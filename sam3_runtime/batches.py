@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock, get_ident
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sam3_runtime.backends.base import AnyArray
 from sam3_runtime.decoder_calls import EncodedPrompt, Features
@@ -25,6 +25,27 @@ StageHook = Callable[[Stage], AbstractContextManager[object]]
 end before its work does: who measures calls :meth:`Device.synchronize`."""
 Take = Callable[[bool], Sequence[Image]]
 """Gives the next batch of images; told whether it may wait for one."""
+
+
+class SourceImage(NamedTuple):
+    """An image of a run over sources: the index of its ``source``, its ``number`` there, from 0 and dropped ones
+    included, and its time in the source in ``seconds``. A model that keeps something by source needs them."""
+
+    image: Image
+    source: int
+    number: int
+    seconds: float
+
+
+TakeFromSources = Callable[[bool], Sequence[SourceImage]]
+"""Likewise with where each image is from."""
+
+
+def images_of(take: TakeFromSources) -> Take:
+    """For a model to which every image is the first."""
+    return lambda wait: [one.image for one in take(wait)]
+
+
 Asked = Prompt | EncodedPrompt
 """A prompt to be encoded for each image, or one whose tokens are there."""
 

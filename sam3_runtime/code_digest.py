@@ -3,7 +3,7 @@
 Snakemake notices by itself neither that an imported module was edited nor that an edit changed nothing, so each rule
 has this digest among its ``params``. It is of the syntax trees, without docstrings: a comment, a docstring or a new
 layout of the lines changes nothing, and neither do the Python version and the folder that the project lies in. What a
-file's digest and imports are is remembered by its size and time stamp: each job of a build asks again. Pure.
+file's digest and imports are is remembered by its size and time stamp, as every plan asks for them. Pure.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ PLUMBING = frozenset(
             "carried_code",
             "export/locking",
         ),
-        *("wording", "engines/__init__", "engines/registry"),
+        *("wording", "engines/__init__", "engines/registry", "families/__init__", "families/base"),
+        *("families/sam3/__init__", "families/sam3/spec"),
         # settings and records: what stands in them is in params and cache keys by value
         *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
         # what is shown, predicted or kept beside an engine that stays as it is

@@ -6,6 +6,7 @@ Pure: works on what tables hold, reads no file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sam3_runtime.config import UNKNOWN, Layers
@@ -52,7 +53,7 @@ def vision_ms(found: Measured) -> tuple[int, float] | None:
 def sibling_of(found: Measured, others: Sequence[Measured]) -> Measured | None:
     """The variant of the same batch, queries and resolution without 8 bits, where it is in the table."""
     variant = Variant.from_name(found.variant)
-    plain = Variant(*variant.numbers()).name
+    plain = replace(variant, quantize="none").name
     return next((one for one in others if one.variant == plain), None) if variant.quantize != "none" else None
 
 

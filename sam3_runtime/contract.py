@@ -93,7 +93,8 @@ class Part:
     """One of the graphs that SAM3 is cut into.
 
     ``depends_on`` names the axes of a variant that an *engine* of the part differs by; a graph does not depend on
-    the batch. ``external_data`` says whether the graph keeps its weights in a ``.onnx.data`` file beside it.
+    the batch. ``external_data`` says whether the graph keeps its weights in a ``.onnx.data`` file beside it; ``code``
+    names the modules that decide what is in it.
     """
 
     name: PartName
@@ -101,6 +102,12 @@ class Part:
     outputs: tuple[Tensor, ...]
     depends_on: tuple[Axis, ...]
     external_data: bool
+    code: tuple[str, ...]
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether it may be quantised."""
+        return "quantize" in self.depends_on
 
     def input(self, name: str) -> Tensor:
         return next(tensor for tensor in self.inputs if tensor.name == name)
@@ -135,6 +142,7 @@ PARTS: dict[PartName, Part] = {
             ),
             depends_on=("batch", "resolution", "quantize"),
             external_data=True,
+            code=("export/vision",),
         ),
         Part(
             "text-encoder",
@@ -142,6 +150,7 @@ PARTS: dict[PartName, Part] = {
             outputs=(Tensor("text_features", ("P", "T", "C")), Tensor("text_mask", ("P", "T"), "bool")),
             depends_on=("batch",),
             external_data=True,
+            code=("export/text",),
         ),
         Part(
             "geometry-encoder",
@@ -157,6 +166,7 @@ PARTS: dict[PartName, Part] = {
             ),
             depends_on=("batch", "resolution"),
             external_data=False,
+            code=("export/geometry",),
         ),
         Part(
             "decoder",
@@ -177,6 +187,7 @@ PARTS: dict[PartName, Part] = {
             ),
             depends_on=("batch", "resolution", "queries"),
             external_data=False,
+            code=("export/decoder",),
         ),
     )
 }

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from sam3_runtime import memory
 from sam3_runtime.banks import Bank, ClassInfo, extract, load_bank, read_references
-from sam3_runtime.batches import StageHook, Take
+from sam3_runtime.batches import StageHook, TakeFromSources, images_of
 from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import read_records
 from sam3_runtime.contract import PART_NAMES, PartName
@@ -78,9 +78,16 @@ class Detector:
         """As :meth:`detect`, an image at a time: only one batch's features and masks are held at once."""
         return self.pipeline.stream(images, self._prompts, threshold=self._thresholds, top=self._top, stages=stages)
 
-    def rounds(self, take: Take, stages: StageHook | None = None) -> Generator[list[list[Detections]], None, None]:
-        """As :meth:`detect` on one batch after another, which ``take`` gives: see :meth:`Pipeline.rounds`."""
-        return self.pipeline.rounds(take, self._prompts, threshold=self._thresholds, top=self._top, stages=stages)
+    def rounds(
+        self, take: TakeFromSources, stages: StageHook | None = None
+    ) -> Generator[list[list[Detections]], None, None]:
+        """As :meth:`detect` on one batch after another, which ``take`` gives: see :meth:`Pipeline.rounds`. Which source
+        an image is from makes no difference."""
+        images = images_of(take)
+        return self.pipeline.rounds(images, self._prompts, threshold=self._thresholds, top=self._top, stages=stages)
+
+    def source_ended(self, source: int) -> None:
+        """A source of the run has ended. Nothing is kept by source here."""
 
     def close(self) -> None:
         """Close the pipeline. Closing twice does nothing."""

@@ -69,19 +69,20 @@ def _on_disk(plan: Plan, chosen: Sequence[Variant]) -> int:
     for variant in chosen:
         for part in PART_NAMES:
             on = PARTS[part].depends_on
-            axes = {axis: getattr(variant, axis) for axis in on}
+            every = {**variant.axes, "quantize": variant.quantize}
+            axes = {axis: every[axis] for axis in on}
             graph = tuple(value for axis, value in axes.items() if axis != "batch")
             files[("graph", part, *graph)] = int(_PARAMETERS[part] * _item(plan, part))
             files[("engine", part, *axes.values())] = _weights(plan, part, variant)
-        files[("reference", variant.resolution)] = _REFERENCE
+        files[("reference", variant["resolution"])] = _REFERENCE
     return sum(files.values())
 
 
 def _on_gpu(plan: Plan, dims: ModelDims, variant: Variant) -> int:
     kept: list[PartName] = [part for part in PART_NAMES if part != "text-encoder"]
     weights = sum(_weights(plan, part, variant) for part in kept)
-    scratch = _SCRATCH_PER_TOKEN * variant.batch * dims.grid(variant.resolution) ** 2
-    values = fixed_dims(dims, variant.resolution, variant.queries)
+    scratch = _SCRATCH_PER_TOKEN * variant.batch * dims.grid(variant["resolution"]) ** 2
+    values = fixed_dims(dims, variant["resolution"], variant["queries"])
     buffers: dict[str, int] = {}
     for part in kept:
         limits = values | {symbol: known.max for symbol, known in profile(PARTS[part], dims, variant.batch).items()}

@@ -173,7 +173,7 @@ def _row(found: Measured, baselines: Sequence[Baseline]) -> dict[str, Any]:
     if found.bench is None:
         return row
     row |= {"speed": _speed(found.bench), "parts": [_parts(found.bench)], "graphs": [_gain(found.bench)]}
-    resolution = Variant.from_name(found.variant).resolution
+    resolution = Variant.from_name(found.variant)["resolution"]
     beside = [line for one in baselines if one.resolution == resolution for line in _beside(found.bench, one)]
     return row | {"beside": beside}
 

@@ -64,7 +64,7 @@ def load(
     check_agreement(directory, config, records)
     tokenizer = _read_tokenizer(directory, config) if "text-encoder" in chosen else None
     options = EngineOptions(threads, tuple(providers), gpu, cuda_graphs)
-    variant = Variant(config.batch, config.queries, config.resolution, config.quantize or "none")
+    variant = Variant((config.batch, config.queries, config.resolution), config.quantize or "none")
     stamps = {part: _stamp(engine_file(directory, part)) for part in chosen}
     checked = {part: check_engine(directory, part, verify_digest=verify_digest) for part in chosen}
     device = open_device(directory, config.backend, options)

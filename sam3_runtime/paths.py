@@ -5,11 +5,13 @@ The rules write the same paths as literals; a test compares the two. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sam3_runtime.contract import PARTS, Part
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.planning import Plan
 from sam3_runtime.variants import Variant
 
@@ -30,21 +32,83 @@ class Step:
     log: str
 
 
+@dataclass(frozen=True)
+class Id:
+    """A graph or an engine by its path in ``onnx/`` or ``engines/store/``, without its suffix: ``r672/decoder_q50``,
+    ``b8_r672/vision-encoder_int8``.
+
+    ``axes`` are those that it differs by; ``ending`` is ``_int8`` or ``_fp8``, and of a graph that such start from
+    ``_fp32`` (see :attr:`Plan.eight_bit_source`).
+    """
+
+    part: Part
+    axes: Mapping[str, int]
+    ending: str = ""
+
+    def __str__(self) -> str:
+        folder = "_".join(f"{_LETTERS[axis]}{self.axes[axis]}" for axis in _FOLDER if axis in self.axes)
+        stem = "".join(f"_{_LETTERS[axis]}{self.axes[axis]}" for axis in _STEM if axis in self.axes)
+        return f"{folder}{'/' * bool(folder)}{self.part.name}{stem}{self.ending}"
+
+    def graph(self, ending: str) -> Id:
+        """The graph with that ending from which this engine is built."""
+        return Id(self.part, {axis: value for axis, value in self.axes.items() if axis != "batch"}, ending)
+
+
+_LETTERS = {axis.key: axis.letter for axis in SAM3.axes}
+_FOLDER, _STEM = ([axis.key for axis in SAM3.axes if axis.place == place] for place in ("folder", "file"))
+"""The axes that stand in a folder's name, and in a file's."""
+
+
+def id_pattern(parts: Iterable[Part], batch: bool, endings: Sequence[str] = ("_int8", "_fp8")) -> str:
+    """A regular expression of the ids of graphs of ``parts``, with ``batch`` of their engines. Without groups."""
+    found = []
+    for part in parts:
+        axes = {axis: r"[1-9]\d*" for axis in part.depends_on if axis in _LETTERS and (batch or axis != "batch")}
+        last = f"(?:{'|'.join(endings)})?" if part.eight_bit and endings else ""
+        found.append(str(Id(part, axes, last)))  # type: ignore[arg-type]
+    return "|".join(found)
+
+
+def parse_id(text: str) -> Id:
+    """The inverse of ``str``. Raises :class:`ValueError` for what is no graph's and no engine's id."""
+    folder, _, name = text.rpartition("/")
+    match = re.fullmatch(rf"({'|'.join(PARTS)})(?:_q(\d+))?(_int8|_fp8|_fp32)?", name)
+    where = re.fullmatch(r"(?:b(\d+))?_?(?:r(\d+))?", folder)
+    if match is None or where is None:
+        raise ValueError(f"{text!r} is no graph and no engine of SAM3")
+    part = PARTS[match[1]]  # type: ignore[index]
+    given = {"batch": where[1], "resolution": where[2], "queries": match[2]}
+    return Id(part, {axis: int(value) for axis, value in given.items() if value}, match[3] or "")
+
+
 def graph_id(part: Part, variant: Variant, ending: str = "") -> str:
     """A graph's path in ``onnx/``, without its suffix: ``r672/decoder_q50``. ``ending`` is that of an 8-bit graph, or
     of the float32 graph that it comes from."""
-    folder = f"r{variant.resolution}/" if "resolution" in part.depends_on else ""
-    return f"{folder}{_stem(part, variant)}{ending if 'quantize' in part.depends_on else ''}"
+    return str(_engine(part, variant).graph(ending if part.eight_bit else ""))
 
 
 def engine_id(part: Part, variant: Variant) -> str:
     """An engine's path in ``engines/store/``, without its suffix: ``b8_r672/decoder_q50``."""
-    folder = f"b{variant.batch}" + (f"_r{variant.resolution}" if "resolution" in part.depends_on else "")
-    return f"{folder}/{_stem(part, variant)}{variant.suffix if 'quantize' in part.depends_on else ''}"
+    return str(_engine(part, variant))
 
 
-def _stem(part: Part, variant: Variant) -> str:
-    return part.name + (f"_q{variant.queries}" if "queries" in part.depends_on else "")
+def _engine(part: Part, variant: Variant) -> Id:
+    axes: dict[str, int] = {axis: value for axis, value in variant.axes.items() if axis in part.depends_on}
+    return Id(part, axes, variant.suffix if part.eight_bit else "")
+
+
+def graph_files(plan: Plan, engine: str) -> dict[str, str | list[str]]:
+    """What the engine with that id is built from: its ``graph``, the ``data`` beside that, and scales that are not in
+    it (``calibration``); the latter two where there are any."""
+    asked = parse_id(engine)
+    data = f"onnx/{asked.graph(plan.data_ending(asked.ending))}.onnx.data"
+    measured = f"calibration/r{asked.axes.get('resolution')}_{plan.algorithm}"
+    return {
+        "graph": f"onnx/{asked.graph(plan.graph_ending(asked.ending))}.onnx",
+        "data": [data] if asked.part.external_data else [],
+        "calibration": [f"{measured}.cache", f"{measured}.json"] if asked.ending and plan.calibrates else [],
+    }
 
 
 def reference_file(resolution: int, accuracy: bool = False) -> str:
@@ -59,7 +123,7 @@ def chain(plan: Plan, variant: Variant) -> Iterator[Step]:
     for part in PARTS.values():
         yield from _graphs(plan, part, variant)
     for accuracy in (False, True) if plan.has_data_set else (False,):
-        reference = reference_file(variant.resolution, accuracy)
+        reference = reference_file(variant["resolution"], accuracy)
         yield Step("reference", (reference,), f"logs/{reference.removesuffix('.safetensors')}.log")
     for part in PARTS.values():
         engine = engine_id(part, variant)
@@ -71,22 +135,23 @@ def chain(plan: Plan, variant: Variant) -> Iterator[Step]:
     yield _logged("configure", f"engines/{variant.name}/config.json", "configure", variant.name)
     yield _logged("verify", f"engines/{variant.name}/verify.json", "verify", variant.name)
     yield _logged("bench", f"bench/{variant.name}.json", "bench", variant.name)
-    yield _logged("baseline", f"bench/baselines/r{variant.resolution}.json", "baselines", f"r{variant.resolution}")
+    at = f"r{variant['resolution']}"
+    yield _logged("baseline", f"bench/baselines/{at}.json", "baselines", at)
     yield _logged("accuracy", f"accuracy/{variant.name}.json", "accuracy", variant.name)
 
 
 def _graphs(plan: Plan, part: Part, variant: Variant) -> Iterator[Step]:
-    """The export of a part and, of the vision encoder in 8 bits, what comes between it and the build."""
-    suffix = variant.suffix if "quantize" in part.depends_on else ""
-    yield _export(part, graph_id(part, variant, plan.vision_data(suffix)))
+    """The export of a part and, in 8 bits, what comes between it and the build."""
+    suffix = variant.suffix if part.eight_bit else ""
+    yield _export(part, graph_id(part, variant, plan.data_ending(suffix)))
     if not suffix:
         return
-    measured = f"calibration/r{variant.resolution}" + (f"_{plan.algorithm}" if plan.calibrates else "")
+    measured = f"calibration/r{variant['resolution']}" + (f"_{plan.algorithm}" if plan.calibrates else "")
     files = (f"{measured}.cache", f"{measured}.json") if plan.calibrates else (f"{measured}.json",)
     yield Step("calibrate", files, f"logs/{measured}.log")
     if not plan.calibrates:
         graph = f"onnx/{graph_id(part, variant, suffix)}.onnx"
-        yield _logged("quantize", graph, "quantize", f"r{variant.resolution}{suffix}")
+        yield _logged("quantize", graph, "quantize", f"r{variant['resolution']}{suffix}")
 
 
 def _export(part: Part, graph: str) -> Step:

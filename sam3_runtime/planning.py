@@ -40,8 +40,10 @@ class Plan:
         # The name that the folder was built with: the same weights may have another by now.
         return {"checkpoint": self.locked_name or model.checkpoint, "revision": model.revision}
 
-    def export(self, part: PartName) -> dict[str, Any]:
-        return {"attention": self.variants.settings.export.attention, "precision": self.precision(part)}
+    def export(self, part: PartName, ending: str = "") -> dict[str, Any]:
+        """``ending`` is that of the graph's name: ``_fp32``, where 8 bits start from a float32 graph, or nothing."""
+        precision = ending.removeprefix("_") or self.precision(part)
+        return {"attention": self.variants.settings.export.attention, "precision": precision}
 
     def reference(self) -> dict[str, Any]:
         section = self.variants.settings.reference
@@ -70,20 +72,22 @@ class Plan:
         found = self.variants.settings.build.tensorrt.model_dump(exclude_none=True)
         return {name: value for name, value in found.items() if name in ("workspace_mib", "tactic_sources")}
 
-    def build(self, part: PartName) -> dict[str, Any]:
-        return {
-            "toolchain": self.toolchain.key(),
-            "settings": self.backend.settings(self.variants.settings.build),
-            "precision": self.precision(part),
-        }
+    def build(self) -> dict[str, Any]:
+        """What every engine depends on; its precision is that of its part."""
+        return {"toolchain": self.toolchain.key(), "settings": self.backend.settings(self.variants.settings.build)}
 
     def eight_bit(self, suffix: str) -> dict[str, Any]:
-        """Settings of the vision encoder ``suffix`` (such as ``_int8``) that follow from this machine's CPU."""
+        """Settings of an engine with that ``suffix`` (such as ``_int8``) that follow from this machine's CPU."""
         return {"products": eight_bit_products()} if suffix and self.backend.products_of_cpu else {}
 
     def configure(self, name: str) -> dict[str, Any]:
         chosen = self.variants.get(name)
-        return {"variant": name, **vars(chosen), "backend": self.toolchain.backend} | self.checkpoint()
+        return {
+            "variant": name,
+            **chosen.axes,
+            "quantize": chosen.quantize,
+            "backend": self.toolchain.backend,
+        } | self.checkpoint()
 
     def verify(self, name: str) -> dict[str, Any]:
         gate = self.variants.settings.gate
@@ -162,12 +166,12 @@ class Plan:
         flagged = self.calibrates or self.backend.wants_float32_scales(self.release)
         return "_fp32" if flagged and self.precision("vision-encoder") == "fp16" else ""
 
-    def vision_graph(self, suffix: str) -> str:
-        """What the name of the graph ends with that the vision encoder ``suffix`` (such as ``_int8``) is built from."""
+    def graph_ending(self, suffix: str) -> str:
+        """The ending of the graph that an engine with that ``suffix`` (such as ``_int8``) is built from."""
         return self.eight_bit_source if suffix and self.calibrates else suffix
 
-    def vision_data(self, suffix: str) -> str:
-        """Likewise of the graph beside which its weights lie."""
+    def data_ending(self, suffix: str) -> str:
+        """Likewise of the graph beside which the weights lie."""
         return self.eight_bit_source if suffix else ""
 
     def device(self) -> str:

@@ -9,10 +9,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from sam3_runtime.contract import PartName
 from sam3_runtime.engines.registry import BUILT
+from sam3_runtime.families.base import FamilySpec
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.gpus import DEFAULT_GPUS, NAMES, as_number, parse_gpu
 
 Quantize = Literal["none", "int8", "fp8"]
@@ -131,24 +133,6 @@ class BuildSection(Section):
     def gpus(self) -> list[str]:
         """The compute capabilities that TensorRT-RTX compiles for, each once, oldest first."""
         return sorted(set(self.rtx.gpus), key=as_number)
-
-
-class Defaults(Section):
-    """What a matrix leaves out."""
-
-    batch: Positive = 8
-    queries: Positive = 50
-    resolution: Positive | None = None
-    quantize: QuantizeValue = "none"
-
-
-class Matrix(Section):
-    """Every combination of the listed values is a variant."""
-
-    batch: Positive | list[Positive] | None = None
-    queries: Positive | list[Positive] | None = None
-    resolution: Positive | list[Positive] | None = None
-    quantize: QuantizeValue | list[QuantizeValue] | None = None
 
 
 class ReferenceSection(Section):
@@ -270,8 +254,8 @@ class VariantsFile(Section):
     precision: PrecisionName | dict[Literal["default"] | PartName, PrecisionName] = "auto"
     export: ExportSection = ExportSection()
     build: BuildSection = BuildSection()
-    defaults: Defaults = Defaults()
-    variants: list[Matrix] = Field(min_length=1)
+    defaults: Section = Section()
+    variants: list[Section] = Field(min_length=1)
     reference: ReferenceSection = ReferenceSection()
     accuracy: AccuracySection | None = None
     calibration: CalibrationSection = CalibrationSection()
@@ -279,7 +263,31 @@ class VariantsFile(Section):
     gate: GateSection = GateSection()
 
 
-def json_schema(model: type[BaseModel] = VariantsFile) -> str:
+def variants_file(family: FamilySpec) -> type[VariantsFile]:
+    """The schema for that family: ``defaults`` and ``variants`` have a value for each of its axes."""
+    numbers: dict[str, Any] = {
+        axis.key: (Positive if axis.default else Positive | None, axis.default) for axis in family.axes
+    }
+    numbers["quantize"] = (QuantizeValue, "none")
+    defaults: Any = create_model("Defaults", __base__=Section, __doc__="What a matrix leaves out.", **numbers)
+    lists: dict[str, Any] = dict.fromkeys(family.keys, (Positive | list[Positive] | None, None))
+    lists["quantize"] = (QuantizeValue | list[QuantizeValue] | None, None)
+    matrix: Any = create_model(
+        "Matrix",
+        __base__=Section,
+        __doc__="Every combination of the listed values is a variant.",
+        **lists,
+    )
+    return create_model(
+        "VariantsFile",
+        __base__=VariantsFile,
+        __doc__=VariantsFile.__doc__,
+        defaults=(defaults, defaults()),
+        variants=(list[matrix], Field(min_length=1)),
+    )
+
+
+def json_schema(model: type[BaseModel] | None = None) -> str:
     """A JSON schema for editors; that of ``variants.yaml`` is committed in ``variants.schema.json``."""
-    schema = model.model_json_schema()
+    schema = (model or variants_file(SAM3)).model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,53 +18,69 @@ from typing import Any
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.errors import VariantsError
+from sam3_runtime.families.base import BATCH, FamilySpec
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.gpus import FIRST_WITH_FP8, GENERATIONS, as_number, names_of, without_fp8
 from sam3_runtime.placed_yaml import Document, Places, nearest_place
-from sam3_runtime.settings import Quantize, VariantsFile
+from sam3_runtime.settings import Quantize, VariantsFile, variants_file
 
-NAME = re.compile(r"b(?P<batch>[1-9]\d*)_q(?P<queries>[1-9]\d*)_r(?P<resolution>[1-9]\d*)(?:_(?P<quantize>int8|fp8))?")
 RANDOM_CHECKPOINT = "random"
-DOCUMENT = Document(VariantsFile, VariantsError, "variants: [{resolution: 1008}]")
+DOCUMENT = Document(variants_file(SAM3), VariantsError, "variants: [{resolution: 1008}]")
 
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """One choice of batch, queries, resolution (pixels) and 8-bit form of the vision encoder."""
+    """One choice of a value for each axis of its family (``numbers``, in their order), and of an 8-bit form."""
 
-    batch: int
-    queries: int
-    resolution: int
+    numbers: tuple[int, ...]
     quantize: Quantize = "none"
+    family: FamilySpec = field(default=SAM3, compare=False, repr=False)
+
+    def __getitem__(self, axis: str) -> int:
+        return self.numbers[self.family.keys.index(axis)]
+
+    @property
+    def axes(self) -> dict[str, int]:
+        return dict(zip(self.family.keys, self.numbers, strict=True))
+
+    @property
+    def batch(self) -> int:
+        """Images at once, at most; every family has that axis."""
+        return self[BATCH]
 
     @property
     def suffix(self) -> str:
-        """``_int8``, ``_fp8`` or nothing: what the vision encoder's file name and the variant's end with."""
+        """``_int8``, ``_fp8`` or nothing: what the file name of a part in 8 bits and the variant's end with."""
         return "" if self.quantize == "none" else f"_{self.quantize}"
 
     @property
     def name(self) -> str:
-        return f"b{self.batch}_q{self.queries}_r{self.resolution}{self.suffix}"
+        return self.family.shown(self.axes) + self.suffix
 
-    def numbers(self) -> tuple[int, int, int]:
-        return self.batch, self.queries, self.resolution
+    def changed(self, **axes: int) -> Variant:
+        """The same with other values of some axes."""
+        return replace(self, numbers=tuple((self.axes | axes).values()))
 
     @property
     def yaml_line(self) -> str:
         """The line that adds this variant to ``variants.yaml``."""
-        tail = "" if self.quantize == "none" else f", quantize: {self.quantize}"
-        return f"  - {{batch: {self.batch}, queries: {self.queries}, resolution: {self.resolution}{tail}}}"
+        listed = {**self.axes, **({} if self.quantize == "none" else {"quantize": self.quantize})}
+        return f"  - {{{', '.join(f'{key}: {value}' for key, value in listed.items())}}}"
 
     @classmethod
-    def from_name(cls, name: str) -> Variant:
+    def from_name(cls, name: str, family: FamilySpec = SAM3) -> Variant:
         """The inverse of :attr:`name`; :class:`VariantsError` for anything else."""
-        match = NAME.fullmatch(name)
+        match = family.name_pattern.fullmatch(name)
         if match is None:
+            example = family.shown({axis.key: _EXAMPLE.get(axis.key, axis.default) for axis in family.axes})
             raise VariantsError(
                 f"{name!r} is no variant's name",
-                "names look like b8_q50_r672 or b8_q50_r672_int8: batch, queries, resolution",
+                f"names look like {example} or {example}_int8: {', '.join(family.keys)}",
             )
-        numbers = {key: int(match[key]) for key in ("batch", "queries", "resolution")}
-        return cls(**numbers, quantize=match["quantize"] or "none")  # type: ignore[arg-type]
+        return cls(tuple(int(match[key]) for key in family.keys), match["quantize"] or "none", family)  # type: ignore[arg-type]
+
+
+_EXAMPLE = {"resolution": 672}
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ class Variants:
     variants: dict[str, Variant]
     dims: ModelDims
     file: str
+    family: FamilySpec = SAM3
 
     def get(self, name: str) -> Variant:
         """The listed variant of that name; otherwise a message with the nearest one and the line to add."""
@@ -88,13 +105,12 @@ class Variants:
             return VariantsError(
                 f"{name} is a variant, not a file", f"to build and verify it: engines/{name}/verify.json"
             )
-        partial = re.fullmatch(r"b([1-9]\d*)(?:_q([1-9]\d*))?(_int8|_fp8)?", name)
+        partial = self._with_own_values(name)
         if partial:
-            queries = partial[2] or str(self.settings.defaults.queries)
-            full = f"b{partial[1]}_q{queries}_r{self.dims.image_size}{partial[3] or ''}"
-            return VariantsError(f"{name!r} has no resolution", f"the model's own is {self.dims.image_size}: {full}")
+            left_out, own, full = partial
+            return VariantsError(f"{name!r} has no {left_out}", f"the model's own is {own}: {full}")
         try:
-            asked = Variant.from_name(name)
+            asked = Variant.from_name(name, self.family)
             check(asked, self.dims, f"the variant {name}")
         except VariantsError as error:
             return error
@@ -104,26 +120,34 @@ class Variants:
             f"the nearest listed one is {nearest.name}; to build {name}, add under `variants:`\n{asked.yaml_line}",
         )
 
+    def _with_own_values(self, name: str) -> tuple[str, int, str] | None:
+        """For a name that lacks the axes whose value is the checkpoint's own: the first of them, its value, and the
+        whole name."""
+        own = self.family.own_values(self.dims)
+        shown = self.family.shown({axis.key: "" for axis in self.family.axes if axis.key not in own}).split("_")
+        optional = "".join(rf"(?:_{letter}([1-9]\d*))?" for letter in shown[1:])
+        match = re.fullmatch(rf"{shown[0]}([1-9]\d*){optional}(|_int8|_fp8)", name)
+        if match is None or not own:
+            return None
+        given = [axis.key for axis in self.family.axes if axis.key not in own]
+        values = {
+            key: value or getattr(self.settings.defaults, key)
+            for key, value in zip(given, match.groups()[:-1], strict=True)
+        }
+        first = next(iter(own))
+        return first, own[first], self.family.shown({**values, **own}) + match.groups()[-1]
+
 
 def _distance(one: Variant, other: Variant) -> float:
-    ratio = [max(a, b) / min(a, b) for a, b in zip(one.numbers(), other.numbers(), strict=True)]
+    ratio = [max(a, b) / min(a, b) for a, b in zip(one.numbers, other.numbers, strict=True)]
     return sum(ratio) + (one.quantize != other.quantize) * 0.5
 
 
 def check(variant: Variant, dims: ModelDims, place: str) -> None:
-    """Refuse what the model cannot do: a resolution off its patches, more queries than it has."""
-    if variant.resolution % dims.patch:
-        below = variant.resolution // dims.patch * dims.patch
-        near = [str(size) for size in (below, below + dims.patch) if size > 0]
-        raise VariantsError(
-            f"{place}: resolution {variant.resolution} is not a multiple of the patch size {dims.patch}",
-            f"the nearest multiples of {dims.patch} are {' and '.join(near)}",
-        )
-    if variant.queries > dims.queries:
-        raise VariantsError(
-            f"{place}: queries {variant.queries} is more than the model's {dims.queries}",
-            f"use {dims.queries} or fewer",
-        )
+    """:class:`VariantsError` for what the model cannot do."""
+    refusal = variant.family.refuse(dims, variant.axes)
+    if refusal:
+        raise VariantsError(f"{place}: {refusal[0]}", refusal[1])
 
 
 def _as_list(value: Any, default: Any) -> list[Any]:
@@ -135,21 +159,18 @@ def _as_list(value: Any, default: Any) -> list[Any]:
 def _expand(settings: VariantsFile, dims: ModelDims, places: Places, file: str) -> dict[str, Variant]:
     found: dict[str, Variant] = {}
     origin: dict[str, int] = {}
-    defaults = settings.defaults
+    defaults, family = settings.defaults, SAM3
+    own = family.own_values(dims)
     for index, matrix in enumerate(settings.variants):
         line = nearest_place(places, ("variants", index))
-        axes = [
-            _as_list(matrix.batch, defaults.batch),
-            _as_list(matrix.queries, defaults.queries),
-            _as_list(matrix.resolution, defaults.resolution or dims.image_size),
-            _as_list(matrix.quantize, defaults.quantize),
-        ]
-        if not all(axes):
+        axes = [_as_list(getattr(matrix, key), getattr(defaults, key) or own.get(key)) for key in family.keys]
+        forms = _as_list(matrix.quantize, defaults.quantize)  # type: ignore[attr-defined]
+        if not all([*axes, forms]):
             raise VariantsError(
                 f"{file}:{line}: variants[{index}] lists no value for one of its keys", "list at least one"
             )
-        for batch, queries, resolution, quantize in product(*axes):
-            variant = Variant(batch, queries, resolution, quantize)
+        for *numbers, quantize in product(*axes, forms):
+            variant = Variant(tuple(numbers), quantize, family)
             check(variant, dims, f"{file}:{_line_of(places, index, line)}: variants[{index}]")
             if variant.name in found:
                 raise VariantsError(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sam3_runtime import carried_code
 from sam3_runtime.code_digest import digest_now
+from sam3_runtime.contract import PARTS
 from sam3_runtime.engines.registry import BACKENDS
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "workflow_scripts"
@@ -25,7 +26,7 @@ BEFORE = {
     "compute_reference": "250de5520dd5d572",
     "compute_accuracy": "a9930d35853f210b",
     "measure_scales": "2f487d8f57d225aa",
-    "quantize_vision_encoder": "e6be3dda1458709b",
+    "quantize_graph": "e6be3dda1458709b",
     "configure_variant": "49fb00ebb9d8a7fc",
     "build onnxruntime": "f01c6be5eaeb0975",
     "build tensorrt-rtx": "e39e7b4093b4b512",
@@ -38,8 +39,8 @@ BEFORE = {
 
 def jobs() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Script and modules by kind, as the rules name them."""
-    parts = {part: ("export_part", (f"export/{part}",)) for part in ("text", "vision", "geometry", "decoder")}
-    alone = ("copy_tokenizer", "compute_reference", "compute_accuracy", "measure_scales", "quantize_vision_encoder")
+    parts = {name.removesuffix("-encoder"): ("export_graph", part.code) for name, part in PARTS.items()}
+    alone = ("copy_tokenizer", "compute_reference", "compute_accuracy", "measure_scales", "quantize_graph")
     builds = {name: BACKENDS[name].build_code for name in ("onnxruntime", "tensorrt", "tensorrt-rtx")}
     scales = (*builds["tensorrt"], "quantize/calibration_cache")
     return {
@@ -48,7 +49,7 @@ def jobs() -> dict[str, tuple[str, tuple[str, ...]]]:
         "configure_variant": ("configure_variant", ("configure",)),
         **{f"build {name}": ("build_engine", code) for name, code in builds.items()},
         "build tensorrt calibrator": ("build_engine", scales),
-        "calibrate tensorrt": ("calibrate_vision_encoder", scales),
+        "calibrate tensorrt": ("calibrate_graph", scales),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sam3_runtime.banks import ClassInfo
-from sam3_runtime.batches import Take
+from sam3_runtime.batches import TakeFromSources
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source, frame_at
@@ -70,10 +70,18 @@ class Seeing:
     def __init__(self, batch: int = 4, before: Callable[[Sequence[Image]], None] | None = None) -> None:
         self.batch = batch
         self.rounds_seen: list[list[int]] = []
+        self.sources_seen: list[list[tuple[int, int]]] = []
+        self.ended: list[tuple[int, int]] = []
         self._before = before
 
-    def rounds(self, take: Take) -> Rounds:
-        while images := take(True):
+    def source_ended(self, source: int) -> None:
+        """Notes the source, and how many images were answered until then."""
+        self.ended.append((source, sum(map(len, self.rounds_seen))))
+
+    def rounds(self, take: TakeFromSources) -> Rounds:
+        while taken := take(True):
+            self.sources_seen.append([(one.source, one.number) for one in taken])
+            images = [one.image for one in taken]
             if self._before is not None:
                 self._before(images)
             self.rounds_seen.append([int(image[0, 0, 0]) for image in images])

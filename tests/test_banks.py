@@ -338,7 +338,7 @@ def test_another_checkpoint_is_refused_with_the_reason_and_the_command(
 def test_boxes_hold_for_one_resolution_and_words_for_all(
     shop_bank: Bank, fake_pipeline: Pipeline, write_project: WriteProject, tmp_path: Path
 ) -> None:
-    write_fake_variant(tmp_path / "engines/b4_q20_r224", Variant(4, 20, 224))
+    write_fake_variant(tmp_path / "engines/b4_q20_r224", Variant((4, 20, 224)))
     words = extract(fake_pipeline, write_project(WORDS))
     with load(tmp_path / "engines/b4_q20_r224") as other:
         with pytest.raises(

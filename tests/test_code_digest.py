@@ -77,7 +77,7 @@ def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
 ) -> None:
     def digests() -> dict[str, str]:
         return {
-            "export": digest("export_part", "export/vision"),
+            "export": digest("export_graph", "export/vision"),
             "build": digest("build_engine", *BACKENDS["onnxruntime"].build_code),
             "build on a GPU": digest("build_engine", *BACKENDS["tensorrt"].build_code),
             "run": digest("verify_variant", *BACKENDS["onnxruntime"].run_code),
@@ -91,11 +91,11 @@ def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
 
 
 def test_one_part_is_exported_without_the_others_code(package: Path) -> None:
-    before = {part: digest("export_part", f"export/{part}") for part in ("vision", "decoder")}
+    before = {part: digest("export_graph", f"export/{part}") for part in ("vision", "decoder")}
     edit(package / "export/geometry.py", "from __future__", "import re\nfrom __future__")
-    assert digest("export_part", "export/vision") == before["vision"]
+    assert digest("export_graph", "export/vision") == before["vision"]
     assert (
-        digest("export_part", "export/decoder") != before["decoder"]
+        digest("export_graph", "export/decoder") != before["decoder"]
     )  # whose layers those of the geometry encoder are
 
 
@@ -114,7 +114,7 @@ def test_the_modules_that_are_named_are_there(names: frozenset[str]) -> None:
 
 def test_every_rule_has_the_digest_of_its_own_script() -> None:
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "rules").glob("*.smk")))
-    text = re.sub(r"code=BUILD_CODE,", 'code=code("build_engine"),', text)
+    text = text.replace("code=export_code,", 'code=code("export_graph"),')
     rules = re.split(r"\n(?:use )?rule ", text)[1:]
     scripts = {}
     for rule in rules:

@@ -74,12 +74,12 @@ def key_of(folder: Path, backend: str, graph: str, monkeypatch: pytest.MonkeyPat
     keys: list[str] = []
     monkeypatch.setattr(builders, "read_graph", lambda _: made)
     monkeypatch.setattr(builders, "provide", lambda _engine, key, _cache, _build: keys.append(key))
-    slices: dict[str, Any] = plan.build(part)  # type: ignore[arg-type]
+    slices: dict[str, Any] = plan.build()
     build_engine(
         folder / f"{graph}.onnx",
         folder / f"{graph}.engine",
         batch=8,
-        precision=slices["precision"],
+        precision=plan.precision(part),  # type: ignore[arg-type]
         toolchain=slices["toolchain"],
         settings=slices["settings"] | ({"products": "u8s8"} if eight_bit and backend == "onnxruntime" else {}),
         code="d" * 16,

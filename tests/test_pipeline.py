@@ -202,7 +202,7 @@ def test_engines_that_do_not_belong_together_are_refused(
 
 def test_another_variants_engine_with_its_record_is_refused(directory: Path) -> None:
     other = directory.with_name("b4_q20_r224")
-    write_fake_variant(other, Variant(4, 20, 224))
+    write_fake_variant(other, Variant((4, 20, 224)))
     for suffix in ("engine", "engine.json"):
         shutil.copyfile(other / f"decoder.{suffix}", directory / f"decoder.{suffix}")
     with pytest.raises(RecordError, match="its resolution is 224, not 112"):

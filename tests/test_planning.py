@@ -31,27 +31,25 @@ def slices(made: Plan) -> dict[str, object]:
 
 def test_generations_are_what_every_build_depends_on_and_nothing_else(tmp_path: Path) -> None:
     one, two = plan(tmp_path), plan(tmp_path, gpus="[ada, blackwell]")
-    assert one.build("decoder")["settings"] == {"gpus": ["8.9"]}
-    assert all(one.build(part) != two.build(part) for part in PART_NAMES)
+    assert one.build()["settings"] == {"gpus": ["8.9"]}
+    assert one.build() != two.build()
     assert slices(one) == slices(two)
 
 
 def test_the_order_and_the_names_of_generations_rebuild_nothing(tmp_path: Path) -> None:
-    assert plan(tmp_path, gpus="[120, 8.9]").build("decoder") == plan(tmp_path, gpus="[ada, blackwell]").build(
-        "decoder"
-    )
+    assert plan(tmp_path, gpus="[120, 8.9]").build() == plan(tmp_path, gpus="[ada, blackwell]").build()
 
 
 def test_each_backend_depends_on_its_own_settings(tmp_path: Path) -> None:
-    assert plan(tmp_path, level="all").build("decoder") == plan(tmp_path).build("decoder")
+    assert plan(tmp_path, level="all").build() == plan(tmp_path).build()
     onnx = plan(tmp_path, "onnxruntime", gpus="[turing]")
-    assert onnx.build("decoder") == plan(tmp_path, "onnxruntime").build("decoder")
+    assert onnx.build() == plan(tmp_path, "onnxruntime").build()
     assert onnx.precision("decoder") == "fp32"
     assert plan(tmp_path).precision("decoder") == "fp16"
 
 
 def test_the_version_and_no_gpu_is_what_tensorrt_rtx_is_known_by(tmp_path: Path) -> None:
-    toolchain = plan(tmp_path).build("decoder")["toolchain"]
+    toolchain = plan(tmp_path).build()["toolchain"]
     assert toolchain["backend"] == "tensorrt-rtx"
     assert toolchain["gpu"] is None
     assert toolchain["compute_capability"] is None
@@ -102,9 +100,9 @@ def plan_for_tensorrt(folder: Path, version: str, text: str = "") -> Plan:
 def test_8_bits_come_from_a_graph_that_the_release_reads(tmp_path: Path, version: str, text: str, source: str) -> None:
     made = plan_for_tensorrt(tmp_path, version, text)
     assert made.eight_bit_source == source
-    assert made.vision_data("_int8") == source
-    assert made.vision_graph("_int8") == (source if made.calibrates else "_int8")
-    assert made.vision_graph("") == made.vision_data("") == ""
+    assert made.data_ending("_int8") == source
+    assert made.graph_ending("_int8") == (source if made.calibrates else "_int8")
+    assert made.graph_ending("") == made.data_ending("") == ""
 
 
 def test_other_backends_quantise_their_own_graph(tmp_path: Path) -> None:
@@ -176,11 +174,11 @@ def on_tensorrt(folder: Path, build: str = "{}") -> Plan:
 
 
 def test_tensorrt_engines_depend_on_what_the_builder_is_told(tmp_path: Path) -> None:
-    assert on_tensorrt(tmp_path).build("decoder")["settings"] == {}
+    assert on_tensorrt(tmp_path).build()["settings"] == {}
     told = on_tensorrt(
         tmp_path,
         "{optimal: {B: 1, n: 3}, tensorrt: {workspace_mib: 4096, optimization_level: 5, tactic_sources: []}}",
-    ).build("decoder")
+    ).build()
     assert told["settings"] == {
         "workspace_mib": 4096, "optimization_level": 5, "tactic_sources": [], "optimal": {"B": 1, "n": 3},
     }  # fmt: skip
@@ -192,7 +190,7 @@ def test_tensorrt_engines_depend_on_what_the_builder_is_told(tmp_path: Path) -> 
 def test_means_and_places_are_not_among_it(tmp_path: Path) -> None:
     one = on_tensorrt(tmp_path)
     two = on_tensorrt(tmp_path, "{gpu: [2, 0, 2], tensorrt: {builder: python, timing_cache: there/timings}}")
-    assert [one.build(part) for part in PART_NAMES] == [two.build(part) for part in PART_NAMES]
+    assert one.build() == two.build()
     assert slices(one) == slices(two)
     assert (one.build_gpus(), two.build_gpus(), two.run_gpus()) == ([0], [2, 0], [2, 0])
     assert (one.timing_cache(), two.timing_cache()) == ("engines/cache/timing.cache", "there/timings")

@@ -21,7 +21,7 @@ positive = st.integers(1, 9999)
 
 @given(positive, positive, positive, st.sampled_from(["none", "int8", "fp8"]))
 def test_a_name_and_its_variant_are_inverse(batch: int, queries: int, resolution: int, quantize: str) -> None:
-    variant = Variant(batch, queries, resolution, quantize)  # type: ignore[arg-type]
+    variant = Variant((batch, queries, resolution), quantize)  # type: ignore[arg-type]
     assert Variant.from_name(variant.name) == variant
 
 
@@ -187,7 +187,7 @@ def test_an_unknown_variant_is_told_the_nearest_and_the_line(name: str, expected
 
 @given(st.dictionaries(st.sampled_from(["batch", "queries", "resolution"]), st.integers(1, 14).map(lambda n: n * 14)))
 def test_the_line_to_add_adds_that_variant(values: dict[str, int]) -> None:
-    variant = Variant(values.get("batch", 8), values.get("queries", 50), values.get("resolution", 672))
+    variant = Variant((values.get("batch", 8), values.get("queries", 50), values.get("resolution", 672)))
     assert list(parse(f"variants:\n{variant.yaml_line}").variants) == [variant.name]
 
 

@@ -5,23 +5,23 @@ from pathlib import Path
 from sam3_runtime.builders import build_engine
 from sam3_runtime.gpu_lock import hold_gpu
 from sam3_runtime.jobs import job
+from sam3_runtime.paths import parse_id
 from sam3_runtime.quantize.calibration_cache import open_cache
 
 with job(snakemake) as announce:
+    eight_bit = snakemake.params.eight_bit
     build_engine(
         Path(snakemake.input.graph),
         Path(snakemake.output.engine),
-        batch=int(snakemake.wildcards.batch),
+        batch=parse_id(snakemake.wildcards.engine).axes["batch"],
         precision=snakemake.params.precision,
         toolchain=snakemake.params.toolchain,
-        settings=snakemake.params.settings | snakemake.params.get("eight_bit", {}),
+        settings=snakemake.params.settings | ({} if eight_bit is ... else eight_bit),
         code=snakemake.params.code,
         cache=Path(snakemake.config["engine_cache"]),
         announce=announce,
         calibration=open_cache(
-            snakemake.input.get("calibration", []),
-            Path(snakemake.input.graph),
-            snakemake.params.toolchain["version"],
+            snakemake.input.get("calibration", []), Path(snakemake.input.graph), snakemake.params.toolchain["version"]
         ),
         builder=snakemake.config["tensorrt_builder"],
         timing_cache=Path(snakemake.config["timing_cache"]),

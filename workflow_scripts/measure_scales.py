@@ -1,4 +1,4 @@
-"""Measure the ranges of a vision encoder's tensors on calibration frames."""
+"""Measure the ranges of a graph's tensors on calibration frames."""
 
 from pathlib import Path
 

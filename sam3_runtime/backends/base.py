@@ -238,5 +238,5 @@ def too_large_a_batch(record: EngineRecord, value: int, variant: Variant | None)
     message = f"the {record.part} got a batch of {value}, and {here} takes {record.batch} at most"
     if variant is None:
         return EngineError(message, f"build a variant with batch: {value}, or feed fewer at once")
-    larger = Variant(value, *variant.numbers()[1:], variant.quantize)
+    larger = variant.changed(batch=value)
     return EngineError(message, f"build {larger.name}: add to variants.yaml\n{larger.yaml_line}\nor feed fewer at once")

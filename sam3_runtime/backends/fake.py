@@ -135,7 +135,7 @@ def fake_record(
     """The record of a fake engine, without the digest and size of its file."""
     table = PARTS[part]
     on = set(table.depends_on)
-    values = fixed_dims(dims, variant.resolution, variant.queries)
+    values = fixed_dims(dims, variant["resolution"], variant["queries"])
 
     def tensors(kind: str) -> tuple[TensorRecord, ...]:
         specs = getattr(table, kind)
@@ -155,8 +155,8 @@ def fake_record(
         precision="fp32",
         quantize=variant.quantize if "quantize" in on and variant.quantize != "none" else None,
         dims=dims.to_dict(),
-        resolution=variant.resolution if "resolution" in on else None,
-        queries=variant.queries if "queries" in on else None,
+        resolution=variant["resolution"] if "resolution" in on else None,
+        queries=variant["queries"] if "queries" in on else None,
         batch=variant.batch,
         inputs=tensors("inputs"),
         outputs=tensors("outputs"),
@@ -177,7 +177,7 @@ def write_fake_variant(
 
     ``directory`` is best named after ``variant`` (by default batch 4, 20 queries, the resolution of ``dims``).
     """
-    variant = variant or Variant(4, 20, dims.image_size)
+    variant = variant or Variant((4, 20, dims.image_size))
     digests = {}
     for part in PART_NAMES:
         path = directory / f"{part}.engine"
@@ -196,8 +196,8 @@ def config_of(variant: Variant, dims: ModelDims, tokenizer_sha256: str) -> Varia
     return VariantConfig(
         variant=variant.name,
         batch=variant.batch,
-        queries=variant.queries,
-        resolution=variant.resolution,
+        queries=variant["queries"],
+        resolution=variant["resolution"],
         quantize=None if variant.quantize == "none" else variant.quantize,
         backend="fake",
         dims=dims.to_dict(),

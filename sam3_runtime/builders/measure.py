@@ -118,9 +118,9 @@ def _row(folder: Path, plan: Plan, variant: Variant, steps: Steps, added: list[s
     files = steps_of(plan, variant)
     return {
         "variant": variant.name,
-        "resolution": variant.resolution,
+        "resolution": variant["resolution"],
         "batch": variant.batch,
-        "queries": variant.queries,
+        "queries": variant["queries"],
         "quantize": variant.quantize,
         "export_seconds": round(sum(steps[file]["seconds"] for file in files["export"]), 1),
         "export_peak_mib": max(steps[file]["peak_mib"] for file in files["export"]),

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from sam3_runtime.backends.base import AnyArray, Engine
-from sam3_runtime.batches import Take
+from sam3_runtime.batches import TakeFromSources
 from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.errors import SourceError
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
@@ -106,7 +106,7 @@ class _Watched:
         self._images: list[int] = []
         self._masks: list[int] = []
 
-    def rounds(self, take: Take) -> Generator[list[list[Detections]], None, None]:
+    def rounds(self, take: TakeFromSources) -> Generator[list[list[Detections]], None, None]:
         with closing(self._detector.rounds(take)) as rounds:
             for found in rounds:
                 self._through.append(time.perf_counter())
@@ -117,6 +117,9 @@ class _Watched:
                 elif self.frames >= self._frames:
                     self.done()
                 yield found
+
+    def source_ended(self, source: int) -> None:
+        self._detector.source_ended(source)
 
     @property
     def steady(self) -> bool:

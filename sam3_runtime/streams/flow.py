@@ -4,14 +4,14 @@
 
 Every frame of a file comes out, in order. Of a live source the newest is looked at, and what it replaced is counted.
 Whatever goes wrong in a thread is raised where the results are taken from. Knows threads, sources and detections; what
-finds something is anything with ``batch``, ``classes`` and ``rounds``.
+finds something is a :class:`Detecting`; it learns which source an image is from, and when one has ended.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from sam3_runtime.batches import SourceImage, TakeFromSources
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Source, find_sources
@@ -36,13 +37,18 @@ Rounds = Generator[list[list[Detections]], None, None]
 
 
 class Detecting(Protocol):
-    """What finds things: :class:`sam3_runtime.detector.Detector`."""
+    """What finds things: :class:`sam3_runtime.detector.Detector`, or a model that keeps something by source.
+
+    ``source_ended`` is called in the thread of ``rounds``, behind the answers to the source's last image. Where a run
+    is left early, the generator is closed instead.
+    """
 
     @property
     def batch(self) -> int: ...
     @property
     def classes(self) -> Sequence[Any]: ...  # one for each of an image's detections
-    def rounds(self, take: Callable[[bool], Sequence[Image]]) -> Rounds: ...
+    def rounds(self, take: TakeFromSources) -> Rounds: ...
+    def source_ended(self, source: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class Flow:
         self._inference = Thread(target=self._infer, name="infer", daemon=True)
         self._track = TrackSettings() if track is True else track or None
         self._trackers: dict[int, Tracker] = {}
+        self._told_ended: set[int] = set()
         self._error: BaseException | None = None
         self._begun = False
         self._started = self._ended = 0.0
@@ -137,13 +144,13 @@ class Flow:
     def _infer(self) -> None:
         taken: deque[list[tuple[int, Frame]]] = deque()  # the round that is looked at, and one that is begun
 
-        def take(wait: bool) -> list[Image]:
+        def take(wait: bool) -> list[SourceImage]:
             if self._readers.stop_asked:
                 return []
             batch = self._inbox.take(self._detector.batch, self._settings.patience, wait)
             if batch:
                 taken.append(batch)
-            return [frame.image for _, frame in batch]
+            return [SourceImage(frame.image, place, frame.number, frame.seconds) for place, frame in batch]
 
         try:
             with closing(self._detector.rounds(take)) as rounds:
@@ -152,10 +159,18 @@ class Flow:
                         if not self._results.put((place, frame, detections, self._clock() - frame.read)):
                             return
                     self._rounds += 1
+                    begun = {place for batch in taken for place, _ in batch}
+                    self._tell_ended(set(self._inbox.exhausted()) - begun)
+            self._tell_ended(range(len(self.sources)))
         except BaseException as error:  # it is raised where the results are taken from
             self._fail(error)
         finally:
             self._results.end()
+
+    def _tell_ended(self, places: Iterable[int]) -> None:
+        for place in sorted(set(places) - self._told_ended):
+            self._told_ended.add(place)
+            self._detector.source_ended(place)
 
     def _fail(self, error: BaseException) -> None:
         """Note what went wrong in a thread, and end the run."""

@@ -114,6 +114,11 @@ class Inbox(Generic[T]):
             self._places[place].ended = True
             self._changed.notify_all()
 
+    def exhausted(self) -> list[int]:
+        """The sources of which nothing more will be taken."""
+        with self._changed:
+            return [index for index, place in enumerate(self._places) if place.ended and not place.waiting]
+
     def set_away(self, place: int, away: bool) -> None:
         """Whether this source gives nothing for now: no round waits for it then."""
         with self._changed:

@@ -11,7 +11,7 @@ from sam3_runtime.contract import PART_NAMES, PARTS, PartName, fixed_dims, resol
 from sam3_runtime.errors import EngineError
 from sam3_runtime.variants import Variant
 
-VARIANT = Variant(8, 50, 112)
+VARIANT = Variant((8, 50, 112))
 
 
 def feeds(part: PartName, dtype: str = "float32", **values: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -98,7 +98,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "outputs": (TensorRecord(name="products", shape=(1, SIZE), dtype="float32"),),
             "profile": {},
         }
-        record = fake_record("vision-encoder", Variant(1, 20, 112)).model_copy(update=found)
+        record = fake_record("vision-encoder", Variant((1, 20, 112))).model_copy(update=found)
         record.write(made[products] / "vision-encoder.engine.json")
         np.save(made[products] / "images.npy", images)
         np.save(made[products] / "wanted.npy", wanted)

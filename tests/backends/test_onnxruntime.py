@@ -14,7 +14,7 @@ from sam3_runtime.errors import EngineError
 from sam3_runtime.files import sha256_of
 from sam3_runtime.variants import Variant
 
-VARIANT = Variant(2, 20, 112)
+VARIANT = Variant((2, 20, 112))
 
 
 def write_engine(directory: Path, content: bytes, version: str = ort.__version__) -> Path:

@@ -71,7 +71,7 @@ def test_a_damaged_engine(directory: Path) -> None:
     open_engine(directory, "decoder", verify_digest=False).close()
 
 
-@pytest.mark.parametrize("other", [Variant(4, 20, 224), Variant(4, 20, 98), Variant(4, 100, 112)])
+@pytest.mark.parametrize("other", [Variant((4, 20, 224)), Variant((4, 20, 98)), Variant((4, 100, 112))])
 def test_an_engine_of_another_variant_is_named(directory: Path, other: Variant) -> None:
     write_fake_variant(directory.with_name(other.name), other)
     shutil.copyfile(directory.with_name(other.name) / "decoder.engine", directory / "decoder.engine")

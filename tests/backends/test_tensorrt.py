@@ -25,7 +25,7 @@ from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
-from sam3_runtime.batches import Take
+from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.errors import CannotRunHere, EngineError
@@ -42,7 +42,7 @@ from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant
 from tests.streaming import CLASSES, Listed, within
 
-VARIANT = Variant(4, 20, 112)
+VARIANT = Variant((4, 20, 112))
 RELEASES = ("8.6.1", "10.0.1", "10.9.0", "11.0")
 RELEASE = "8.6.1"
 BOXES = Prompt("cup", ((5, 5, 20, 25), (1, 2, 9, 9)), (1, 0))
@@ -63,7 +63,7 @@ def write(tmp_path: Path) -> Write:
 
     def made(release: str = RELEASE, dims: ModelDims = SMALL_DIMS, **options: Any) -> Path:
         folder = tmp_path / "engines" / VARIANT.name
-        variant = Variant(VARIANT.batch, VARIANT.queries, dims.image_size)
+        variant = VARIANT.changed(resolution=dims.image_size)
         int64 = "int32" if release.startswith("8") else "int64"
         write_gpu_variant(folder, variant, dims, **{"version": release, "int64": int64} | options)
         return folder
@@ -80,7 +80,7 @@ def pipeline(write: Write, install_tensorrt: InstallTensorRt) -> Iterator[Pipeli
 
 def on_the_host(tmp_path: Path, dims: ModelDims, images: list[Any], prompts: list[Any]) -> list[list[Detections]]:
     folder = tmp_path / "host" / VARIANT.name
-    write_fake_variant(folder, Variant(VARIANT.batch, VARIANT.queries, dims.image_size), dims)
+    write_fake_variant(folder, VARIANT.changed(resolution=dims.image_size), dims)
     with load(folder) as pipeline:
         return pipeline.detect(images, prompts)
 
@@ -276,8 +276,11 @@ class Streamed:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self.batch = pipeline, pipeline.batch
 
-    def rounds(self, take: Take) -> Rounds:
-        return self._pipeline.rounds(take, ["cup", "cat"])
+    def rounds(self, take: TakeFromSources) -> Rounds:
+        return self._pipeline.rounds(images_of(take), ["cup", "cat"])
+
+    def source_ended(self, source: int) -> None:
+        pass
 
 
 def test_what_is_kept_may_be_read_later(pipeline: Pipeline) -> None:

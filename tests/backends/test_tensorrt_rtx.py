@@ -143,7 +143,7 @@ def variant(tmp_path: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Pa
     folder = tmp_path / "engines/b4_q20_r112"
     write_gpu_variant(
         folder,
-        Variant(4, 20, 112),
+        Variant((4, 20, 112)),
         SMALL_DIMS,
         backend="tensorrt-rtx",
         version=VERSION,

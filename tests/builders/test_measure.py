@@ -34,13 +34,14 @@ def row(variant: Variant, vision_file: int = 900, seconds: float = 40.0) -> dict
         "vision-encoder": f"vision-encoder{variant.suffix}",
         "text-encoder": "text-encoder",
         "geometry-encoder": "geometry-encoder",
-        "decoder": f"decoder_q{variant.queries}",
+        "decoder": f"decoder_q{variant['queries']}",
     }
     engines = {part: engine(graph, 10) for part, graph in names.items()}
     engines["vision-encoder"] = engine(names["vision-encoder"], vision_file, seconds)
     sizes = {"weights_mib": 900.0, "scratch_mib": 500.0, "buffers_mib": 600.0, "total_mib": 2000.0, "fits_gb": [6, 8]}
     return {
-        "variant": variant.name, **vars(variant), "export_seconds": 200.0, "export_peak_mib": 7000.0,
+        "variant": variant.name, **variant.axes, "quantize": variant.quantize,
+        "export_seconds": 200.0, "export_peak_mib": 7000.0,
         "quantize_seconds": 0.0, "quantize_peak_mib": 0.0, "added_seconds": 300.0, "engines": engines,
         "memory": {"with_text": sizes, "without_text": sizes},
     }  # fmt: skip
@@ -54,7 +55,7 @@ def plan_of(folder: Path, *variants: Variant) -> Plan:
 
 
 def result(*rows: dict[str, Any]) -> dict[str, Any]:
-    variants = [Variant(one["batch"], one["queries"], one["resolution"], one["quantize"]) for one in rows]
+    variants = [Variant((one["batch"], one["queries"], one["resolution"]), one["quantize"]) for one in rows]
     with TemporaryDirectory() as folder:
         plan = plan_of(Path(folder), *variants)
     files = [file for one in variants for files in steps_of(plan, one).values() for file in files]
@@ -67,7 +68,7 @@ def result(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_steps_of_a_variant_in_order(tmp_path: Path) -> None:
-    chosen, other = Variant(8, 50, 672, "fp8"), Variant(8, 50, 672)
+    chosen, other = Variant((8, 50, 672), "fp8"), Variant((8, 50, 672))
     plan = plan_of(tmp_path, chosen, other)
     steps = steps_of(plan, chosen)
     assert {"onnx/text-encoder.onnx", "onnx/tokenizer.json", "onnx/r672/decoder_q50.onnx"} <= set(steps["export"])
@@ -78,7 +79,7 @@ def test_the_steps_of_a_variant_in_order(tmp_path: Path) -> None:
 
 
 def test_the_predecessor_stands_beside_what_can_be_compared_with_it() -> None:
-    text = markdown(result(row(Variant(8, 50, 672)), row(Variant(4, 50, 672))))
+    text = markdown(result(row(Variant((8, 50, 672))), row(Variant((4, 50, 672)))))
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| b")}
     assert lines["b8_q50_r672"].endswith("| 12 | 4582 |")
     assert lines["b4_q50_r672"].endswith("|  |  |")
@@ -89,7 +90,11 @@ def test_the_predecessor_stands_beside_what_can_be_compared_with_it() -> None:
 
 
 def test_what_was_expected_is_held_against_what_was_reached() -> None:
-    rows = [row(Variant(8, 50, 672)), row(Variant(8, 50, 1008), seconds=95.0), row(Variant(8, 50, 672, "int8"), 450)]
+    rows = [
+        row(Variant((8, 50, 672))),
+        row(Variant((8, 50, 1008)), seconds=95.0),
+        row(Variant((8, 50, 672), "int8"), 450),
+    ]
     found = {what: (limit, reached) for what, limit, reached in expectations(rows)}
     assert found["every build"] == ("≤ 90 s", "95 s at most")
     assert found["VRAM of eight images at 672, text encoder released"] == ("≤ 2300 MiB", "2000 MiB")

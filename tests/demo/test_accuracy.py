@@ -13,7 +13,8 @@ from demo import accuracy
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.cli_evaluate import Evaluation, evaluate
 from sam3_runtime.errors import RecordError
-from sam3_runtime.settings import VariantsFile
+from sam3_runtime.families.sam3.spec import SAM3
+from sam3_runtime.settings import variants_file
 from tests.concepts import coco_file, write
 
 
@@ -52,10 +53,14 @@ def test_what_is_built_is_one_change_at_a_time(tmp_path: Path) -> None:
     base = accuracy.BASE
     for one in [*accuracy.FLOATS[1:], accuracy.INT8]:
         assert (
-            sum(getattr(one, key) != getattr(base, key) for key in ("batch", "queries", "resolution", "quantize")) == 1
+            sum(
+                mine != its
+                for mine, its in zip((*one.numbers, one.quantize), (*base.numbers, base.quantize), strict=True)
+            )
+            == 1
         )
     settings = accuracy._settings("onnxruntime", tmp_path, tmp_path / "a.json", "minmax", [base, accuracy.INT8])
-    checked = VariantsFile.model_validate(yaml.safe_load(yaml.safe_dump(settings)))
+    checked = variants_file(SAM3).model_validate(yaml.safe_load(yaml.safe_dump(settings)))
     assert checked.calibration.algorithm == "minmax"
     assert checked.accuracy is not None
 
@@ -74,7 +79,7 @@ def test_folders_are_prepared_and_nothing_is_run_in_them(tmp_path: Path, monkeyp
         prepared = accuracy.prepare(backend, tmp_path / "checkpoint", 5)
         assert [path.name for path in (tmp_path / "work" / backend / "entropy").iterdir()] == ["variants.yaml"]
         for algorithm, folder, variants in prepared:
-            checked = VariantsFile.model_validate(yaml.safe_load((folder / "variants.yaml").read_text()))
+            checked = variants_file(SAM3).model_validate(yaml.safe_load((folder / "variants.yaml").read_text()))
             assert checked.calibration.algorithm == algorithm
             assert len(checked.variants) == len(variants)
         measured[backend] = [len(variants) for _, _, variants in prepared]

@@ -14,7 +14,7 @@ import pytest
 
 import sam3_runtime
 from sam3_runtime.backends.fake import write_fake_variant
-from sam3_runtime.batches import Take
+from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.errors import EngineError, SourceError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
@@ -437,6 +437,31 @@ def test_it_runs_inside_with() -> None:
         next(iter(Flow(Seeing(), [Listed("a", [])])))
 
 
+def test_each_image_comes_with_its_source_and_the_end_of_a_source_is_told() -> None:
+    detector = Seeing(batch=2)
+    short, long = Listed("short", [picture(n) for n in range(2)]), Listed("long", [picture(n) for n in range(10, 15)])
+    with Flow(detector, [short, long]) as flow:
+        assert len(list(flow)) == 7
+    seen = [one for batch in detector.sources_seen for one in batch]
+    assert sorted(seen) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
+    assert [source for source, _ in detector.ended] == [0, 1]
+    answered = dict(detector.ended)
+    assert answered[0] >= seen.index((0, 1)) + 1, "not before its last image was answered"
+    assert answered[0] < 7, "and not only when the run ends"
+    assert answered[1] == 7
+
+
+def test_what_an_ended_source_raises_ends_the_run() -> None:
+    detector = Seeing()
+    detector.source_ended = fail  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError), Flow(detector, [Listed("a", [picture(1)])]) as flow:
+        list(flow)
+
+
+def fail(_: int) -> None:
+    raise ZeroDivisionError
+
+
 # --- long runs --------------------------------------------------------------------------------------------------------
 
 
@@ -448,13 +473,16 @@ class OnFakeEngines:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self.batch = pipeline, pipeline.batch
 
-    def rounds(self, take: Take) -> Rounds:
-        return self._pipeline.rounds(take, ["cup", "cat"], top=1)
+    def rounds(self, take: TakeFromSources) -> Rounds:
+        return self._pipeline.rounds(images_of(take), ["cup", "cat"], top=1)
+
+    def source_ended(self, source: int) -> None:
+        pass
 
 
 def test_memory_stays_flat_over_ten_thousand_frames(tmp_path: Path) -> None:
     """By what is alive: images, and things that wait."""
-    variant = write_fake_variant(tmp_path / "b8_q5_r112", Variant(8, 5, 112))
+    variant = write_fake_variant(tmp_path / "b8_q5_r112", Variant((8, 5, 112)))
     assert variant.batch == 8
     alive: set[int] = set()
     most = {"images": 0, "waiting": 0}

@@ -10,26 +10,24 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.config import Toolchain
+from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.paths import chain
 from sam3_runtime.planning import make_plan
 from sam3_runtime.source_files import locate
 from tests.workflow.conftest import PROJECT, SETTINGS, WorkFolder
 
-PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
-LINKS = {f"link_{part}": 1 for part in PARTS}
-ONE_VARIANT = {**LINKS, "link_tokenizer": 1, "configure_variant": 1, "verify_variant": 1, "all": 1}
+EXPORTS = {"export_graph": 2, "export_graph_with_data": 2}
+ONE_VARIANT = {"link_engine": 4, "link_tokenizer": 1, "configure_variant": 1, "verify_variant": 1, "all": 1}
 
 
 def test_one_engine_by_name_is_one_export_and_one_build(fresh: WorkFolder) -> None:
     planned = fresh.planned("engines/b2_q50_r224/decoder.engine")
-    assert planned == {"lock_checkpoint": 1, "export_decoder": 1, "build_decoder": 1, "link_decoder": 1}
+    assert planned == {"lock_checkpoint": 1, "export_graph": 1, "build_engine": 1, "link_engine": 1}
 
 
 def test_everything_for_one_variant(fresh: WorkFolder) -> None:
-    exports = {f"export_{part}": 1 for part in PARTS}
-    builds = {f"build_{part}": 1 for part in PARTS}
     first = {"lock_checkpoint": 1, "copy_tokenizer": 1, "compute_reference": 1}
-    assert fresh.planned() == {**first, **exports, **builds, **ONE_VARIANT}
+    assert fresh.planned() == {**first, **EXPORTS, "build_engine": 4, **ONE_VARIANT}
 
 
 def test_what_is_built_is_not_built_again(built: WorkFolder) -> None:
@@ -45,10 +43,10 @@ def test_baselines_are_one_a_resolution_and_need_no_engine(fresh: WorkFolder) ->
 
 def test_a_resolution_more_is_three_exports_one_reference_and_three_builds(built: WorkFolder) -> None:
     built.write(variants=[{"resolution": [224, 182]}])
-    three = ("vision_encoder", "geometry_encoder", "decoder")
     assert built.planned() == {
-        **{f"export_{part}": 1 for part in three},
-        **{f"build_{part}": 1 for part in three},
+        "export_graph": 2,
+        "export_graph_with_data": 1,
+        "build_engine": 3,
         "compute_reference": 1,
         **ONE_VARIANT,
     }
@@ -66,13 +64,13 @@ def test_a_data_set_is_one_reference_a_resolution_and_a_measurement_a_variant(fr
 
 def test_more_queries_share_three_engines(built: WorkFolder) -> None:
     built.write(variants=[{"queries": [50, 200], "resolution": 224}])
-    assert built.planned() == {"export_decoder": 1, "build_decoder": 1, **ONE_VARIANT}
+    assert built.planned() == {"export_graph": 1, "build_engine": 1, **ONE_VARIANT}
 
 
 def test_int8_builds_one_engine_from_the_same_graph(built: WorkFolder) -> None:
     built.write(variants=[{"resolution": 224, "quantize": ["none", "int8"]}])
     planned = built.planned()
-    assert planned == {"measure_scales": 1, "quantize_vision_encoder": 1, "build_vision_encoder": 1, **ONE_VARIANT}
+    assert planned == {"measure_scales": 1, "quantize_graph": 1, "build_engine": 1, **ONE_VARIANT}
 
 
 GEOMETRY = "onnx/r224/geometry-encoder.onnx"
@@ -90,9 +88,11 @@ def test_int8_for_tensorrt_8_starts_from_a_float32_encoder_of_its_own(fresh: Wor
     on_tensorrt(fresh, "8.6.1")
     fresh.write(backend="tensorrt", variants=BOTH)
     planned = fresh.planned(VISION)
-    chain = ("export_float_vision_encoder", "measure_scales", "quantize_vision_encoder", "build_vision_encoder")
+    chain = ("export_graph_with_data", "measure_scales", "quantize_graph", "build_engine")
     assert planned == {"lock_checkpoint": 1, **dict.fromkeys(chain, 1)}
-    assert fresh.planned("build_all")["export_vision_encoder"] == 1  # the float16 one, for the variant without 8 bits
+    assert (
+        fresh.planned("build_all")["export_graph_with_data"] == 3
+    )  # the text encoder, and a float16 one without 8 bits
     said = fresh.snakemake("--dry-run", "--printshellcmds", VISION).stdout
     assert "onnx/r224/vision-encoder_int8.onnx, onnx/r224/vision-encoder_fp32.onnx.data" in said
 
@@ -100,7 +100,7 @@ def test_int8_for_tensorrt_8_starts_from_a_float32_encoder_of_its_own(fresh: Wor
 def test_int8_for_tensorrt_10_starts_from_the_encoder_that_is_there(fresh: WorkFolder) -> None:
     on_tensorrt(fresh, "10.9.0")
     fresh.write(backend="tensorrt", variants=BOTH)
-    chain = ("export_vision_encoder", "measure_scales", "quantize_vision_encoder", "build_vision_encoder")
+    chain = ("export_graph_with_data", "measure_scales", "quantize_graph", "build_engine")
     assert fresh.planned(VISION) == {"lock_checkpoint": 1, **dict.fromkeys(chain, 1)}
 
 
@@ -109,11 +109,11 @@ def test_a_calibrator_takes_a_float32_encoder_and_no_graph_is_quantised(fresh: W
     on_tensorrt(fresh, version)
     calibration = {"method": "calibrator", "algorithm": "minmax", "source": "package:skimage/data/coffee.png"}
     fresh.write(backend="tensorrt", variants=BOTH, calibration=calibration)
-    chain = ("export_float_vision_encoder", "calibrate_vision_encoder", "build_vision_encoder")
+    chain = ("export_graph_with_data", "calibrate_graph", "build_engine")
     assert fresh.planned(VISION) == {"lock_checkpoint": 1, **dict.fromkeys(chain, 1)}
     said = fresh.snakemake("--dry-run", VISION).stdout
     assert "calibration/r224_minmax.cache, calibration/r224_minmax.json" in said
-    assert "calibrate_vision_encoder" not in fresh.planned("export_all")
+    assert "calibrate_graph" not in fresh.planned("export_all")
 
 
 def test_a_calibrator_on_tensorrt_11_stops_before_anything_runs(fresh: WorkFolder) -> None:
@@ -126,7 +126,7 @@ def test_a_calibrator_on_tensorrt_11_stops_before_anything_runs(fresh: WorkFolde
 
 def test_another_batch_exports_nothing(built: WorkFolder) -> None:
     built.write(variants=[{"resolution": 224, "batch": [2, 4]}])
-    assert built.planned() == {**{f"build_{part}": 1 for part in PARTS}, **ONE_VARIANT}
+    assert built.planned() == {"build_engine": 4, **ONE_VARIANT}
 
 
 def test_the_gate_rebuilds_and_rebenches_nothing(built: WorkFolder) -> None:
@@ -148,7 +148,7 @@ def test_comments_and_order_rerun_nothing(built: WorkFolder) -> None:
 def test_the_form_of_the_attention_exports_every_graph_again(built: WorkFolder) -> None:
     built.write(export={"attention": "plain"})
     planned = built.planned()
-    assert {rule for rule in planned if rule.startswith("export_")} == {f"export_{part}" for part in PARTS}
+    assert {rule: planned[rule] for rule in planned if rule.startswith("export_")} == EXPORTS
     assert "compute_reference" not in planned
 
 
@@ -157,7 +157,7 @@ def test_another_onnxruntime_builds_every_engine_again_and_says_why(built: WorkF
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime\nVersion: 99.0.0\n")
     planned = built.planned(PYTHONPATH=f"{fake.parent}:{PROJECT}")
-    assert {rule for rule in planned if rule.startswith(("export", "build"))} == {f"build_{part}" for part in PARTS}
+    assert {rule: planned[rule] for rule in planned if rule.startswith(("export", "build"))} == {"build_engine": 4}
     said = built.snakemake("--dry-run", PYTHONPATH=f"{fake.parent}:{PROJECT}").stdout
     assert "Params have changed" in said
     assert "99.0.0" in said
@@ -174,7 +174,7 @@ def test_planning_needs_neither_weights_nor_network(tmp_path: Path, make_folder:
     folder = make_folder(tmp_path / "hub")
     folder.write(model={"checkpoint": "facebook/sam3"}, variants=[{"resolution": [1008, 672]}])
     planned = folder.planned(HF_HUB_OFFLINE="1")
-    assert planned["export_vision_encoder"] == 2
+    assert planned["export_graph_with_data"] == 3, "two vision encoders, one text encoder"
     assert not (folder.path / "toolchain.json").exists()
 
 
@@ -261,7 +261,7 @@ def test_the_rules_write_where_the_paths_say(fresh: WorkFolder, calibration: dic
     logs = set(re.findall(r"^    log: (.*)$", said.stdout, re.M))
     assert {file.removesuffix(" (update)") for file in outputs} == {file for step in steps for file in step.files}
     assert logs == {step.log for step in steps}
-    assert len(steps) > 2 * len(PARTS) * 2
+    assert len(steps) > 2 * len(PART_NAMES) * 2
 
 
 def test_every_rule_file_opens_with_purpose_inputs_and_outputs() -> None:

@@ -29,7 +29,6 @@ pytestmark = [
 ]
 
 CHOSEN = {"backend": "tensorrt", **HALF}
-PARTS = ("vision_encoder", "text_encoder", "geometry_encoder", "decoder")
 TRTEXEC = """#!{python}
 import pathlib, sys
 print("&&&& RUNNING TensorRT.trtexec [TensorRT v8601] # trtexec")
@@ -106,7 +105,7 @@ def test_engines_are_built_and_again_where_the_gpu_is_another(small: WorkFolder,
 
     machine.builds()
     machine.has(gpu="NVIDIA H100 80GB HBM3")
-    builds = {f"{step}_{part}": 1 for step in ("build", "link") for part in PARTS}
+    builds = {"build_engine": 4, "link_engine": 4}
     assert small.planned("build_all", **machine.environment) == {**builds, "configure_variant": 1, "build_all": 1}
     said = small.snakemake("build_all", "--dry-run", **machine.environment).stdout
     assert "Params have changed since last execution" in said

@@ -1,4 +1,4 @@
-"""Write a vision encoder's 8-bit form from its measured scales."""
+"""Write a graph's 8-bit form from its measured scales."""
 
 from pathlib import Path
 

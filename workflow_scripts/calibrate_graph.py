@@ -1,4 +1,4 @@
-"""Let TensorRT measure the scales of a vision encoder."""
+"""Let TensorRT measure the scales of a graph."""
 
 from pathlib import Path
 
