@@ -15,16 +15,19 @@ onnx = pytest.importorskip("onnx.checker") and pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sam3_runtime.contract import PART_NAMES  # noqa: E402
+from sam3_runtime.contract import PARTS  # noqa: E402
+from sam3_runtime.paths import graph_id  # noqa: E402
+from sam3_runtime.variants import Variant  # noqa: E402
+from tests.workflow.conftest import WorkFolder, exported_once, make_folder  # noqa: E402, F401
 
 RESOLUTION, QUERIES = 112, 20
 
 
 @pytest.fixture(scope="session")
-def typed_graphs(graph_path: Callable[..., Path]) -> dict[str, Path]:
+def typed_graphs(exported_once: WorkFolder) -> dict[str, Path]:  # noqa: F811
     """The four parts of the small checkpoint in float16, by the name of their graph."""
-    pytest.importorskip("torch")
-    made = (graph_path(part, RESOLUTION, QUERIES, precision="fp16") for part in PART_NAMES)
+    variant = Variant.from_name(f"b1_q{QUERIES}_r{RESOLUTION}")
+    made = [exported_once.path / f"onnx/{graph_id(part, variant)}.onnx" for part in PARTS.values()]
     return {path.stem: path for path in made}
 
 
