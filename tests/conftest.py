@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import shutil
@@ -25,6 +26,9 @@ from tests.projects import CLASSES, WriteProject, write_photo
 
 if TYPE_CHECKING:
     from sam3_runtime.config import CheckpointLock
+
+# Exports allocate by the million, beside modules that are there for good: searching less often saves a tenth of the time.
+gc.set_threshold(200_000, 20, 20)
 
 GraphPath = Callable[..., Path]
 
