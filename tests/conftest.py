@@ -27,7 +27,7 @@ from tests.projects import CLASSES, WriteProject, write_photo
 if TYPE_CHECKING:
     from sam3_runtime.config import CheckpointLock
 
-# Exports allocate by the million, beside modules that are there for good: searching less often saves a tenth of the time.
+# Exports allocate by the million, beside modules that are there for good: searching less often saves a tenth of it.
 gc.set_threshold(200_000, 20, 20)
 
 GraphPath = Callable[..., Path]
