@@ -133,7 +133,7 @@ def main() -> None:
     shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
     options = ("--directory", str(shown), "--config", f"variants={settings}")
     announce(
-        f"Exports, builds, verifies and measures the variants of {settings}: with ONNX Runtime about 9 minutes on two\n"
+        f"Exports, builds, verifies and measures the variants of {settings}: with ONNX Runtime about 6 minutes on two\n"
         f"cores. A line for each job that is done, up to 40 s apart; all that Snakemake says is in {shown}/demo.log."
     )
     build(folder / "demo.log", PYTHON, "-msnakemake", "bench_all", *options)
