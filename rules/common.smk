@@ -14,6 +14,7 @@ from sam3_runtime.code_digest import code_digest, remember
 from sam3_runtime.contents import Contents
 from sam3_runtime.contract import PART_NAMES, PARTS
 from sam3_runtime.errors import Sam3Error
+from sam3_runtime.families.base import EIGHT_BIT
 from sam3_runtime.planning import make_plan
 
 
@@ -98,8 +99,7 @@ def annotations(wildcards):
 def accuracy_of(wildcards):
     """What the reference reaches on the data set, where there is one: it is part of the gate then."""
     resolution = PLAN.variant(wildcards.variant)["resolution"]
-    reached = f"reference/r{resolution}_accuracy.safetensors"
-    return reached if PLAN.has_data_set else []
+    return paths.reference_file(resolution, accuracy=True) if PLAN.has_data_set else []
 
 
 def exported(wildcards):
@@ -206,7 +206,7 @@ WITHOUT_DATA = [part for part in PARTS.values() if not part.external_data]
 
 wildcard_constraints:
     resolution=r"[1-9]\d*",
-    quantize="int8|fp8",
+    quantize="|".join(EIGHT_BIT),
     graph=paths.id_pattern(WITHOUT_DATA, batch=False, endings=()),
     engine=paths.id_pattern(PARTS.values(), batch=True),
     part="|".join(PARTS),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from sam3_runtime.carried_code import CARRIED
 from sam3_runtime.engines import registry
-from sam3_runtime.files import digest_of, sha256_of, write_atomically
+from sam3_runtime.files import digest_of, sha256_of, stamp_of, write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
 _ROOT = PACKAGE.name
@@ -132,11 +132,11 @@ class _Memory:
         self._path = path
         with suppress(OSError, ValueError, TypeError, KeyError):
             known = json.loads(path.read_bytes())
-            if known["of"] == _stamp(Path(__file__)):
+            if known["of"] == stamp_of(Path(__file__)):
                 self._known = dict(known["files"]) | self._known
 
     def facts(self, path: Path) -> _Facts:
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         known = self._known.get(str(path))
         if known is None or known[:2] != stamp:
             tree = ast.parse(path.read_bytes())
@@ -149,13 +149,8 @@ class _Memory:
             return
         self._is_new = False
         with suppress(OSError):
-            memory = {"of": _stamp(Path(__file__)), "files": self._known}
+            memory = {"of": stamp_of(Path(__file__)), "files": self._known}
             write_atomically(self._path, json.dumps(memory).encode())
-
-
-def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
 
 
 _MEMORY = _Memory()

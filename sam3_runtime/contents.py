@@ -16,7 +16,7 @@ from typing import Any
 
 from sam3_runtime.checkpoint_files import checkpoint_digest, shards_of
 from sam3_runtime.errors import SourceError
-from sam3_runtime.files import digest_of, sha256_of, write_atomically
+from sam3_runtime.files import digest_of, sha256_of, stamp_of, write_atomically
 from sam3_runtime.source_files import Spec, expand_images, is_video, locate
 
 MEMORY = Path(".snakemake/sam3-contents.json")
@@ -83,8 +83,7 @@ class Contents:
         return digest_of(list(found.items()))
 
     def _of_file(self, path: Path) -> str:
-        stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        stamp = stamp_of(path)
         known = self._files.get(str(path))
         if known is None or known[:2] != stamp:
             self._files[str(path)] = known = [*stamp, sha256_of(path)]

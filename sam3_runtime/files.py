@@ -36,6 +36,12 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def stamp_of(path: Path) -> list[int]:
+    """Size in bytes and time stamp in nanoseconds, by which what was found of a file is remembered."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
 def digest_of(value: Any) -> str:
     """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

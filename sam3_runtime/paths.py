@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sam3_runtime.contract import PARTS, Part
+from sam3_runtime.families.base import EIGHT_BIT
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.planning import Plan
 from sam3_runtime.variants import Variant
@@ -46,25 +47,22 @@ class Id:
     ending: str = ""
 
     def __str__(self) -> str:
-        folder = "_".join(f"{_LETTERS[axis]}{self.axes[axis]}" for axis in _FOLDER if axis in self.axes)
-        stem = "".join(f"_{_LETTERS[axis]}{self.axes[axis]}" for axis in _STEM if axis in self.axes)
-        return f"{folder}{'/' * bool(folder)}{self.part.name}{stem}{self.ending}"
+        folder, stem = SAM3.shown(self.axes, "folder"), SAM3.shown(self.axes, "file")
+        return f"{folder}{'/' * bool(folder)}{self.part.name}{'_' * bool(stem)}{stem}{self.ending}"
 
     def graph(self, ending: str) -> Id:
         """The graph with that ending from which this engine is built."""
         return Id(self.part, {axis: value for axis, value in self.axes.items() if axis != "batch"}, ending)
 
 
-_LETTERS = {axis.key: axis.letter for axis in SAM3.axes}
-_FOLDER, _STEM = ([axis.key for axis in SAM3.axes if axis.place == place] for place in ("folder", "file"))
-"""The axes that stand in a folder's name, and in a file's."""
+EIGHT_BIT_ENDINGS = tuple(f"_{form}" for form in EIGHT_BIT)
 
 
-def id_pattern(parts: Iterable[Part], batch: bool, endings: Sequence[str] = ("_int8", "_fp8")) -> str:
+def id_pattern(parts: Iterable[Part], batch: bool, endings: Sequence[str] = EIGHT_BIT_ENDINGS) -> str:
     """A regular expression of the ids of graphs of ``parts``, with ``batch`` of their engines. Without groups."""
     found = []
     for part in parts:
-        axes = {axis: r"[1-9]\d*" for axis in part.depends_on if axis in _LETTERS and (batch or axis != "batch")}
+        axes = {axis: r"[1-9]\d*" for axis in part.depends_on if axis in SAM3.keys and (batch or axis != "batch")}
         last = f"(?:{'|'.join(endings)})?" if part.eight_bit and endings else ""
         found.append(str(Id(part, axes, last)))  # type: ignore[arg-type]
     return "|".join(found)
@@ -73,7 +71,7 @@ def id_pattern(parts: Iterable[Part], batch: bool, endings: Sequence[str] = ("_i
 def parse_id(text: str) -> Id:
     """The inverse of ``str``. Raises :class:`ValueError` for what is no graph's and no engine's id."""
     folder, _, name = text.rpartition("/")
-    match = re.fullmatch(rf"({'|'.join(PARTS)})(?:_q(\d+))?(_int8|_fp8|_fp32)?", name)
+    match = re.fullmatch(rf"({'|'.join(PARTS)})(?:_q(\d+))?({'|'.join(EIGHT_BIT_ENDINGS)}|_fp32)?", name)
     where = re.fullmatch(r"(?:b(\d+))?_?(?:r(\d+))?", folder)
     if match is None or where is None:
         raise ValueError(f"{text!r} is no graph and no engine of SAM3")

@@ -18,7 +18,7 @@ from typing import Any
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.errors import VariantsError
-from sam3_runtime.families.base import BATCH, FamilySpec
+from sam3_runtime.families.base import BATCH, EIGHT_BIT, FamilySpec
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.gpus import FIRST_WITH_FP8, GENERATIONS, as_number, names_of, without_fp8
 from sam3_runtime.placed_yaml import Document, Places, nearest_place
@@ -126,7 +126,7 @@ class Variants:
         own = self.family.own_values(self.dims)
         shown = self.family.shown({axis.key: "" for axis in self.family.axes if axis.key not in own}).split("_")
         optional = "".join(rf"(?:_{letter}([1-9]\d*))?" for letter in shown[1:])
-        match = re.fullmatch(rf"{shown[0]}([1-9]\d*){optional}(|_int8|_fp8)", name)
+        match = re.fullmatch(rf"{shown[0]}([1-9]\d*){optional}((?:_(?:{'|'.join(EIGHT_BIT)}))?)", name)
         if match is None or not own:
             return None
         given = [axis.key for axis in self.family.axes if axis.key not in own]

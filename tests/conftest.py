@@ -19,6 +19,7 @@ from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.banks import Bank, extract
 from sam3_runtime.contract import PARTS, PartName
 from sam3_runtime.loading import load
+from sam3_runtime.paths import Id
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.projects import Project, read_project
 from tests.once import once
@@ -94,10 +95,9 @@ def graph_path(demo_lock: CheckpointLock, run_folder: Path) -> GraphPath:
         name = f"decoder_q{queries}" if part == "decoder" else part
         at = "_".join(str(each) for each in (axes.get("resolution"), attention, precision))
 
-        if (attention, precision) == ("fusable", "fp32"):
-            graph = f"r{resolution}/{name}" if "resolution" in axes else name
-            if made := of_the_demo(graph, part, demo_lock):
-                return made
+        is_the_demos = (attention, precision) == ("fusable", "fp32")
+        if is_the_demos and (made := of_the_demo(str(Id(PARTS[part], axes)), part, demo_lock)):
+            return made
         path = run_folder / "graphs" / at / f"{name}.onnx"
         return once(path, lambda: export_part(part, demo_lock, path, attention=attention, precision=precision, **axes))
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 BATCH = "batch"
 """The axis that every family has: images at once. Engines differ by it, graphs do not."""
 EIGHT_BIT = ("int8", "fp8")
+Place = Literal["folder", "file"]
 Refusal = tuple[str, str]
 """What is wrong, and what to do."""
 
@@ -27,7 +28,7 @@ class Axis:
     key: str
     letter: str
     default: int | None = None
-    place: Literal["folder", "file"] = "folder"
+    place: Place = "folder"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class FamilySpec:
         numbers = "_".join(rf"{axis.letter}(?P<{axis.key}>[1-9]\d*)" for axis in self.axes)
         return re.compile(rf"{numbers}(?:_(?P<quantize>{'|'.join(EIGHT_BIT)}))?")
 
-    def shown(self, values: Mapping[str, Any]) -> str:
-        """The axes as a name has them: ``b8_q50_r672``."""
-        return "_".join(f"{axis.letter}{values[axis.key]}" for axis in self.axes if axis.key in values)
+    def shown(self, values: Mapping[str, Any], place: Place | None = None) -> str:
+        """The axes that ``values`` has, all or those of one place, as a name has them: ``b8_q50_r672``."""
+        chosen = (axis for axis in self.axes if axis.key in values and place in (None, axis.place))
+        return "_".join(f"{axis.letter}{values[axis.key]}" for axis in chosen)
