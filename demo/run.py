@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from sam3_runtime.configure import read_records
-from sam3_runtime.files import digest_of, write_atomically
+from sam3_runtime.core.files import digest_of, write_atomically
 from sam3_runtime.toolchain import why_not_run
 
 DEMO = Path(__file__).resolve().parent

@@ -34,7 +34,7 @@ from demo.scene_phrases import (
 )
 from demo.scene_render import boxes_of, render
 from demo.scene_shapes import SHAPES
-from sam3_runtime.wording import counted
+from sam3_runtime.core.wording import counted
 
 __all__ = [
     "COLOURS",
@@ -142,7 +142,7 @@ def write_sheet(path: Path, seeds: Sequence[int], columns: int = 4, size: tuple[
 
 
 def main() -> int:
-    from sam3_runtime.errors import Sam3Error
+    from sam3_runtime.core.errors import Sam3Error
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

@@ -35,7 +35,7 @@ from demo.train_graphs import Recorded, clip, flat_gradients
 from demo.train_losses import WEIGHTS, losses, total
 from demo.train_model import Trainee
 from demo.train_state import Clock, Progress, average, learning_rate, read_state, write_state
-from sam3_runtime.errors import Sam3Error
+from sam3_runtime.core.errors import Sam3Error
 
 MANY = 100  # queries of the one-to-many group
 _LOG_EVERY, _AGREE_EVERY = 50, 10  # steps

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from sam3_runtime.errors import CheckpointError
+from sam3_runtime.core.errors import CheckpointError
 
 PART = 15 << 20  # bytes
 WARM_UP = 300  # steps

@@ -13,7 +13,7 @@ from sam3_runtime.engine_cache import register_links
 from sam3_runtime.code_digest import code_digest, remember
 from sam3_runtime.contents import Contents
 from sam3_runtime.contract import PART_NAMES, PARTS
-from sam3_runtime.errors import Sam3Error
+from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.families.base import EIGHT_BIT
 from sam3_runtime.planning import make_plan
 

@@ -21,10 +21,10 @@ from pydantic import Field, FiniteFloat, ValidationError
 
 from sam3_runtime.config import Backend, Record, SealedRecord, VariantConfig
 from sam3_runtime.contract import PartName
+from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, printable
+from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.decoder_calls import EncodedPrompt, Tokens
 from sam3_runtime.drawing import Color, color_of
-from sam3_runtime.errors import ProjectError, RecordError, SourceError, printable
-from sam3_runtime.files import sha256_of, written_whole
 from sam3_runtime.measurements import shareable
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image

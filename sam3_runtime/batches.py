@@ -13,11 +13,11 @@ from threading import Lock, get_ident
 from typing import Literal, NamedTuple
 
 from sam3_runtime.backends.base import AnyArray
+from sam3_runtime.core.errors import EngineError
+from sam3_runtime.core.wording import counted
 from sam3_runtime.decoder_calls import EncodedPrompt, Features
-from sam3_runtime.errors import EngineError
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt, PromptError, as_prompt
-from sam3_runtime.wording import counted
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
 StageHook = Callable[[Stage], AbstractContextManager[object]]

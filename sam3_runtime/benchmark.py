@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.benchmark_parts import measure_parts
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
+from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
-from sam3_runtime.gpus import find_gpu
 from sam3_runtime.loading import load
 from sam3_runtime.measurements import BenchResult, CameraBench, Rounds, latency, of_variant, stable
 from sam3_runtime.memory import process_mib

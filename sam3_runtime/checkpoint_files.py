@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from sam3_runtime.files import digest_of
+from sam3_runtime.core.files import digest_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """A checkpoint's only file of weights, or what names the several that it has instead."""

@@ -19,9 +19,9 @@ from rich.markup import escape
 
 from sam3_runtime import __version__
 from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant, print_verdict
-from sam3_runtime.errors import Sam3Error
+from sam3_runtime.core.errors import Sam3Error
+from sam3_runtime.core.wording import counted
 from sam3_runtime.memory import MIB
-from sam3_runtime.wording import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -228,7 +228,7 @@ def bench(
     cameras: Annotated[list[int] | None, typer.Option(help="Images per round; may be repeated.", min=1)] = None,
 ) -> None:
     """Verify a variant on this machine, measure it, and write both into one JSON file that can be shared."""
-    from sam3_runtime.files import check_writable
+    from sam3_runtime.core.files import check_writable
     from sam3_runtime.share import measure
 
     check_writable(output)
@@ -260,7 +260,7 @@ def bench_stream(
     ),
 ) -> None:
     """Measure a run over several sources, nothing written: frames a second, and rounds beside their engines alone."""
-    from sam3_runtime.files import check_writable, write_atomically
+    from sam3_runtime.core.files import check_writable, write_atomically
     from sam3_runtime.streams.benchmark import benchmark_stream
     from sam3_runtime.streams.benchmark_text import markdown
 

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from sam3_runtime.banks import Bank, ClassRecord, extract, parts_for, read_references
+from sam3_runtime.core.wording import counted
 from sam3_runtime.detector import saving
 from sam3_runtime.loading import load
 from sam3_runtime.projects import read_project
-from sam3_runtime.wording import counted
 
 
 def extract_bank(project_file: Path, engines: Path, output: Path, threads: int | None = None) -> Iterator[str]:

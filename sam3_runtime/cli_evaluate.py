@@ -15,17 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sam3_runtime import __version__
-from sam3_runtime.errors import OutputError, Sam3Error, printable
+from sam3_runtime.core.errors import OutputError, Sam3Error, printable
+from sam3_runtime.core.files import write_atomically
+from sam3_runtime.core.wording import counted
 from sam3_runtime.evaluation.data_set import ConceptImage, DataSetError, read_concepts
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
 from sam3_runtime.evaluation.questions import FLOOR, PromptKind, answer_all, as_coco_results, questions_of
-from sam3_runtime.files import write_atomically
 from sam3_runtime.loading import load
 from sam3_runtime.measurements import OfVariant, of_variant
 from sam3_runtime.report_text import grid
 from sam3_runtime.toolchain import device_name
-from sam3_runtime.wording import counted
 
 
 class Evaluation(OfVariant):

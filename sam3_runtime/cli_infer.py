@@ -20,9 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sam3_runtime.core.errors import OutputError, SourceError, printable
+from sam3_runtime.core.files import remove_abandoned_parts
+from sam3_runtime.core.wording import counted
 from sam3_runtime.drawing import draw
-from sam3_runtime.errors import OutputError, SourceError, printable
-from sam3_runtime.files import remove_abandoned_parts
 from sam3_runtime.fonts import boxes_in
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
@@ -32,7 +33,6 @@ from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
 from sam3_runtime.source_files import IMAGE_SUFFIXES, ImageSource, LeftOut, expand_images, locate, shortened, unique
 from sam3_runtime.sources import Frame, VideoEndsEarly, load_image, read_video
-from sam3_runtime.wording import counted
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}
 BOX_ON_VIDEO = (

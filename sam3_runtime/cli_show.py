@@ -16,8 +16,8 @@ from rich.table import Table
 
 from sam3_runtime.comparisons import precision_used
 from sam3_runtime.config import Verdict
+from sam3_runtime.core.wording import counted
 from sam3_runtime.memory import smallest_card
-from sam3_runtime.wording import counted
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:

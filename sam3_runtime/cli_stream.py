@@ -19,9 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sam3_runtime.cli_infer import quiet_decoders
+from sam3_runtime.core.errors import OutputError, printable
+from sam3_runtime.core.files import write_atomically
+from sam3_runtime.core.wording import counted
 from sam3_runtime.detector import open_detector
-from sam3_runtime.errors import OutputError, printable
-from sam3_runtime.files import write_atomically
 from sam3_runtime.fonts import boxes_in
 from sam3_runtime.sinks import reported
 from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources
@@ -29,7 +30,6 @@ from sam3_runtime.streams.flow import Flow, FlowSettings, Result
 from sam3_runtime.streams.outputs import KINDS, Outputs, check_output
 from sam3_runtime.streams.readers import LiveSettings
 from sam3_runtime.streams.summaries import RunSummary, rows_of
-from sam3_runtime.wording import counted
 
 
 @dataclass(frozen=True)

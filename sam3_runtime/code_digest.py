@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam3_runtime.carried_code import CARRIED
+from sam3_runtime.core.files import digest_of, sha256_of, stamp_of, write_atomically
 from sam3_runtime.engines import registry
-from sam3_runtime.files import digest_of, sha256_of, stamp_of, write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
 _ROOT = PACKAGE.name
@@ -29,21 +29,31 @@ PLUMBING = frozenset(
     (
         # messages, file names, locks, and whether a file is what its record says
         *(
-            "errors",
-            "hints",
-            "files",
+            "core/errors",
+            "core/hints",
+            "core/files",
             "paths",
-            "integrity",
+            "core/integrity",
             "jobs",
             "gpu_lock",
             "code_digest",
             "carried_code",
             "export/locking",
         ),
-        *("wording", "engines/__init__", "engines/registry", "families/__init__", "families/base"),
+        *("core/wording", "engines/__init__", "engines/registry", "families/__init__", "families/base"),
         *("families/sam3/__init__", "families/sam3/spec"),
         # settings and records: what stands in them is in params and cache keys by value
-        *("settings", "placed_yaml", "variants", "planning", "toolchain", "gpus", "config", "configure", "overview"),
+        *(
+            "settings",
+            "core/placed_yaml",
+            "variants",
+            "planning",
+            "toolchain",
+            "core/gpus",
+            "config",
+            "configure",
+            "overview",
+        ),
         # what is shown, predicted or kept beside an engine that stays as it is
         *(
             "report_text",

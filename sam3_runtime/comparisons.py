@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from sam3_runtime.config import UNKNOWN, Layers
+from sam3_runtime.core.wording import counted
 from sam3_runtime.measurements import Measured
 from sam3_runtime.report_text import percent
 from sam3_runtime.variants import Variant
-from sam3_runtime.wording import counted
 
 VISION = "vision-encoder"
 NOT_WORTH_IT = "not worth it"

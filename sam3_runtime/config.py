@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
 from sam3_runtime.contract import ModelDims
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import digest_of, write_atomically
+from sam3_runtime.core.hints import command_for
 from sam3_runtime.engines.registry import BACKENDS
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import digest_of, write_atomically
-from sam3_runtime.hints import command_for
 
 if TYPE_CHECKING:
     Backend = str

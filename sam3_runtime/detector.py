@@ -22,7 +22,7 @@ from sam3_runtime.batches import StageHook, TakeFromSources, images_of
 from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import read_records
 from sam3_runtime.contract import PART_NAMES, PartName
-from sam3_runtime.errors import RecordError
+from sam3_runtime.core.errors import RecordError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections

@@ -23,9 +23,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sam3_runtime.config import EngineRecord
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import is_writable, link_relatively, remove_abandoned_parts, temporary_name, write_atomically
-from sam3_runtime.integrity import difference, stamp
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import (
+    is_writable,
+    link_relatively,
+    remove_abandoned_parts,
+    temporary_name,
+    write_atomically,
+)
+from sam3_runtime.core.integrity import difference, stamp
 from sam3_runtime.planning import DEFAULT_CACHE
 
 

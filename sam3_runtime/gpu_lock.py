@@ -17,15 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sam3_runtime.errors import WorkFolderError
-from sam3_runtime.gpus import VISIBLE_DEVICES, Gpu, asked_for, find_gpu, find_gpus
+from sam3_runtime.core.errors import WorkFolderError
+from sam3_runtime.core.gpus import VISIBLE_DEVICES, Gpu, asked_for, find_gpu, find_gpus
 
 _POLL = 0.5  # seconds
 
 
 @contextmanager
 def hold_gpu(gpus: Sequence[int], announce: Callable[[str], None] = print) -> Iterator[Gpu | None]:
-    """Hold the first of ``gpus`` (by number, :mod:`sam3_runtime.gpus`) that is free, and show this process no other.
+    """Hold the first of ``gpus`` (by number, :mod:`sam3_runtime.core.gpus`) that is free, and show this process no other.
 
     Must come before anything opens CUDA. That GPU is GPU 0 then. Holds nothing where ``gpus`` is empty or the machine
     shows no GPU: whoever needs one says so. Says once whom it waits for. :class:`WorkFolderError` for a number that

@@ -15,7 +15,7 @@ from typing import Literal
 
 from typing_extensions import Self
 
-from sam3_runtime.gpus import VISIBLE_DEVICES, ask_driver
+from sam3_runtime.core.gpus import VISIBLE_DEVICES, ask_driver
 from sam3_runtime.measurements import Clocks, DeviceMemory, Reading
 from sam3_runtime.memory import MIB
 

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.errors import Sam3Error, WorkFolderError
-from sam3_runtime.files import (
+from sam3_runtime.core.errors import Sam3Error, WorkFolderError
+from sam3_runtime.core.files import (
     Owner,
     ProcessState,
     parts_in,

@@ -24,8 +24,8 @@ from sam3_runtime.comparisons import (
     precision_used,
     warnings_of,
 )
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import write_atomically
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import write_atomically
 from sam3_runtime.joined_text import markdown
 from sam3_runtime.measurements import Baseline, BenchResult, Measured, Rounds
 from sam3_runtime.memory import MIB

@@ -16,9 +16,9 @@ from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
-from sam3_runtime.errors import EngineError, RecordError
-from sam3_runtime.files import sha256_of
-from sam3_runtime.hints import rebuild_hint
+from sam3_runtime.core.errors import EngineError, RecordError
+from sam3_runtime.core.files import sha256_of
+from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.memory import check_fits
 from sam3_runtime.overview import status_of
 from sam3_runtime.pipeline import Pipeline

@@ -13,7 +13,7 @@ from typing import Any
 
 from sam3_runtime.config import EngineRecord, TensorRecord
 from sam3_runtime.contract import resolve
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 
 MIB = 1 << 20
 CUDA_CONTEXT_MIB = 500

@@ -19,9 +19,9 @@ from pathlib import Path
 from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import check_agreement, read_records
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.errors import OutputError, RecordError, Sam3Error
-from sam3_runtime.files import temporary_name, written_whole
-from sam3_runtime.integrity import check_engines
+from sam3_runtime.core.errors import OutputError, RecordError, Sam3Error
+from sam3_runtime.core.files import temporary_name, written_whole
+from sam3_runtime.core.integrity import check_engines
 from sam3_runtime.paths import reference_file
 
 REFERENCE = "reference.safetensors"

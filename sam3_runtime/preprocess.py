@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.config import Preprocessing
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
 
 Image = NDArray[np.uint8]
 """RGB, [H, W, 3]."""

@@ -22,9 +22,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from typing_extensions import Self
 
+from sam3_runtime.core.errors import ProjectError
+from sam3_runtime.core.placed_yaml import Document, Places, dotted, nearest_place
 from sam3_runtime.drawing import Color
-from sam3_runtime.errors import ProjectError
-from sam3_runtime.placed_yaml import Document, Places, dotted, nearest_place
 from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.settings import NonNegative, Section, Share, json_schema
 from sam3_runtime.source_files import PACKAGE

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.contract import BOX_PADDING_LABEL, MAX_BOXES
-from sam3_runtime.errors import RecordError, Sam3Error, printable
-from sam3_runtime.hints import command_for
-from sam3_runtime.wording import counted
+from sam3_runtime.core.errors import RecordError, Sam3Error, printable
+from sam3_runtime.core.hints import command_for
+from sam3_runtime.core.wording import counted
 
 BOXES_ONLY_TEXT = "visual"
 """The words of a prompt that has boxes alone, as in transformers."""

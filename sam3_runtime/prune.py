@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sam3_runtime.core.files import ProcessState, parts_in
 from sam3_runtime.engine_cache import Entry, UserState, entries
-from sam3_runtime.files import ProcessState, parts_in
 from sam3_runtime.jobs import refuse_while_running
 from sam3_runtime.paths import chain
 from sam3_runtime.planning import DEFAULT_CACHE, Plan

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.errors import RecordError
-from sam3_runtime.hints import command_for
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.hints import command_for
 
 METADATA = "sam3_reference"
 FORMAT = 1

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from sam3_runtime.gpus import names_of
+from sam3_runtime.core.gpus import names_of
 from sam3_runtime.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.variants import RANDOM_CHECKPOINT
 

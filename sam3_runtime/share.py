@@ -13,7 +13,7 @@ from sam3_runtime import __version__
 from sam3_runtime.benchmark import benchmark
 from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import read_records
-from sam3_runtime.errors import CannotRunHere, EngineError
+from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.memory import predict
 from sam3_runtime.pack import reference_path

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from sam3_runtime.errors import OutputError
-from sam3_runtime.files import temporary_name, write_atomically
+from sam3_runtime.core.errors import OutputError
+from sam3_runtime.core.files import temporary_name, write_atomically
+from sam3_runtime.core.wording import counted
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.sources import opencv_name
-from sam3_runtime.wording import counted
 
 _VIDEO_CODEC = "mp4v"
 _DISK_RESERVE = 1 << 20  # bytes that writing a video leaves free: it is closed with them

@@ -1,7 +1,7 @@
 """Which files are meant by paths, folders, globs and files of installed packages; nothing is opened.
 
 ``package:skimage/data/coffee.png`` is a file that an installed Python package ships; the package is not imported.
-A name that is not UTF-8 is taken like any other, and shown by :func:`sam3_runtime.errors.printable`. Pure.
+A name that is not UTF-8 is taken like any other, and shown by :func:`sam3_runtime.core.errors.printable`. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sam3_runtime.errors import SourceError, printable
+from sam3_runtime.core.errors import SourceError, printable
 
 PACKAGE = "package:"
 """Prefix of a file that an installed Python package ships."""

@@ -1,7 +1,7 @@
 """Reads pictures and videos from files, folders, globs and installed packages, as RGB uint8.
 
 ``package:skimage/data/coffee.png`` is a file that an installed Python package ships; the package is not imported.
-A name that is not UTF-8 is read like any other, and shown by :func:`sam3_runtime.errors.printable`. Knows OpenCV and
+A name that is not UTF-8 is read like any other, and shown by :func:`sam3_runtime.core.errors.printable`. Knows OpenCV and
 nothing of models. OpenCV's order is BGR, and it goes no further than this module and ``sinks``.
 """
 
@@ -24,10 +24,10 @@ import numpy as np
 from typing_extensions import Self
 
 from sam3_runtime.containers import promise_of
-from sam3_runtime.errors import SourceError, printable
+from sam3_runtime.core.errors import SourceError, printable
+from sam3_runtime.core.wording import counted
 from sam3_runtime.preprocess import Image
 from sam3_runtime.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
-from sam3_runtime.wording import counted
 
 _LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit
 _WHITE = 65535  # of 16 bits

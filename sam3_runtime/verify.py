@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from sam3_runtime.config import Check, Counts, VariantConfig, Verdict
 from sam3_runtime.configure import check_name, read_records
+from sam3_runtime.core.errors import CannotRunHere, RecordError, Sam3Error
+from sam3_runtime.core.files import sha256_of
+from sam3_runtime.core.wording import counted
 from sam3_runtime.decoder_calls import Tokens
-from sam3_runtime.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import read_accuracy_reference
-from sam3_runtime.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path
 from sam3_runtime.paths import reference_file
@@ -34,7 +35,6 @@ from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
 from sam3_runtime.settings import GateSection
 from sam3_runtime.toolchain import device_name
-from sam3_runtime.wording import counted
 
 Array = NDArray[Any]
 

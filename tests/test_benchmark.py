@@ -12,7 +12,7 @@ from sam3_runtime import benchmark as module
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.benchmark import benchmark
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
 from sam3_runtime.measurements import BenchResult, Reading, latency, stable
 from sam3_runtime.memory import MIB
 from sam3_runtime.settings import BenchSection

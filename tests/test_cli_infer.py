@@ -17,7 +17,7 @@ from sam3_runtime import cli_infer
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.cli import app
 from sam3_runtime.cli_infer import BOX_ON_VIDEO, Summary, infer
-from sam3_runtime.errors import OutputError, RecordError, SourceError
+from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.prompts import PromptError
 from sam3_runtime.sources import load_image, read_video
 from tests.test_sources import VARIABLE, not_utf8, odd_name

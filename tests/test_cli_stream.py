@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sam3_runtime.banks import Bank
 from sam3_runtime.cli_stream import StreamOutcome, parse_kinds, run_stream
-from sam3_runtime.errors import OutputError, RecordError, SourceError
+from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.sources import read_video
 from sam3_runtime.streams.flow import Result
 from sam3_runtime.streams.readers import LiveSettings

@@ -161,7 +161,7 @@ def test_what_was_found_is_remembered_and_an_edit_is_seen(
     assert digest("build_engine", "builders/onnxruntime") != before
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": null, "files": {}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": null, "core/files": {}}'])
 def test_a_memory_that_is_damaged_is_written_again(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:

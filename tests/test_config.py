@@ -11,8 +11,8 @@ import pytest
 from sam3_runtime.config import Check, EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import digest_of
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import digest_of
 from tests.records import DIMS, engine_record
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sam3_runtime import doctor, toolchain
 from sam3_runtime.cli import app
-from sam3_runtime.gpus import Gpu
+from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.measurements import Reading
 
 SETTINGS = "model: {{checkpoint: random}}\nbackend: {backend}\nvariants:\n  - {{resolution: [672, 1008]}}\n"

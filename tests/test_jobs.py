@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime import files, jobs
-from sam3_runtime.errors import WorkFolderError
+from sam3_runtime import jobs
+from sam3_runtime.core import files
+from sam3_runtime.core.errors import WorkFolderError
 
 PROGRAM = """
 import ctypes

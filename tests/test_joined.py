@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sam3_runtime.cli import app
 from sam3_runtime.config import Layers, Record, Toolchain
-from sam3_runtime.errors import RecordError
+from sam3_runtime.core.errors import RecordError
 from sam3_runtime.joined import join, write_joined
 from sam3_runtime.joined_text import markdown
 from sam3_runtime.measurements import Measured

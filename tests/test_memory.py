@@ -9,7 +9,7 @@ import pytest
 
 from sam3_runtime.config import EngineRecord, Sizes
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 from sam3_runtime.memory import (
     CUDA_CONTEXT_MIB,
     MIB,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import link_relatively
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import link_relatively
 from sam3_runtime.pack import ArchiveError, accuracy_path, pack, unpack
 from tests.records import write_engine
 from tests.test_config import config

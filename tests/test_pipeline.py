@@ -21,7 +21,7 @@ from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.batches import Stage, Turns
 from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.contract import PART_NAMES, PartName
-from sam3_runtime.errors import EngineError, RecordError, SourceError
+from sam3_runtime.core.errors import EngineError, RecordError, SourceError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.config import Preprocessing
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
 from sam3_runtime.preprocess import preprocess, taps_of
 
 SIZES = [

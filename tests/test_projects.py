@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam3_runtime.errors import ProjectError
+from sam3_runtime.core.errors import ProjectError
 from sam3_runtime.projects import project_schema, read_project
 
 PROJECT = Path(__file__).resolve().parent.parent

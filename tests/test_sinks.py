@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime.errors import OutputError
-from sam3_runtime.files import remove_abandoned_parts
+from sam3_runtime.core.errors import OutputError
+from sam3_runtime.core.files import remove_abandoned_parts
 from sam3_runtime.postprocess import Detections, rle_to_mask
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
 from sam3_runtime.sources import load_image, read_video

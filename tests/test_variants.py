@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam3_runtime.contract import ModelDims
-from sam3_runtime.errors import VariantsError
+from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.settings import json_schema
 from sam3_runtime.variants import Variant, parse, read
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from sam3_runtime import verify as module
 from sam3_runtime.cli import app
 from sam3_runtime.config import Check, Counts, Verdict
-from sam3_runtime.errors import EngineError, RecordError
-from sam3_runtime.files import sha256_of
+from sam3_runtime.core.errors import EngineError, RecordError
+from sam3_runtime.core.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.prompts import Prompt

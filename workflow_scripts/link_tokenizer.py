@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.files import link_relatively
+from sam3_runtime.core.files import link_relatively
 from sam3_runtime.jobs import job
 
 with job(snakemake):

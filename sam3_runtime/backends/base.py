@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from sam3_runtime.config import EngineRecord, Preprocessing, TensorRecord
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
+from sam3_runtime.core.wording import counted
 from sam3_runtime.postprocess import Finish, Size
 from sam3_runtime.preprocess import Image
 from sam3_runtime.variants import Variant
-from sam3_runtime.wording import counted
 
 Array = NDArray[Any]
 BATCH_SYMBOLS = ("B", "P", "N")
@@ -107,7 +107,7 @@ class Device(ABC):
 class EngineOptions:
     """How engines are opened. ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's
     execution providers in order of preference, its CPU provider when empty. ``gpu``: its number, as
-    :mod:`sam3_runtime.gpus` counts. ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes
+    :mod:`sam3_runtime.core.gpus` counts. ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes
     stay."""
 
     threads: int | None = None

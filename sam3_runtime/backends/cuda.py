@@ -19,8 +19,8 @@ import numpy as np
 
 from sam3_runtime.backends.base import Array, DeviceArray
 from sam3_runtime.backends.page_locked import Buffer, Pool
-from sam3_runtime.errors import EngineError
-from sam3_runtime.gpus import NUMBERING, VISIBLE_DEVICES, shown_as
+from sam3_runtime.core.errors import EngineError
+from sam3_runtime.core.gpus import NUMBERING, VISIBLE_DEVICES, shown_as
 
 ALIGNMENT = 256
 """Bytes that addresses are multiples of, as TensorRT wants those of its tensors."""
@@ -90,7 +90,7 @@ class CudaArray(DeviceArray):
 
 
 class Cuda:
-    """One GPU, by its number as :mod:`sam3_runtime.gpus` counts, and one stream on it; a second one moves pictures and
+    """One GPU, by its number as :mod:`sam3_runtime.core.gpus` counts, and one stream on it; a second one moves pictures and
     masks beside it.
 
     ``allocations`` counts what was ever allocated on either side.

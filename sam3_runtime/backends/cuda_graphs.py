@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sam3_runtime.backends.cuda import Cuda
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 
 _CAPTURE_THREAD_LOCAL = 1
 

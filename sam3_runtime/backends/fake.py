@@ -27,7 +27,7 @@ from sam3_runtime.contract import (
     profile,
     resolve,
 )
-from sam3_runtime.files import sha256_of, write_atomically
+from sam3_runtime.core.files import sha256_of, write_atomically
 from sam3_runtime.toolchain import cpu_name
 from sam3_runtime.variants import Variant
 

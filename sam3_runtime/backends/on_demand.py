@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sam3_runtime.backends.base import AnyArray, Engine
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 
 
 class OnDemandEngine(Engine):

@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from sam3_runtime.backends.base import Array, Device, Engine, EngineOptions
 from sam3_runtime.config import EngineRecord
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 from sam3_runtime.variants import Variant
 
 CPU = "CPUExecutionProvider"

@@ -19,8 +19,8 @@ from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.cuda_graphs import CudaGraph, capture
 from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.config import EngineRecord, TensorRecord
+from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.registry import BACKENDS
-from sam3_runtime.errors import EngineError
 from sam3_runtime.memory import bytes_of
 from sam3_runtime.toolchain import NOT_INSTALLED, probe
 from sam3_runtime.variants import Variant

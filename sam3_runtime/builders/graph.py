@@ -12,8 +12,8 @@ from typing import Any, Literal
 import onnx
 from google.protobuf.message import DecodeError
 
-from sam3_runtime.errors import BuildError
-from sam3_runtime.files import sha256_of
+from sam3_runtime.core.errors import BuildError
+from sam3_runtime.core.files import sha256_of
 
 QuantizeName = Literal["int8", "fp8"]
 PrecisionName = Literal["fp32", "fp16"]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam3_runtime.config import UNKNOWN, Layers
+from sam3_runtime.core.wording import counted
 from sam3_runtime.report_text import percent
-from sam3_runtime.wording import counted
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _TYPES = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sam3_runtime.gpus import names_of
+from sam3_runtime.core.gpus import names_of
 from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB, smallest_card
 
 PREDECESSOR_VRAM_MIB = {1008: 7064, 840: 6050, 672: 4582, 560: 3874}

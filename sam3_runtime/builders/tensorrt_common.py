@@ -22,7 +22,7 @@ from sam3_runtime.builders.tensorrt_messages import BuildLog, OutOfMemory, build
 from sam3_runtime.builders.tensorrt_progress import elapsed_time, make_monitor
 from sam3_runtime.config import TensorRecord
 from sam3_runtime.contract import Range, Shape, Tensor, fixed_dims, part_of_graph, resolve
-from sam3_runtime.errors import BuildError
+from sam3_runtime.core.errors import BuildError
 
 TYPES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sam3_runtime.wording import counted
+from sam3_runtime.core.wording import counted
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _OWN = ("(Unnamed Layer", "ONNXTRT_")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from sam3_runtime.errors import BuildError
-from sam3_runtime.wording import counted
+from sam3_runtime.core.errors import BuildError
+from sam3_runtime.core.wording import counted
 
 EXPECTED = {
     r"Missing scale and zero-point for tensor": (

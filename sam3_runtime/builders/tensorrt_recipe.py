@@ -15,7 +15,7 @@ from pathlib import Path
 from sam3_runtime.builders import CalibrationCache, Task
 from sam3_runtime.builders.tensorrt_common import profile_shapes
 from sam3_runtime.contract import Part, Shape, part_of_graph
-from sam3_runtime.errors import BuildError
+from sam3_runtime.core.errors import BuildError
 from sam3_runtime.toolchain import release_of
 
 OLDEST = (8, 6)

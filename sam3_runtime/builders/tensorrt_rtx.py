@@ -10,8 +10,8 @@ from typing import Any
 
 from sam3_runtime.builders import Built, Task
 from sam3_runtime.builders.tensorrt_common import Flavour, build_network
-from sam3_runtime.errors import BuildError
-from sam3_runtime.gpus import as_number, names_of
+from sam3_runtime.core.errors import BuildError
+from sam3_runtime.core.gpus import as_number, names_of
 
 NEWEST_OPSET = 25  # of the parser that TensorRT-RTX 1.7 shares with TensorRT 11
 

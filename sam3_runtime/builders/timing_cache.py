@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from sam3_runtime.builders.tensorrt_messages import BuildLog
-from sam3_runtime.files import write_atomically
+from sam3_runtime.core.files import write_atomically
 
 _HOLDS_FOR = ("version", "gpu", "compute_capability")
 

@@ -23,7 +23,7 @@ from sam3_runtime.builders.tensorrt_progress import elapsed_time
 from sam3_runtime.builders.tensorrt_recipe import Recipe, command_line, mismatch
 from sam3_runtime.builders.timing_cache import TimingCache
 from sam3_runtime.contract import part_of_graph
-from sam3_runtime.errors import BuildError
+from sam3_runtime.core.errors import BuildError
 
 _LINE = re.compile(r"^(?:\[[^\]]+\] )?\[(?P<severity>[VIWEF])\] (?:\[TRT\] )?(?P<text>.*)$")
 _SEVERITIES = {"V": "VERBOSE", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "INTERNAL_ERROR"}

@@ -99,7 +99,7 @@ def _tuned(section: BuildSection) -> dict[str, Any]:
 
 
 def _tensorrt_rtx(section: BuildSection) -> dict[str, Any]:
-    return {"gpus": section.gpus} | _tuned(section)
+    return {"core/gpus": section.gpus} | _tuned(section)
 
 
 def _tensorrt(section: BuildSection) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sam3_runtime.config import Check
-from sam3_runtime.errors import RecordError
+from sam3_runtime.core.errors import RecordError
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import Accuracy, measure
 from sam3_runtime.evaluation.questions import answer_all, questions_of

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sam3_runtime.errors import Sam3Error, SourceError
+from sam3_runtime.core.errors import Sam3Error, SourceError
 from sam3_runtime.evaluation.data_set import ConceptData, ConceptImage, DataSetError
 from sam3_runtime.evaluation.metrics import MOST, Answer, xywh
 from sam3_runtime.postprocess import Detections, mask_to_rle

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sam3_runtime.errors import RecordError
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import written_whole
+from sam3_runtime.core.hints import command_for
 from sam3_runtime.evaluation.data_set import Category, ConceptData, ConceptImage, Instance
 from sam3_runtime.evaluation.metrics import Accuracy
-from sam3_runtime.files import written_whole
-from sam3_runtime.hints import command_for
 
 METADATA = "sam3_accuracy"
 FORMAT = 1

@@ -18,7 +18,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from sam3_runtime.contract import Part, PartName, resolve
-from sam3_runtime.errors import ExportError
+from sam3_runtime.core.errors import ExportError
 
 OPSET = 17
 TRACED_OPSET = 18

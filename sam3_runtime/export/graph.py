@@ -25,7 +25,8 @@ from transformers.models.sam3 import modeling_sam3 as sam3
 
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PARTS, Part, PartName, fixed_dims, resolve
-from sam3_runtime.errors import ExportError
+from sam3_runtime.core.errors import ExportError
+from sam3_runtime.core.files import temporary_name
 from sam3_runtime.export.cleanup import check_file, point_to_data, set_interface, tidy
 from sam3_runtime.export.decoder import Decoder
 from sam3_runtime.export.geometry import GeometryEncoder
@@ -35,7 +36,6 @@ from sam3_runtime.export.text import TextEncoder
 from sam3_runtime.export.typed import to_float16
 from sam3_runtime.export.vision import VisionEncoder
 from sam3_runtime.export.weights import load_config, load_module
-from sam3_runtime.files import temporary_name
 
 Precision = Literal["fp32", "fp16"]
 

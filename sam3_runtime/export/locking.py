@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sam3_runtime.config import CheckpointLock
-from sam3_runtime.errors import CheckpointError
+from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.export.checkpoint import lock
 
 

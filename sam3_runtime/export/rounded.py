@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from sam3_runtime.errors import ExportError
+from sam3_runtime.core.errors import ExportError
 from sam3_runtime.export.layers import MASKED
 
 Attributes = Mapping[str, Any]

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import shape_inference
 
 from sam3_runtime.contract import Part
-from sam3_runtime.errors import ExportError
+from sam3_runtime.core.errors import ExportError
 from sam3_runtime.export.islands import ISLAND
 
 WIDE, NARROW = ir.DataType.FLOAT, ir.DataType.FLOAT16

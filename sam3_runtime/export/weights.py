@@ -17,7 +17,7 @@ from transformers import Sam3Config, Sam3Model
 from transformers.initialization import no_init_weights
 
 from sam3_runtime.config import CheckpointLock
-from sam3_runtime.errors import CheckpointError
+from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.export.checkpoint import RANDOM, RANDOM_SEED, folder_of, verify
 
 _VIDEO_PREFIX = "detector_model."

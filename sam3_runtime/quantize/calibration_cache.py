@@ -18,10 +18,10 @@ from pydantic import Field
 
 from sam3_runtime.builders import CalibrationCache
 from sam3_runtime.builders.graph import read_graph
-from sam3_runtime.errors import CalibrationError
-from sam3_runtime.files import sha256_of
+from sam3_runtime.core.errors import CalibrationError
+from sam3_runtime.core.files import sha256_of
+from sam3_runtime.core.wording import counted
 from sam3_runtime.quantize.record import Measurement
-from sam3_runtime.wording import counted
 
 _HEADER = re.compile(r"TRT-\d+-\w+")
 _FEW = 8  # names that a log lists

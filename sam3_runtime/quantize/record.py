@@ -14,10 +14,10 @@ from pydantic import Field
 from typing_extensions import Self
 
 from sam3_runtime.config import Preprocessing, Record
-from sam3_runtime.errors import CalibrationError
-from sam3_runtime.files import digest_of
+from sam3_runtime.core.errors import CalibrationError
+from sam3_runtime.core.files import digest_of
+from sam3_runtime.core.wording import counted
 from sam3_runtime.settings import Algorithm
-from sam3_runtime.wording import counted
 
 Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

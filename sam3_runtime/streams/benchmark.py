@@ -21,10 +21,10 @@ from typing import Any
 
 from sam3_runtime.backends.base import AnyArray, Engine
 from sam3_runtime.batches import TakeFromSources
+from sam3_runtime.core.errors import SourceError
+from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.detector import Detector, open_detector
-from sam3_runtime.errors import SourceError
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
-from sam3_runtime.gpus import find_gpu
 from sam3_runtime.measurements import EngineCalls, Reading, StreamBench, latency, of_variant, stable
 from sam3_runtime.memory import process_mib
 from sam3_runtime.postprocess import Detections

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sam3_runtime.core.wording import counted
 from sam3_runtime.measurements import StreamBench
 from sam3_runtime.report_text import RANDOM_NOTE, checkpoint_is_random, grid
-from sam3_runtime.wording import counted
 
 _LEGEND = (
     "A round is a batch of frames, from one round's end to the next one's: decoding, preprocessing, engines, "

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 import cv2
 
-from sam3_runtime.errors import SourceError, printable
+from sam3_runtime.core.errors import SourceError, printable
+from sam3_runtime.core.wording import counted
 from sam3_runtime.preprocess import Image
 from sam3_runtime.source_files import (
     IMAGE_SUFFIXES,
@@ -38,7 +39,6 @@ from sam3_runtime.source_files import (
     unique,
 )
 from sam3_runtime.sources import Frame, as_rgb, load_image, read_video
-from sam3_runtime.wording import counted
 
 log = logging.getLogger(__name__)
 CAMERA = "camera:"

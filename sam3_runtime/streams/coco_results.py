@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.files import temporary_name
+from sam3_runtime.core.files import temporary_name
 from sam3_runtime.sinks import reported
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any
 
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
+from sam3_runtime.core.wording import counted
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.rounds import Inbox
-from sam3_runtime.wording import counted
 
 _TICK = 0.05  # seconds between two looks at the clock
 _STUCK_MOST = 3  # threads of one source that may hang in its driver; no call of OpenCV can be broken off

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.assignment import Pairs, assign
-from sam3_runtime.errors import Sam3Error
+from sam3_runtime.core.errors import Sam3Error
+from sam3_runtime.core.wording import counted
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.tracking import motion, overlap
-from sam3_runtime.wording import counted
 
 NO_TRACK = -1
 """The id of a detection that belongs to no track, or to one that is not confirmed yet."""

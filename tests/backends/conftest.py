@@ -13,7 +13,7 @@ import pytest
 from sam3_runtime import toolchain
 from sam3_runtime.backends import cuda_graphs
 from sam3_runtime.backends.cuda import Cuda
-from sam3_runtime.gpus import Gpu
+from sam3_runtime.core.gpus import Gpu
 from tests.backends.fake_gpu import FakeGpu
 from tests.backends.fake_runtime import make_runtime_module
 

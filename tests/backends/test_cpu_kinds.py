@@ -26,8 +26,8 @@ from sam3_runtime.backends.fake import fake_record
 from sam3_runtime.backends.onnxruntime import _PRODUCT, saturates
 from sam3_runtime.builders.onnxruntime import build
 from sam3_runtime.config import Sizes, TensorRecord, Toolchain
-from sam3_runtime.errors import EngineError
-from sam3_runtime.files import sha256_of
+from sam3_runtime.core.errors import EngineError
+from sam3_runtime.core.files import sha256_of
 from sam3_runtime.toolchain import _cpu_info, eight_bit_products
 from sam3_runtime.variants import Variant
 from tests.records import ort_task
@@ -41,7 +41,7 @@ from pathlib import Path
 import numpy as np
 from sam3_runtime.backends import open_engine
 from sam3_runtime.backends.onnxruntime import saturates
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 print(saturates())
 for folder in sys.argv[1:]:
     try:

@@ -15,7 +15,7 @@ from sam3_runtime.backends import cuda_graphs
 from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import ALIGNMENT, Cuda, CudaArray, Slot
 from sam3_runtime.backends.cuda_graphs import capture
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_kernels import FUNCTIONS, signatures
 

@@ -28,8 +28,8 @@ from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
-from sam3_runtime.errors import CannotRunHere, EngineError
-from sam3_runtime.files import sha256_of
+from sam3_runtime.core.errors import CannotRunHere, EngineError
+from sam3_runtime.core.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
@@ -473,7 +473,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return sha256_of(path)
 
-    monkeypatch.setattr("sam3_runtime.integrity.sha256_of", noted)
+    monkeypatch.setattr("sam3_runtime.core.integrity.sha256_of", noted)
     return names
 
 

@@ -16,7 +16,7 @@ from sam3_runtime.backends import cuda
 from sam3_runtime.builders import CalibrationCache, build_engine, tensorrt
 from sam3_runtime.builders.tensorrt_calibrators import cached_calibrator, make_calibrator
 from sam3_runtime.config import EngineRecord
-from sam3_runtime.gpus import Gpu
+from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.quantize.calibrate import calibrate
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, open_cache
 from sam3_runtime.toolchain import release_of

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
 from sam3_runtime.evaluation.data_set import DataSetError, read_concepts, run_lengths
 from sam3_runtime.postprocess import rle_to_mask
 from sam3_runtime.sources import load_image

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sam3_runtime.config import CheckpointLock
-from sam3_runtime.errors import CheckpointError
+from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.export import checkpoint
 from sam3_runtime.export.weights import load_config, load_model, load_module
 

@@ -12,7 +12,7 @@ import pytest
 
 from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
-from sam3_runtime.errors import ExportError
+from sam3_runtime.core.errors import ExportError
 from sam3_runtime.export import checkpoint
 from sam3_runtime.export.cleanup import FORBIDDEN
 from sam3_runtime.export.graph import export_part

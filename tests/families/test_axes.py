@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sam3_runtime.errors import VariantsError
+from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.families import FAMILIES
 from sam3_runtime.families.base import BATCH, Axis, FamilySpec
 from sam3_runtime.settings import variants_file

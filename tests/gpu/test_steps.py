@@ -14,7 +14,7 @@ from sam3_runtime.backends.cuda import Cuda, CudaArray
 from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.cuda_graphs import capture
 from sam3_runtime.config import Preprocessing
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 from sam3_runtime.postprocess import resize_masks
 from sam3_runtime.preprocess import preprocess
 from tests.gpu.conftest import made_up

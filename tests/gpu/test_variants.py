@@ -28,8 +28,8 @@ from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.banks import extract
 from sam3_runtime.config import EngineRecord
+from sam3_runtime.core.errors import EngineError
 from sam3_runtime.detector import Detector, open_detector
-from sam3_runtime.errors import EngineError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks, scores_of

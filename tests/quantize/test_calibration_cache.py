@@ -9,8 +9,8 @@ pytest.importorskip("onnx.checker")
 
 from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.config import Preprocessing
-from sam3_runtime.errors import CalibrationError, RecordError
-from sam3_runtime.files import sha256_of
+from sam3_runtime.core.errors import CalibrationError, RecordError
+from sam3_runtime.core.files import sha256_of
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, open_cache, parse_cache
 
 CACHE = (

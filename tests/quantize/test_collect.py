@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.builders.onnxruntime import build
 from sam3_runtime.config import CheckpointLock, Preprocessing
-from sam3_runtime.errors import CalibrationError
+from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import export_part
 from sam3_runtime.preprocess import preprocess

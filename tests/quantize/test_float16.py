@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 from sam3_runtime.builders.graph import QuantizeName, read_graph
 from sam3_runtime.config import Preprocessing
-from sam3_runtime.errors import CalibrationError
+from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import build_module, export_part
 from sam3_runtime.export.losses import loss

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.errors import CalibrationError
+from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.quantize.frames import Frames, batches, prepared
 from tests.videos import with_edits, write_clip
 

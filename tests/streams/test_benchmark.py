@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.banks import Bank
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
 from sam3_runtime.measurements import Clocks, DeviceMemory, Reading, StreamBench
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.streams.benchmark import CountedEngine, Repeated, benchmark_stream

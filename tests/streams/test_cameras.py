@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.errors import SourceError
+from sam3_runtime.core.errors import SourceError
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Pictures, Source, VideoFile, find_sources, unique
 from tests.streaming import Capture, camera, picture, within

@@ -17,8 +17,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from sam3_runtime import sinks
-from sam3_runtime.errors import OutputError
-from sam3_runtime.files import temporary_name
+from sam3_runtime.core.errors import OutputError
+from sam3_runtime.core.files import temporary_name
 from sam3_runtime.postprocess import rle_to_mask
 from sam3_runtime.sinks import fitted
 from sam3_runtime.sources import load_image, read_video

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.files import process_is_alive
+from sam3_runtime.core.files import process_is_alive
 from tests.workflow.conftest import PROJECT, WorkFolder
 
 GRAPH = "onnx/text-encoder.onnx"

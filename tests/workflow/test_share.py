@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.config import Verdict
-from sam3_runtime.errors import EngineError
+from sam3_runtime.core.errors import EngineError
 from sam3_runtime.share import measure
 from tests.workflow.conftest import WorkFolder
 

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.errors import OutputError
+from sam3_runtime.core.errors import OutputError
 
 _CHUNK = 1 << 22
 

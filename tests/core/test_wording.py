@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sam3_runtime.wording import counted
+from sam3_runtime.core.wording import counted
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from shutil import which
 
-from sam3_runtime.errors import WorkFolderError
+from sam3_runtime.core.errors import WorkFolderError
 
 GENERATIONS = {
     "7.5": "Turing",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from sam3_runtime.config import EngineRecord
-from sam3_runtime.errors import RecordError
-from sam3_runtime.files import sha256_of
-from sam3_runtime.hints import rebuild_hint
-from sam3_runtime.wording import counted
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import sha256_of
+from sam3_runtime.core.hints import rebuild_hint
+from sam3_runtime.core.wording import counted
 
 Hashing = Literal["never", "where touched", "always"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.errors import OutputError
-from sam3_runtime.files import (
+from sam3_runtime.core.errors import OutputError
+from sam3_runtime.core.files import (
     Owner,
     ProcessState,
     check_writable,

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sam3_runtime.errors import Sam3Error
+from sam3_runtime.core.errors import Sam3Error
 
 Model = TypeVar("Model", bound=BaseModel)
 
