@@ -19,16 +19,16 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, FiniteFloat, ValidationError
 
-from sam3_runtime.config import Backend, Record, SealedRecord, VariantConfig
 from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, printable
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.decoder_calls import EncodedPrompt, Tokens
 from sam3_runtime.drawing import Color, color_of
-from sam3_runtime.measurements import shareable
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import ClassSection, Project
+from sam3_runtime.records.measurements import shareable
+from sam3_runtime.records.records import Backend, Record, SealedRecord, VariantConfig
 from sam3_runtime.settings import Share
 from sam3_runtime.sinks import reported
 from sam3_runtime.source_files import locate

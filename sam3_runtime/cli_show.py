@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from sam3_runtime.comparisons import precision_used
-from sam3_runtime.config import Verdict
 from sam3_runtime.core.wording import counted
 from sam3_runtime.memory import smallest_card
+from sam3_runtime.records.records import Verdict
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:

@@ -50,7 +50,7 @@ PLUMBING = frozenset(
             "planning",
             "toolchain",
             "core/gpus",
-            "config",
+            "records/records",
             "configure",
             "overview",
         ),

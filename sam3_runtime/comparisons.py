@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sam3_runtime.config import UNKNOWN, Layers
 from sam3_runtime.core.wording import counted
-from sam3_runtime.measurements import Measured
+from sam3_runtime.records.measurements import Measured
+from sam3_runtime.records.records import UNKNOWN, Layers
 from sam3_runtime.report_text import percent
 from sam3_runtime.variants import Variant
 

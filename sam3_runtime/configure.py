@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.config import CheckpointLock, EngineRecord, VariantConfig
 from sam3_runtime.contract import PART_NAMES, PARTS
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import command_for, rebuild_hint, work_folder_of
+from sam3_runtime.records.records import CheckpointLock, EngineRecord, VariantConfig
 
 
 def read_records(directory: Path, parts: Iterable[str] = PART_NAMES) -> dict[str, EngineRecord]:

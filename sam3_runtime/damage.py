@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement
 from sam3_runtime.contract import PARTS
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.integrity import Hashing, difference
-from sam3_runtime.measurements import BenchResult
 from sam3_runtime.paths import chain, engine_id
 from sam3_runtime.planning import Plan
+from sam3_runtime.records.measurements import BenchResult
+from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 
 _LOOKED_AT = ("build", "link", "configure", "verify", "bench")
 _TOKENIZER = "onnx/tokenizer.json"

@@ -19,7 +19,6 @@ from typing_extensions import Self
 from sam3_runtime import memory
 from sam3_runtime.banks import Bank, ClassInfo, extract, load_bank, read_references
 from sam3_runtime.batches import StageHook, TakeFromSources, images_of
-from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import read_records
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import RecordError
@@ -28,6 +27,7 @@ from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import read_project
+from sam3_runtime.records.records import VariantConfig
 
 DETECTING: tuple[PartName, ...] = ("vision-encoder", "decoder")
 """The parts that classes of a bank need."""

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sam3_runtime.config import EngineRecord
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import (
     is_writable,
@@ -33,6 +32,7 @@ from sam3_runtime.core.files import (
 )
 from sam3_runtime.core.integrity import difference, stamp
 from sam3_runtime.planning import DEFAULT_CACHE
+from sam3_runtime.records.records import EngineRecord
 
 
 class UserState(Enum):

@@ -13,7 +13,6 @@ from pathlib import Path
 from sam3_runtime.backends import check_engine, check_file, engine_file, open_device, open_engine
 from sam3_runtime.backends.base import Device, Engine, EngineOptions
 from sam3_runtime.backends.on_demand import OnDemandEngine
-from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import EngineError, RecordError
@@ -23,6 +22,7 @@ from sam3_runtime.memory import check_fits
 from sam3_runtime.overview import status_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.prompts import Tokenizer
+from sam3_runtime.records.records import EngineRecord, VariantConfig
 from sam3_runtime.variants import Variant
 
 log = logging.getLogger(__name__)

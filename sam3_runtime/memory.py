@@ -11,9 +11,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.config import EngineRecord, TensorRecord
 from sam3_runtime.contract import resolve
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.records.records import EngineRecord, TensorRecord
 
 MIB = 1 << 20
 CUDA_CONTEXT_MIB = 500

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.integrity import check_engines
 from sam3_runtime.memory import MIB, predict
+from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.toolchain import device_name
 
 

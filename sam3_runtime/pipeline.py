@@ -17,13 +17,13 @@ from typing_extensions import Self
 from sam3_runtime.backends.base import AnyArray, Device, Engine
 from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turns, job_of
-from sam3_runtime.config import EngineRecord, VariantConfig
 from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.decoder_calls import EncodedPrompt, Features, Tokens, arrange, features_of, joined, prompt_rows
 from sam3_runtime.postprocess import Detections, begin_detections
 from sam3_runtime.preprocess import Image, check_image
 from sam3_runtime.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows
+from sam3_runtime.records.records import EngineRecord, VariantConfig
 
 THRESHOLD = 0.3
 """Score that a detection must exceed, as in transformers (Meta's own processor takes 0.5)."""

@@ -19,8 +19,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.core.errors import SourceError
+from sam3_runtime.records.records import Preprocessing
 
 Image = NDArray[np.uint8]
 """RGB, [H, W, 3]."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from sam3_runtime import __version__
 from sam3_runtime.benchmark import benchmark
-from sam3_runtime.config import VariantConfig
 from sam3_runtime.configure import read_records
 from sam3_runtime.core.errors import CannotRunHere, EngineError
-from sam3_runtime.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.memory import predict
 from sam3_runtime.pack import reference_path
+from sam3_runtime.records.measurements import BenchResult, Measured, facts_of
+from sam3_runtime.records.records import VariantConfig
 from sam3_runtime.reference import read_reference
 from sam3_runtime.settings import BenchSection
 from sam3_runtime.toolchain import device_name, why_not_run

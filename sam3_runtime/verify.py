@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.config import Check, Counts, VariantConfig, Verdict
 from sam3_runtime.configure import check_name, read_records
 from sam3_runtime.core.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.core.files import sha256_of
@@ -32,6 +31,7 @@ from sam3_runtime.paths import reference_file
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
+from sam3_runtime.records.records import Check, Counts, VariantConfig, Verdict
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
 from sam3_runtime.settings import GateSection
 from sam3_runtime.toolchain import device_name

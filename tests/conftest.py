@@ -26,7 +26,7 @@ from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
 
 if TYPE_CHECKING:
-    from sam3_runtime.config import CheckpointLock
+    from sam3_runtime.records.records import CheckpointLock
 
 # Exports allocate by the million, beside modules that are there for good: searching less often saves a tenth of it.
 gc.set_threshold(200_000, 20, 20)
@@ -67,7 +67,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_the_demo(graph: str, part: PartName, lock: CheckpointLock) -> Path | None:
     """A float32 graph that `make demo` exported before, from the same checkpoint and with today's code."""
     from sam3_runtime.code_digest import code_digest
-    from sam3_runtime.config import CheckpointLock
+    from sam3_runtime.records.records import CheckpointLock
 
     place, file = PROJECT / "demo/work/onnxruntime", f"onnx/{graph}.onnx"
     record = place / ".snakemake/metadata" / base64.b64encode(file.encode()).decode()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sam3_runtime.config import Check, Toolchain
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.measurements import (
+from sam3_runtime.records.measurements import (
     Baseline,
     BaselineRun,
     BaselineWay,
@@ -23,6 +22,7 @@ from sam3_runtime.measurements import (
     facts_of,
     latency,
 )
+from sam3_runtime.records.records import Check, Toolchain
 from sam3_runtime.variants import Variant
 from tests.records import engine_record
 

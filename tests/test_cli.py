@@ -18,7 +18,7 @@ from sam3_runtime.cli_show import print_variant
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.overview import describe
 from tests.records import engine_record, write_engine
-from tests.test_config import config
+from tests.records.test_records import config
 
 
 def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sam3_runtime import doctor, toolchain
 from sam3_runtime.cli import app
 from sam3_runtime.core.gpus import Gpu
-from sam3_runtime.measurements import Reading
+from sam3_runtime.records.measurements import Reading
 
 SETTINGS = "model: {{checkpoint: random}}\nbackend: {backend}\nvariants:\n  - {{resolution: [672, 1008]}}\n"
 H200 = Gpu("NVIDIA H200", "9.0", "580.1", 140 << 30)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.config import EngineRecord, Sizes
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of, this_process
 from sam3_runtime.engine_cache import Entry, User, UserState, entries, provide, register_links
+from sam3_runtime.records.records import EngineRecord, Sizes
 from tests.records import engine_record
 
 Build = Callable[[Path], EngineRecord]

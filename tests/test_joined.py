@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sam3_runtime.cli import app
-from sam3_runtime.config import Layers, Record, Toolchain
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.joined import join, write_joined
 from sam3_runtime.joined_text import markdown
-from sam3_runtime.measurements import Measured
+from sam3_runtime.records.measurements import Measured
+from sam3_runtime.records.records import Layers, Record, Toolchain
 from sam3_runtime.report_text import percent
 from tests.measured import baseline, measured
 

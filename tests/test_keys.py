@@ -17,9 +17,9 @@ pytest.importorskip("filelock")
 from sam3_runtime import builders
 from sam3_runtime.builders import CalibrationCache, build_engine
 from sam3_runtime.builders.graph import Graph
-from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.planning import make_plan
+from sam3_runtime.records.records import Toolchain
 
 H200 = {"gpu": "NVIDIA H200", "compute_capability": "9.0"}
 VERSIONS = {"onnxruntime": "1.32.0", "tensorrt-rtx": "1.7.1", "tensorrt": "8.6.1"}

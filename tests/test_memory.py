@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.config import EngineRecord, Sizes
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.memory import (
@@ -20,6 +19,7 @@ from sam3_runtime.memory import (
     saving,
     smallest_card,
 )
+from sam3_runtime.records.records import EngineRecord, Sizes
 from tests.records import engine_record
 
 WEIGHTS = {"vision-encoder": 900, "text-encoder": 700, "geometry-encoder": 16, "decoder": 50}

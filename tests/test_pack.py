@@ -13,7 +13,7 @@ from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import link_relatively
 from sam3_runtime.pack import ArchiveError, accuracy_path, pack, unpack
 from tests.records import write_engine
-from tests.test_config import config
+from tests.records.test_records import config
 
 NAME = "b8_q50_r672"
 

@@ -19,13 +19,13 @@ import sam3_runtime
 from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
 from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.batches import Stage, Turns
-from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import EngineError, RecordError, SourceError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections
 from sam3_runtime.prompts import Prompt, PromptError
+from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.variants import Variant
 from tests.streaming import within
 

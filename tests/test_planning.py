@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime import toolchain
-from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.records.records import Toolchain
 
 TEXT = "backend: {backend}\nbuild: {{rtx: {{gpus: {gpus}}}, optimization: {level}}}\nvariants: [{{resolution: 672}}]\n"
 

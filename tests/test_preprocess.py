@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.preprocess import preprocess, taps_of
+from sam3_runtime.records.records import Preprocessing
 
 SIZES = [
     (427, 640, 336),

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.config import Check, Verdict
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.measurements import BenchResult, CameraBench, Latency
 from sam3_runtime.paths import chain
 from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.records.measurements import BenchResult, CameraBench, Latency
+from sam3_runtime.records.records import Check, Verdict
 from sam3_runtime.report import GateError, judge, write_tables
 from sam3_runtime.variants import Variant
 from tests.records import engine_record

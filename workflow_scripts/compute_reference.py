@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.export.reference import compute_reference
 from sam3_runtime.jobs import job
+from sam3_runtime.records.records import CheckpointLock
 from sam3_runtime.source_files import expand_images
 from sam3_runtime.sources import load_image
 

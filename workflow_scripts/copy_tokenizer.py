@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.export.checkpoint import write_tokenizer
 from sam3_runtime.jobs import job
+from sam3_runtime.records.records import CheckpointLock
 
 with job(snakemake):
     lock = CheckpointLock.read(Path(snakemake.input.lock))

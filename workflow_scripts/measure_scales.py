@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.gpu_lock import hold_gpu
 from sam3_runtime.jobs import job
 from sam3_runtime.quantize.collect import measure_scales
+from sam3_runtime.records.records import CheckpointLock
 
 with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
     lock = CheckpointLock.read(Path(snakemake.input.lock))

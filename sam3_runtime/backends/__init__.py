@@ -14,12 +14,12 @@ from typing import Any
 
 from sam3_runtime.backends.base import Device, Engine, EngineOptions
 from sam3_runtime.backends.host import HostDevice
-from sam3_runtime.config import EngineRecord
 from sam3_runtime.core.errors import CannotRunHere, EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.core.integrity import difference
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.records.records import EngineRecord
 from sam3_runtime.toolchain import why_not_run
 from sam3_runtime.variants import Variant
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from sam3_runtime.config import EngineRecord, Preprocessing, TensorRecord
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.postprocess import Finish, Size
 from sam3_runtime.preprocess import Image
+from sam3_runtime.records.records import EngineRecord, Preprocessing, TensorRecord
 from sam3_runtime.variants import Variant
 
 Array = NDArray[Any]

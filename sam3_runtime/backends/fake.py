@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.backends.base import Array, Device, Engine, EngineOptions
-from sam3_runtime.config import EngineRecord, Sizes, TensorRecord, Toolchain, VariantConfig, Verdict
 from sam3_runtime.contract import (
     BOX_PADDING_LABEL,
     PART_NAMES,
@@ -28,6 +27,7 @@ from sam3_runtime.contract import (
     resolve,
 )
 from sam3_runtime.core.files import sha256_of, write_atomically
+from sam3_runtime.records.records import EngineRecord, Sizes, TensorRecord, Toolchain, VariantConfig, Verdict
 from sam3_runtime.toolchain import cpu_name
 from sam3_runtime.variants import Variant
 

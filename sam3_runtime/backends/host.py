@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.backends.base import AnyArray, Array, Device
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.postprocess import Finish, Size, begin_masks
 from sam3_runtime.preprocess import Image, preprocess
+from sam3_runtime.records.records import Preprocessing
 from sam3_runtime.toolchain import cpu_name
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from sam3_runtime.backends.base import Array, Device, Engine, EngineOptions
-from sam3_runtime.config import EngineRecord
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.records.records import EngineRecord
 from sam3_runtime.variants import Variant
 
 CPU = "CPUExecutionProvider"

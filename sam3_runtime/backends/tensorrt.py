@@ -18,10 +18,10 @@ from sam3_runtime.backends.cuda import ALIGNMENT, Block, Cuda, CudaArray
 from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.cuda_graphs import CudaGraph, capture
 from sam3_runtime.backends.tensorrt_logger import logger_of
-from sam3_runtime.config import EngineRecord, TensorRecord
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.memory import bytes_of
+from sam3_runtime.records.records import EngineRecord, TensorRecord
 from sam3_runtime.toolchain import NOT_INSTALLED, probe
 from sam3_runtime.variants import Variant
 

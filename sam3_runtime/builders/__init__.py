@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sam3_runtime.builders.graph import Graph, QuantizeName, read_graph
-from sam3_runtime.config import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
 from sam3_runtime.contract import ModelDims, Range, part_of_graph, profile
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import digest_of, sha256_of
@@ -23,6 +22,7 @@ from sam3_runtime.core.gpus import cuda_version, find_gpu
 from sam3_runtime.engine_cache import provide
 from sam3_runtime.engines.registry import BACKENDS, BUILT
 from sam3_runtime.memory import process_mib
+from sam3_runtime.records.records import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
 from sam3_runtime.settings import Algorithm
 from sam3_runtime.toolchain import release_of
 

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam3_runtime.config import UNKNOWN, Layers
 from sam3_runtime.core.wording import counted
+from sam3_runtime.records.records import UNKNOWN, Layers
 from sam3_runtime.report_text import percent
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")

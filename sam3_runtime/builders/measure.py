@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.builders.measure_table import markdown
-from sam3_runtime.config import EngineRecord
 from sam3_runtime.configure import read_records
 from sam3_runtime.core.errors import BuildError, Sam3Error
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.memory import predict
 from sam3_runtime.paths import chain
 from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.records.records import EngineRecord
 from sam3_runtime.toolchain import cpu_name
 from sam3_runtime.variants import Variant
 

@@ -19,8 +19,8 @@ import onnxruntime as ort
 from onnx.external_data_helper import load_external_data_for_model
 
 from sam3_runtime.builders import Built, Task
-from sam3_runtime.config import TensorRecord
 from sam3_runtime.core.errors import BuildError
+from sam3_runtime.records.records import TensorRecord
 
 _TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 _FLOAT_PRODUCTS = {"MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "FusedGemm", "ConvTranspose", "NhwcFusedConv"}

@@ -20,9 +20,9 @@ from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.builders import Built, Task
 from sam3_runtime.builders.tensorrt_messages import BuildLog, OutOfMemory, build_error, is_out_of_memory
 from sam3_runtime.builders.tensorrt_progress import elapsed_time, make_monitor
-from sam3_runtime.config import TensorRecord
 from sam3_runtime.contract import Range, Shape, Tensor, fixed_dims, part_of_graph, resolve
 from sam3_runtime.core.errors import BuildError
+from sam3_runtime.records.records import TensorRecord
 
 TYPES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "BOOL": "bool",

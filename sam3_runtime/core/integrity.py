@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from sam3_runtime.config import EngineRecord
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.core.wording import counted
+from sam3_runtime.records.records import EngineRecord
 
 Hashing = Literal["never", "where touched", "always"]
 

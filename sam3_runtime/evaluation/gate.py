@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sam3_runtime.config import Check
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import Accuracy, measure
@@ -15,6 +14,7 @@ from sam3_runtime.evaluation.questions import answer_all, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference
 from sam3_runtime.paths import reference_file
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.records.records import Check
 
 
 def measure_pipeline(pipeline: Pipeline, reference: AccuracyReference) -> Accuracy:

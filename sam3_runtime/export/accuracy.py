@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import CheckpointError, ExportError, SourceError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
@@ -25,6 +24,7 @@ from sam3_runtime.export.weights import load_model
 from sam3_runtime.postprocess import Detections, Size, detections_of
 from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.records.records import CheckpointLock
 
 LEAST_AP = 0.05
 """Where the reference reaches less, there is nothing that a variant could lose."""

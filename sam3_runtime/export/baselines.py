@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.export.checkpoint import lock
 from sam3_runtime.export.weights import load_model
 from sam3_runtime.gpu_monitor import Monitor, clocks_of, process_mib, read
-from sam3_runtime.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
 from sam3_runtime.memory import MIB
+from sam3_runtime.records.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
+from sam3_runtime.records.records import CheckpointLock
 from sam3_runtime.settings import BenchSection
 from sam3_runtime.timing import timed_windows
 from sam3_runtime.toolchain import cpu_name

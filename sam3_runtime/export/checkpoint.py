@@ -15,12 +15,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sam3_runtime.checkpoint_files import INDEX, WEIGHTS, checkpoint_digest, shards_of
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.core.files import digest_of, sha256_of, write_atomically
 from sam3_runtime.export.tokenizer import small_tokenizer_json
+from sam3_runtime.records.checkpoint_files import INDEX, WEIGHTS, checkpoint_digest, shards_of
+from sam3_runtime.records.records import CheckpointLock
 
 RANDOM = "random"
 RANDOM_SEED = 3

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 from transformers.models.sam3 import modeling_sam3 as sam3
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PARTS, Part, PartName, fixed_dims, resolve
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.core.files import temporary_name
@@ -36,6 +35,7 @@ from sam3_runtime.export.text import TextEncoder
 from sam3_runtime.export.typed import to_float16
 from sam3_runtime.export.vision import VisionEncoder
 from sam3_runtime.export.weights import load_config, load_module
+from sam3_runtime.records.records import CheckpointLock
 
 Precision = Literal["fp32", "fp16"]
 

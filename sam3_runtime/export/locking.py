@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.export.checkpoint import lock
+from sam3_runtime.records.records import CheckpointLock
 
 
 def lock_once(path: Path, checkpoint: str, revision: str | None, location: str) -> CheckpointLock:

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam3_runtime.config import CheckpointLock, Preprocessing
 from sam3_runtime.contract import PARTS, PartName, resolve
 from sam3_runtime.export.graph import build_module, export_part
 from sam3_runtime.export.islands import ISLANDS
@@ -24,6 +23,7 @@ from sam3_runtime.export.rounded import RoundedGraph
 from sam3_runtime.export.scene import ROWS, Scene
 from sam3_runtime.export.weights import load_model
 from sam3_runtime.preprocess import preprocess
+from sam3_runtime.records.records import CheckpointLock, Preprocessing
 from sam3_runtime.settings import ReferenceSection
 from sam3_runtime.sources import load_image
 

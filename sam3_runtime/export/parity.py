@@ -29,7 +29,6 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PART_NAMES, PARTS, PartName
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.export.checkpoint import RANDOM, lock
@@ -37,6 +36,7 @@ from sam3_runtime.export.graph import Precision, export_part
 from sam3_runtime.export.losses import measure_full, measure_losses
 from sam3_runtime.export.losses_report import describe_losses
 from sam3_runtime.export.scene import ROWS, Scene, decoder_feeds
+from sam3_runtime.records.records import CheckpointLock
 
 QUERIES = 50
 _MEASURED: list[tuple[PartName, Precision, int]] = [

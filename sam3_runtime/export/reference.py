@@ -21,12 +21,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import CheckpointError, ExportError
 from sam3_runtime.core.files import written_whole
 from sam3_runtime.export.checkpoint import tokenizer_folder
 from sam3_runtime.export.tokenizer import small_tokenizer
 from sam3_runtime.export.weights import load_model
+from sam3_runtime.records.records import CheckpointLock
 from sam3_runtime.reference import FORMAT, METADATA, SAMPLED, Box
 
 SCORE_THRESHOLD = 0.3  # transformers' own

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import Sam3Config, Sam3Model
 from transformers.initialization import no_init_weights
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.export.checkpoint import RANDOM, RANDOM_SEED, folder_of, verify
+from sam3_runtime.records.records import CheckpointLock
 
 _VIDEO_PREFIX = "detector_model."
 # Standard deviations of embeddings in `random`; matrices are scaled by fan-in instead. Queries must differ, or all of

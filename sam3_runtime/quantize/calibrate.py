@@ -21,7 +21,6 @@ from sam3_runtime.builders import Task
 from sam3_runtime.builders.graph import Graph, read_graph
 from sam3_runtime.builders.tensorrt_calibrators import make_calibrator
 from sam3_runtime.builders.tensorrt_messages import OutOfMemory
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.contract import Range
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of, written_whole
@@ -29,6 +28,7 @@ from sam3_runtime.core.wording import counted
 from sam3_runtime.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
+from sam3_runtime.records.records import Preprocessing
 
 Announce = Callable[[str], None]
 Upload = Callable[[FloatArray], int]

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from sam3_runtime.builders.graph import Graph, read_graph
-from sam3_runtime.config import CheckpointLock, Preprocessing
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.export.graph import build_module
@@ -25,6 +24,7 @@ from sam3_runtime.preprocess import preprocess
 from sam3_runtime.quantize.frames import Frames, measured_on, prepared
 from sam3_runtime.quantize.ranges import Histogram, find_ranges
 from sam3_runtime.quantize.record import Calibration
+from sam3_runtime.records.records import CheckpointLock, Preprocessing
 
 Announce = Callable[[str], None]
 

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import Self
 
-from sam3_runtime.config import Preprocessing, Record
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import digest_of
 from sam3_runtime.core.wording import counted
+from sam3_runtime.records.records import Preprocessing, Record
 from sam3_runtime.settings import Algorithm
 
 Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sam3_runtime.core.wording import counted
-from sam3_runtime.measurements import StreamBench
+from sam3_runtime.records.measurements import StreamBench
 from sam3_runtime.report_text import RANDOM_NOTE, checkpoint_is_random, grid
 
 _LEGEND = (

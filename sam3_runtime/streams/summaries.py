@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from sam3_runtime.config import Record
+from sam3_runtime.records.records import Record
 
 _STEP = 1.01  # a sample is known to within a hundredth
 

@@ -25,9 +25,9 @@ from sam3_runtime.backends import open_engine
 from sam3_runtime.backends.fake import fake_record
 from sam3_runtime.backends.onnxruntime import _PRODUCT, saturates
 from sam3_runtime.builders.onnxruntime import build
-from sam3_runtime.config import Sizes, TensorRecord, Toolchain
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.records.records import Sizes, TensorRecord, Toolchain
 from sam3_runtime.toolchain import _cpu_info, eight_bit_products
 from sam3_runtime.variants import Variant
 from tests.records import ort_task

@@ -9,9 +9,9 @@ import pytest
 
 from sam3_runtime.backends.cuda import Cuda
 from sam3_runtime.backends.cuda_device import CudaDevice
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.preprocess import preprocess
+from sam3_runtime.records.records import Preprocessing
 from tests.backends.fake_gpu import FakeGpu
 
 UNEVEN = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

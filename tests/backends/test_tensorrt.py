@@ -26,7 +26,6 @@ from sam3_runtime.backends.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.batches import TakeFromSources, images_of
-from sam3_runtime.config import EngineRecord, Sizes, Toolchain
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.core.files import sha256_of
@@ -35,6 +34,7 @@ from sam3_runtime.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from sam3_runtime.streams.flow import Rounds, stream
 from sam3_runtime.variants import Variant
 from tests.backends.conftest import InstallTensorRt

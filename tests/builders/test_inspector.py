@@ -14,7 +14,7 @@ from sam3_runtime.builders.inspector import (
     report_layers,
     unseen_islands,
 )
-from sam3_runtime.config import Layers
+from sam3_runtime.records.records import Layers
 
 
 def tensor(said: str, field: str = "Format/Datatype") -> dict[str, Any]:

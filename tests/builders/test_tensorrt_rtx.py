@@ -21,9 +21,9 @@ from sam3_runtime.builders.graph import read_graph  # noqa: E402
 from sam3_runtime.builders.tensorrt_common import make_logger  # noqa: E402
 from sam3_runtime.builders.tensorrt_messages import BuildLog  # noqa: E402
 from sam3_runtime.builders.tensorrt_progress import make_monitor  # noqa: E402
-from sam3_runtime.config import EngineRecord  # noqa: E402
 from sam3_runtime.contract import ModelDims, part_of_graph, profile  # noqa: E402
 from sam3_runtime.core.errors import BuildError  # noqa: E402
+from sam3_runtime.records.records import EngineRecord  # noqa: E402
 from sam3_runtime.toolchain import probe  # noqa: E402
 from tests.builders.conftest import QUERIES  # noqa: E402
 

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PartName
 from sam3_runtime.export.parity import Graph
 from sam3_runtime.export.scene import Scene
+from sam3_runtime.records.records import CheckpointLock
 from tests.conftest import SMALL
 
 

@@ -11,13 +11,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from sam3_runtime.config import Preprocessing  # noqa: E402
 from sam3_runtime.export import baselines  # noqa: E402
 from sam3_runtime.export.baselines import Contender, measure_baseline  # noqa: E402
 from sam3_runtime.export.checkpoint import lock  # noqa: E402
 from sam3_runtime.export.weights import load_model  # noqa: E402
-from sam3_runtime.measurements import Baseline  # noqa: E402
 from sam3_runtime.preprocess import preprocess  # noqa: E402
+from sam3_runtime.records.measurements import Baseline  # noqa: E402
+from sam3_runtime.records.records import Preprocessing  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"prompts": 2, "masks": 3, "warmup": 1, "windows": 2, "rounds": 1, "batches": [1, 3]}
 RESOLUTION = 112

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.export import checkpoint
 from sam3_runtime.export.weights import load_config, load_model, load_module
+from sam3_runtime.records.records import CheckpointLock
 
 
 @pytest.fixture

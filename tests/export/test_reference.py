@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.core.errors import CheckpointError, ExportError, RecordError
 from sam3_runtime.export import reference as export
+from sam3_runtime.records.records import CheckpointLock
 from sam3_runtime.reference import Reference, read_reference
 from tests.conftest import SMALL
 

@@ -15,7 +15,6 @@ import torch
 from onnx import TensorProto
 
 from sam3_runtime.builders.graph import read_graph
-from sam3_runtime.config import CheckpointLock
 from sam3_runtime.contract import PART_NAMES, PARTS, PartName
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.export import graph as export_graph
@@ -24,6 +23,7 @@ from sam3_runtime.export.losses import Chain, by_query, loss, photographs, round
 from sam3_runtime.export.parity import compare_decoder, compare_geometry, compare_text, compare_vision
 from sam3_runtime.export.rounded import RoundedGraph
 from sam3_runtime.export.scene import Scene, decoder_feeds
+from sam3_runtime.records.records import CheckpointLock
 from tests.conftest import SMALL
 
 REPEATED: tuple[PartName, ...] = ("vision-encoder", "geometry-encoder")

@@ -13,10 +13,10 @@ import pytest
 from sam3_runtime.backends.cuda import Cuda, CudaArray
 from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.cuda_graphs import capture
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.postprocess import resize_masks
 from sam3_runtime.preprocess import preprocess
+from sam3_runtime.records.records import Preprocessing
 from tests.gpu.conftest import made_up
 
 pytestmark = pytest.mark.gpu

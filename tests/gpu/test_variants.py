@@ -27,7 +27,6 @@ from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.banks import extract
-from sam3_runtime.config import EngineRecord
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.loading import load
@@ -36,6 +35,7 @@ from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks, scor
 from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import read_project
 from sam3_runtime.prompts import Prompt
+from sam3_runtime.records.records import EngineRecord
 
 pytestmark = pytest.mark.gpu
 

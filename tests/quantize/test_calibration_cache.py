@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("onnx.checker")
 
 from sam3_runtime.builders.graph import read_graph
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.core.errors import CalibrationError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, open_cache, parse_cache
+from sam3_runtime.records.records import Preprocessing
 
 CACHE = (
     b"TRT-8601-EntropyCalibration2\nimages: 3c010204\n(Unnamed Layer* 7) [Constant]_output: 3d000000\na: b: 3f800000\n"

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("transformers")
 
 from sam3_runtime.builders.graph import QuantizeName, read_graph
-from sam3_runtime.config import Preprocessing
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import build_module, export_part
@@ -26,6 +25,7 @@ from sam3_runtime.preprocess import preprocess
 from sam3_runtime.quantize.collect import measure_scales
 from sam3_runtime.quantize.insert import FORMATS, quantize_graph
 from sam3_runtime.quantize.record import Calibration
+from sam3_runtime.records.records import Preprocessing
 from sam3_runtime.sources import load_image
 from tests.quantize.conftest import Calibrate, calibration_of
 

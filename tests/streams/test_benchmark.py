@@ -10,8 +10,8 @@ import pytest
 
 from sam3_runtime.banks import Bank
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.measurements import Clocks, DeviceMemory, Reading, StreamBench
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.records.measurements import Clocks, DeviceMemory, Reading, StreamBench
 from sam3_runtime.streams.benchmark import CountedEngine, Repeated, benchmark_stream
 from sam3_runtime.streams.benchmark_text import markdown
 from tests.streaming import Listed, picture, within

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam3_runtime.config import Toolchain
+from sam3_runtime.records.records import Toolchain
 from tests.once import once
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.config import EngineRecord, VariantConfig, Verdict
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 from tests.workflow.conftest import WorkFolder
 from tests.workflow.test_faults import cli
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.config import Toolchain
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.paths import chain
 from sam3_runtime.planning import make_plan
+from sam3_runtime.records.records import Toolchain
 from sam3_runtime.source_files import locate
 from tests.workflow.conftest import PROJECT, SETTINGS, WorkFolder
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.config import EngineRecord, Verdict
 from sam3_runtime.core.gpus import find_gpu
+from sam3_runtime.records.records import EngineRecord, Verdict
 from tests.workflow.conftest import HALF, WorkFolder
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'sam3-runtime[rtx]'")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.config import Verdict
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.records.records import Verdict
 from sam3_runtime.share import measure
 from tests.workflow.conftest import WorkFolder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.config import EngineRecord, Toolchain
+from sam3_runtime.records.records import EngineRecord, Toolchain
 from tests.workflow.conftest import HALF, WorkFolder
 
 

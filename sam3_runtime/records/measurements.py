@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sam3_runtime.config import Backend, Check, EngineRecord, Record, Toolchain, VariantConfig
 from sam3_runtime.contract import PartName
+from sam3_runtime.records.records import Backend, Check, EngineRecord, Record, Toolchain, VariantConfig
 
 _STABLE = 0.1
 
