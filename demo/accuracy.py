@@ -30,11 +30,11 @@ from sam3_runtime.cli_evaluate import Evaluation, evaluate
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import write_atomically
+from sam3_runtime.plan.settings import Algorithm
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import BenchResult
 from sam3_runtime.records.records import EngineRecord, Verdict
 from sam3_runtime.report_text import grid
-from sam3_runtime.settings import Algorithm
-from sam3_runtime.variants import Variant
 
 DEMO = Path(__file__).resolve().parent
 PROJECT = DEMO.parent

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sam3_runtime.configure import read_records
 from sam3_runtime.core.files import digest_of, write_atomically
-from sam3_runtime.toolchain import why_not_run
+from sam3_runtime.plan.toolchain import why_not_run
 
 DEMO = Path(__file__).resolve().parent
 VARIANT = "b4_q50_r336"

@@ -8,14 +8,15 @@ OUTPUTS  none: the names PLAN, code, and the lists of targets
 import sys
 from pathlib import Path
 
-from sam3_runtime import damage, jobs, paths, report
+from sam3_runtime import damage, jobs, report
+from sam3_runtime.plan import paths
 from sam3_runtime.engine_cache import register_links
-from sam3_runtime.code_digest import code_digest, remember
-from sam3_runtime.contents import Contents
+from sam3_runtime.plan.code_digest import code_digest, remember
+from sam3_runtime.plan.contents import Contents
 from sam3_runtime.contract import PART_NAMES, PARTS
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.families.base import EIGHT_BIT
-from sam3_runtime.planning import make_plan
+from sam3_runtime.plan.planning import make_plan
 
 
 def plainly(ask):

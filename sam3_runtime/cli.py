@@ -339,7 +339,7 @@ def prune(
     ] = False,
 ) -> None:
     """Show what no listed variant uses, and free it with --delete."""
-    from sam3_runtime.planning import make_plan
+    from sam3_runtime.plan.planning import make_plan
     from sam3_runtime.prune import find_unused, remove
 
     plan = make_plan(variants or directory / "variants.yaml", directory)
@@ -366,7 +366,7 @@ def check(
 ) -> None:
     """Compare every engine and record with what is known of it, by digest; the next snakemake mends what differs."""
     from sam3_runtime.damage import check as check_folder
-    from sam3_runtime.planning import make_plan
+    from sam3_runtime.plan.planning import make_plan
 
     found = check_folder(directory, make_plan(variants or directory / "variants.yaml", directory))
     for one in found:
@@ -400,7 +400,7 @@ def schema(project: Annotated[bool, typer.Option("--project", help="That of proj
 
         print(project_schema(), end="")
     else:
-        from sam3_runtime.settings import json_schema
+        from sam3_runtime.plan.settings import json_schema
 
         print(json_schema(), end="")
 

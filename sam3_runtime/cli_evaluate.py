@@ -23,9 +23,9 @@ from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
 from sam3_runtime.evaluation.questions import FLOOR, PromptKind, answer_all, as_coco_results, questions_of
 from sam3_runtime.loading import load
+from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import OfVariant, of_variant
 from sam3_runtime.report_text import grid
-from sam3_runtime.toolchain import device_name
 
 
 class Evaluation(OfVariant):

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from sam3_runtime.core.wording import counted
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import UNKNOWN, Layers
 from sam3_runtime.report_text import percent
-from sam3_runtime.variants import Variant
 
 VISION = "vision-encoder"
 NOT_WORTH_IT = "not worth it"

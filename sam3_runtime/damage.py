@@ -18,8 +18,8 @@ from sam3_runtime.contract import PARTS
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.integrity import Hashing, difference
-from sam3_runtime.paths import chain, engine_id
-from sam3_runtime.planning import Plan
+from sam3_runtime.plan.paths import chain, engine_id
+from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 

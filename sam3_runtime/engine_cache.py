@@ -31,7 +31,7 @@ from sam3_runtime.core.files import (
     write_atomically,
 )
 from sam3_runtime.core.integrity import difference, stamp
-from sam3_runtime.planning import DEFAULT_CACHE
+from sam3_runtime.plan.planning import DEFAULT_CACHE
 from sam3_runtime.records.records import EngineRecord
 
 

@@ -31,7 +31,7 @@ from sam3_runtime.core.files import (
     this_process,
     write_atomically,
 )
-from sam3_runtime.paths import FOLDERS
+from sam3_runtime.plan.paths import FOLDERS
 
 _REGISTER = Path(".snakemake/sam3-jobs")
 _MAIN = Path(".snakemake/sam3-main")

@@ -21,9 +21,9 @@ from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.memory import check_fits
 from sam3_runtime.overview import status_of
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.prompts import Tokenizer
 from sam3_runtime.records.records import EngineRecord, VariantConfig
-from sam3_runtime.variants import Variant
 
 log = logging.getLogger(__name__)
 

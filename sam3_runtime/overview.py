@@ -12,8 +12,8 @@ from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.integrity import check_engines
 from sam3_runtime.memory import MIB, predict
+from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
-from sam3_runtime.toolchain import device_name
 
 
 def status_of(directory: Path, records: dict[str, EngineRecord], device: str | None = None) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import OutputError, RecordError, Sam3Error
 from sam3_runtime.core.files import temporary_name, written_whole
 from sam3_runtime.core.integrity import check_engines
-from sam3_runtime.paths import reference_file
+from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.records.records import VariantConfig
 
 REFERENCE = "reference.safetensors"

@@ -25,8 +25,8 @@ from typing_extensions import Self
 from sam3_runtime.core.errors import ProjectError
 from sam3_runtime.core.placed_yaml import Document, Places, dotted, nearest_place
 from sam3_runtime.drawing import Color
+from sam3_runtime.plan.settings import NonNegative, Section, Share, json_schema
 from sam3_runtime.prompts import Box, Prompt, PromptError
-from sam3_runtime.settings import NonNegative, Section, Share, json_schema
 from sam3_runtime.source_files import PACKAGE
 
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")

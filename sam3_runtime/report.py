@@ -20,8 +20,8 @@ from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import without_folders, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.memory import MIB, predict, smallest_card
-from sam3_runtime.paths import Step, chain
-from sam3_runtime.planning import Plan
+from sam3_runtime.plan.paths import Step, chain
+from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of, shareable
 from sam3_runtime.records.records import CheckpointLock, EngineRecord, Toolchain, Verdict
 from sam3_runtime.report_text import Row, as_csv, as_html, is_bad, markdown

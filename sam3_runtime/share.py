@@ -15,11 +15,11 @@ from sam3_runtime.configure import read_records
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.memory import predict
 from sam3_runtime.pack import reference_path
+from sam3_runtime.plan.settings import BenchSection
+from sam3_runtime.plan.toolchain import device_name, why_not_run
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.records.records import VariantConfig
 from sam3_runtime.reference import read_reference
-from sam3_runtime.settings import BenchSection
-from sam3_runtime.toolchain import device_name, why_not_run
 from sam3_runtime.verify import verify_here
 
 

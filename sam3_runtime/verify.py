@@ -27,14 +27,14 @@ from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path
-from sam3_runtime.paths import reference_file
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.plan.paths import reference_file
+from sam3_runtime.plan.settings import GateSection
+from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.records.records import Check, Counts, VariantConfig, Verdict
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
-from sam3_runtime.settings import GateSection
-from sam3_runtime.toolchain import device_name
 
 Array = NDArray[Any]
 
@@ -271,7 +271,7 @@ def verify(
     """Judge the variant in ``directory``. Engines that do not load or run give the verdict ``failed``, which is about
     this moment and the files that are there; sound ones that were built for another machine, ``unverified``.
 
-    ``gate`` has the fields of :class:`sam3_runtime.variants.Limits`; ``device`` is what the engines run on, and
+    ``gate`` has the fields of :class:`sam3_runtime.plan.variants.Limits`; ``device`` is what the engines run on, and
     ``accuracy`` what the reference reaches on a data set, where that is part of the gate. Raises :class:`RecordError`
     where there is nothing to judge: no records, no configuration, no reference or one that does not fit.
     """

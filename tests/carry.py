@@ -2,7 +2,7 @@
 
     python -m tests.carry
 
-writes ``sam3_runtime/carried_code.py`` after code was moved. Where an edit was meant to make something due again, take
+writes ``sam3_runtime/plan/carried_code.py`` after code was moved. Where an edit was meant to make something due again, take
 its kind out of :data:`BEFORE` instead.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sam3_runtime import carried_code
-from sam3_runtime.code_digest import digest_now
 from sam3_runtime.contract import PARTS
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.plan import carried_code
+from sam3_runtime.plan.code_digest import digest_now
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "workflow_scripts"
 BEFORE = {
@@ -58,7 +58,7 @@ def now() -> dict[str, str]:
 
 
 def carried() -> dict[str, str]:
-    """The table that :mod:`sam3_runtime.carried_code` should have."""
+    """The table that :mod:`sam3_runtime.plan.carried_code` should have."""
     return {digest: BEFORE[kind] for kind, digest in now().items() if kind in BEFORE and digest != BEFORE[kind]}
 
 

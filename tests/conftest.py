@@ -19,8 +19,8 @@ from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.banks import Bank, extract
 from sam3_runtime.contract import PARTS, PartName
 from sam3_runtime.loading import load
-from sam3_runtime.paths import Id
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.plan.paths import Id
 from sam3_runtime.projects import Project, read_project
 from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
@@ -66,7 +66,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of_the_demo(graph: str, part: PartName, lock: CheckpointLock) -> Path | None:
     """A float32 graph that `make demo` exported before, from the same checkpoint and with today's code."""
-    from sam3_runtime.code_digest import code_digest
+    from sam3_runtime.plan.code_digest import code_digest
     from sam3_runtime.records.records import CheckpointLock
 
     place, file = PROJECT / "demo/work/onnxruntime", f"onnx/{graph}.onnx"

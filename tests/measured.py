@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import (
     Baseline,
     BaselineRun,
@@ -23,7 +24,6 @@ from sam3_runtime.records.measurements import (
     latency,
 )
 from sam3_runtime.records.records import Check, Toolchain
-from sam3_runtime.variants import Variant
 from tests.records import engine_record
 
 GPU = "NVIDIA H200"

@@ -21,8 +21,8 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.drawing import color_of
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.prompts import Prompt
-from sam3_runtime.variants import Variant
 from tests.projects import CLASSES, WORDS, WriteProject, photo, same, write_photo
 
 # --- making -----------------------------------------------------------------------------------------------------------

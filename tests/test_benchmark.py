@@ -14,8 +14,8 @@ from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.benchmark import benchmark
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.memory import MIB
+from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable
-from sam3_runtime.settings import BenchSection
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)
 STAGES = {"preprocess", "vision", "prompt", "decoder", "postprocess"}

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sam3_runtime import doctor, toolchain
+from sam3_runtime import doctor
 from sam3_runtime.cli import app
 from sam3_runtime.core.gpus import Gpu
+from sam3_runtime.plan import toolchain
 from sam3_runtime.records.measurements import Reading
 
 SETTINGS = "model: {{checkpoint: random}}\nbackend: {backend}\nvariants:\n  - {{resolution: [672, 1008]}}\n"

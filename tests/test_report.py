@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.paths import chain
-from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.plan.paths import chain
+from sam3_runtime.plan.planning import Plan, make_plan
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import BenchResult, CameraBench, Latency
 from sam3_runtime.records.records import Check, Verdict
 from sam3_runtime.report import GateError, judge, write_tables
-from sam3_runtime.variants import Variant
 from tests.records import engine_record
 
 NAME = "b8_q50_r672"

@@ -18,10 +18,10 @@ from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.plan.settings import GateSection, Limits
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import Check, Counts, Verdict
 from sam3_runtime.reference import SAMPLED, Box, Case, Reference
-from sam3_runtime.settings import GateSection, Limits
 from sam3_runtime.verify import compare, verify_here
 
 TEXTS = ("dog", "cup", "visual")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sam3_runtime.export.graph import export_part
 from sam3_runtime.jobs import job
-from sam3_runtime.paths import parse_id
+from sam3_runtime.plan.paths import parse_id
 from sam3_runtime.records.records import CheckpointLock
 
 # Tracing allocates by the million, and what PyTorch consists of need not be searched for garbage: a tenth of the time.

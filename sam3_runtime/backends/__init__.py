@@ -19,9 +19,9 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.core.integrity import difference
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.plan.toolchain import why_not_run
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
-from sam3_runtime.toolchain import why_not_run
-from sam3_runtime.variants import Variant
 
 __all__ = [
     "Device", "Engine", "EngineOptions", "check_engine", "check_file", "engine_file", "open_device", "open_engine",

@@ -19,10 +19,10 @@ from typing_extensions import Self
 
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.postprocess import Finish, Size
 from sam3_runtime.preprocess import Image
 from sam3_runtime.records.records import EngineRecord, Preprocessing, TensorRecord
-from sam3_runtime.variants import Variant
 
 Array = NDArray[Any]
 BATCH_SYMBOLS = ("B", "P", "N")

@@ -27,9 +27,9 @@ from sam3_runtime.contract import (
     resolve,
 )
 from sam3_runtime.core.files import sha256_of, write_atomically
+from sam3_runtime.plan.toolchain import cpu_name
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, TensorRecord, Toolchain, VariantConfig, Verdict
-from sam3_runtime.toolchain import cpu_name
-from sam3_runtime.variants import Variant
 
 SMALL_DIMS = ModelDims(patch=14, window=8, queries=200, channels=8, text_tokens=32, image_size=112)
 _DEVICE = Toolchain(backend="fake", version="1")

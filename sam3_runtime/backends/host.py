@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.backends.base import AnyArray, Array, Device
+from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.postprocess import Finish, Size, begin_masks
 from sam3_runtime.preprocess import Image, preprocess
 from sam3_runtime.records.records import Preprocessing
-from sam3_runtime.toolchain import cpu_name
 
 
 class HostDevice(Device):

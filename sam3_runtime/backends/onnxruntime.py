@@ -17,8 +17,8 @@ import onnxruntime as ort
 
 from sam3_runtime.backends.base import Array, Device, Engine, EngineOptions
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
-from sam3_runtime.variants import Variant
 
 CPU = "CPUExecutionProvider"
 

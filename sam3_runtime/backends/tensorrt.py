@@ -21,9 +21,9 @@ from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.memory import bytes_of
+from sam3_runtime.plan.toolchain import NOT_INSTALLED, probe
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, TensorRecord
-from sam3_runtime.toolchain import NOT_INSTALLED, probe
-from sam3_runtime.variants import Variant
 
 _GRAPHS_KEPT = 64  # of one engine: an address each; a decoder has one for each image of a batch
 _SCRATCH = "scratch"

@@ -19,9 +19,9 @@ from sam3_runtime.backends.tensorrt_logger import logger_of
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.gpus import NAMES, Gpu, as_number, find_gpu, names_of
+from sam3_runtime.plan.toolchain import probe
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
-from sam3_runtime.toolchain import probe
-from sam3_runtime.variants import Variant
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from sam3_runtime.core.gpus import cuda_version, find_gpu
 from sam3_runtime.engine_cache import provide
 from sam3_runtime.engines.registry import BACKENDS, BUILT
 from sam3_runtime.memory import process_mib
+from sam3_runtime.plan.settings import Algorithm
+from sam3_runtime.plan.toolchain import release_of
 from sam3_runtime.records.records import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
-from sam3_runtime.settings import Algorithm
-from sam3_runtime.toolchain import release_of
 
 BuilderName = Literal["auto", "trtexec", "python"]
 

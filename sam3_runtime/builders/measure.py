@@ -27,11 +27,11 @@ from sam3_runtime.configure import read_records
 from sam3_runtime.core.errors import BuildError, Sam3Error
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.memory import predict
-from sam3_runtime.paths import chain
-from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.plan.paths import chain
+from sam3_runtime.plan.planning import Plan, make_plan
+from sam3_runtime.plan.toolchain import cpu_name
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
-from sam3_runtime.toolchain import cpu_name
-from sam3_runtime.variants import Variant
 
 PROJECT = Path(__file__).resolve().parents[2]
 _LIBRARIES = ("torch", "transformers", "onnx", "snakemake")
@@ -73,7 +73,7 @@ STAGES = {
     "build": ("build",),
     "configure": ("configure",),
 }
-"""What is measured together, of the stages of :mod:`sam3_runtime.paths`."""
+"""What is measured together, of the stages of :mod:`sam3_runtime.plan.paths`."""
 
 
 def steps_of(plan: Plan, variant: Variant) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 The optimised graph is the same whichever CPU it is made on. What `all` adds to `extended`, memory layouts for the CPU's
 instruction set, is left to the moment when the engine is opened. 8-bit products are in types that are exact on the CPU
-that the engine is for (``settings["products"]``, :func:`sam3_runtime.toolchain.eight_bit_products`).
+that the engine is for (``settings["products"]``, :func:`sam3_runtime.plan.toolchain.eight_bit_products`).
 """
 
 from __future__ import annotations

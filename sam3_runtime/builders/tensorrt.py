@@ -28,9 +28,9 @@ from sam3_runtime.builders.tensorrt_recipe import Recipe, make_recipe, say
 from sam3_runtime.builders.timing_cache import TimingCache
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import find_gpu
+from sam3_runtime.plan.toolchain import release_of, trtexec_version
 from sam3_runtime.records.records import Layers
 from sam3_runtime.report_text import percent
-from sam3_runtime.toolchain import release_of, trtexec_version
 
 _HALF = 0.5
 _INSTALL = "pip install 'sam3-runtime[tensorrt]'; on Jetson it comes with JetPack"

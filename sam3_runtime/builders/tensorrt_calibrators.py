@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sam3_runtime.builders import CalibrationCache
-from sam3_runtime.settings import Algorithm
+from sam3_runtime.plan.settings import Algorithm
 
 _CLASSES: dict[Algorithm, str] = {
     "entropy": "IInt8EntropyCalibrator2",

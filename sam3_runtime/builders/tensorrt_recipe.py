@@ -16,7 +16,7 @@ from sam3_runtime.builders import CalibrationCache, Task
 from sam3_runtime.builders.tensorrt_common import profile_shapes
 from sam3_runtime.contract import Part, Shape, part_of_graph
 from sam3_runtime.core.errors import BuildError
-from sam3_runtime.toolchain import release_of
+from sam3_runtime.plan.toolchain import release_of
 
 OLDEST = (8, 6)
 STRONG_TYPING = (9,)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from sam3_runtime.settings import BuildSection
+    from sam3_runtime.plan.settings import BuildSection
 
 Release = tuple[int, ...]
 """A version to compare: (8, 6, 1); () where it is not known."""

@@ -34,11 +34,11 @@ from sam3_runtime.export.checkpoint import lock
 from sam3_runtime.export.weights import load_model
 from sam3_runtime.gpu_monitor import Monitor, clocks_of, process_mib, read
 from sam3_runtime.memory import MIB
+from sam3_runtime.plan.settings import BenchSection
+from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.records.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
 from sam3_runtime.records.records import CheckpointLock
-from sam3_runtime.settings import BenchSection
 from sam3_runtime.timing import timed_windows
-from sam3_runtime.toolchain import cpu_name
 
 PICTURE = (720, 1280)
 """Height and width of the pictures."""

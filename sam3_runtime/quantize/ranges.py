@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sam3_runtime.settings import Algorithm
+from sam3_runtime.plan.settings import Algorithm
 
 _BITS = 12
 BINS = 1 << _BITS

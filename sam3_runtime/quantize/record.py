@@ -16,8 +16,8 @@ from typing_extensions import Self
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import digest_of
 from sam3_runtime.core.wording import counted
+from sam3_runtime.plan.settings import Algorithm
 from sam3_runtime.records.records import Preprocessing, Record
-from sam3_runtime.settings import Algorithm
 
 Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

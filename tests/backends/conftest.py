@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime import toolchain
 from sam3_runtime.backends import cuda_graphs
 from sam3_runtime.backends.cuda import Cuda
 from sam3_runtime.core.gpus import Gpu
+from sam3_runtime.plan import toolchain
 from tests.backends.fake_gpu import FakeGpu
 from tests.backends.fake_runtime import make_runtime_module
 

@@ -20,8 +20,8 @@ import numpy as np
 from sam3_runtime.backends.fake import FakeEngine, config_of, verdict_of, write_fake_variant
 from sam3_runtime.contract import PART_NAMES, PARTS, ModelDims, PartName, resolve
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Backend, EngineRecord, Sizes, TensorRecord, Toolchain
-from sam3_runtime.variants import Variant
 from tests.backends.fake_gpu import FakeGpu, OutOfMemory
 from tests.builders.trt_api import member_class, read_api
 

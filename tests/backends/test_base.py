@@ -9,7 +9,7 @@ from sam3_runtime.backends.base import check_feeds
 from sam3_runtime.backends.fake import SMALL_DIMS, FakeEngine, fake_record
 from sam3_runtime.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.variants import Variant
+from sam3_runtime.plan.variants import Variant
 
 VARIANT = Variant((8, 50, 112))
 

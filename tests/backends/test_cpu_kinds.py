@@ -27,9 +27,9 @@ from sam3_runtime.backends.onnxruntime import _PRODUCT, saturates
 from sam3_runtime.builders.onnxruntime import build
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.plan.toolchain import _cpu_info, eight_bit_products
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Sizes, TensorRecord, Toolchain
-from sam3_runtime.toolchain import _cpu_info, eight_bit_products
-from sam3_runtime.variants import Variant
 from tests.records import ort_task
 
 SIZE = 64
@@ -160,7 +160,7 @@ def test_the_types_follow_from_what_the_cpu_says(
     machine: str, flags: str | None, products: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr("sam3_runtime.toolchain._cpu_info", lambda field: flags if field == "flags" else None)
+    monkeypatch.setattr("sam3_runtime.plan.toolchain._cpu_info", lambda field: flags if field == "flags" else None)
     assert eight_bit_products() == products
 
 

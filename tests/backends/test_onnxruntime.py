@@ -11,8 +11,8 @@ from sam3_runtime.backends import EngineOptions, open_engine
 from sam3_runtime.backends.fake import fake_record
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Sizes, Toolchain
-from sam3_runtime.variants import Variant
 
 VARIANT = Variant((2, 20, 112))
 

@@ -12,8 +12,8 @@ import pytest
 from sam3_runtime.backends import EngineOptions, open_engine
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.core.errors import EngineError, RecordError
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
-from sam3_runtime.variants import Variant
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime import toolchain, verify
+from sam3_runtime import verify
 from sam3_runtime.backends import open_device, open_engine
 from sam3_runtime.backends.base import EngineOptions
 from sam3_runtime.backends.cuda import Cuda, CudaArray
@@ -32,11 +32,12 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.loading import load
 from sam3_runtime.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.plan import toolchain
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from sam3_runtime.streams.flow import Rounds, stream
-from sam3_runtime.variants import Variant
 from tests.backends.conftest import InstallTensorRt
 from tests.backends.fake_gpu import Card, FakeGpu
 from tests.backends.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime import toolchain
 from sam3_runtime.backends import open_engine
 from sam3_runtime.backends.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.backends.tensorrt_rtx import check_header, check_version
@@ -19,9 +18,10 @@ from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.gpus import Gpu, find_gpu
 from sam3_runtime.loading import load
+from sam3_runtime.plan import toolchain
+from sam3_runtime.plan.toolchain import probe
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
-from sam3_runtime.toolchain import probe
-from sam3_runtime.variants import Variant
 from tests.backends.fake_gpu import Card, FakeGpu
 from tests.records import engine_record
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from sam3_runtime.toolchain import release_of
+from sam3_runtime.plan.toolchain import release_of
 from tests.builders.trt_api import member_class, read_api
 
 API = read_api()

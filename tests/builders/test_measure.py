@@ -14,8 +14,8 @@ pytest.importorskip("filelock")
 from sam3_runtime.builders.measure import steps_of
 from sam3_runtime.builders.measure_table import expectations, markdown
 from sam3_runtime.memory import MIB
-from sam3_runtime.planning import Plan, make_plan
-from sam3_runtime.variants import Variant
+from sam3_runtime.plan.planning import Plan, make_plan
+from sam3_runtime.plan.variants import Variant
 
 
 def engine(graph: str, file: int, seconds: float = 40.0) -> dict[str, Any]:

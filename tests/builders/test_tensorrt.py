@@ -19,7 +19,7 @@ from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.contract import ModelDims, part_of_graph, profile
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import Gpu, find_gpu
-from sam3_runtime.toolchain import release_of
+from sam3_runtime.plan.toolchain import release_of
 from tests.builders.conftest import QUERIES
 from tests.builders.fake_tensorrt import RELEASES, make_module, network_flag_names, says, written
 

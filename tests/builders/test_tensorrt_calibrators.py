@@ -16,10 +16,10 @@ from sam3_runtime.backends import cuda
 from sam3_runtime.builders import CalibrationCache, build_engine, tensorrt
 from sam3_runtime.builders.tensorrt_calibrators import cached_calibrator, make_calibrator
 from sam3_runtime.core.gpus import Gpu
+from sam3_runtime.plan.toolchain import release_of
 from sam3_runtime.quantize.calibrate import calibrate
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, open_cache
 from sam3_runtime.records.records import EngineRecord
-from sam3_runtime.toolchain import release_of
 from tests.builders.fake_tensorrt import RELEASES, make_module
 from tests.builders.trt_api import read_api
 

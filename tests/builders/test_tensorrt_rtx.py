@@ -23,8 +23,8 @@ from sam3_runtime.builders.tensorrt_messages import BuildLog  # noqa: E402
 from sam3_runtime.builders.tensorrt_progress import make_monitor  # noqa: E402
 from sam3_runtime.contract import ModelDims, part_of_graph, profile  # noqa: E402
 from sam3_runtime.core.errors import BuildError  # noqa: E402
+from sam3_runtime.plan.toolchain import probe  # noqa: E402
 from sam3_runtime.records.records import EngineRecord  # noqa: E402
-from sam3_runtime.toolchain import probe  # noqa: E402
 from tests.builders.conftest import QUERIES  # noqa: E402
 
 BATCH = 4

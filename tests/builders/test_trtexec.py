@@ -17,7 +17,7 @@ pytest.importorskip("filelock")
 from sam3_runtime.builders import CalibrationCache, Task, build_engine, tensorrt
 from sam3_runtime.builders.tensorrt_recipe import command_line, make_recipe
 from sam3_runtime.core.errors import BuildError
-from sam3_runtime.toolchain import trtexec_version
+from sam3_runtime.plan.toolchain import trtexec_version
 from tests.builders.conftest import QUERIES
 from tests.builders.test_tensorrt import H200, make_task
 

@@ -9,8 +9,8 @@ import pytest
 
 from sam3_runtime.core.errors import WorkFolderError
 from sam3_runtime.core.gpus import Gpu, asked_for, find_gpu, find_gpus, names_of, parse_gpu, without_fp8
+from sam3_runtime.plan.toolchain import NO_GPU, cpu_name, device_name, probe, why_not_run
 from sam3_runtime.records.records import Toolchain
-from sam3_runtime.toolchain import NO_GPU, cpu_name, device_name, probe, why_not_run
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.families import FAMILIES
 from sam3_runtime.families.base import BATCH, Axis, FamilySpec
-from sam3_runtime.settings import variants_file
-from sam3_runtime.variants import Variant
+from sam3_runtime.plan.settings import variants_file
+from sam3_runtime.plan.variants import Variant
 
 CLASSES = FamilySpec(
     name="classes",

@@ -18,11 +18,11 @@ from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.core.errors import EngineError, SourceError
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.plan.variants import Variant
 from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result, Rounds, stream
 from sam3_runtime.streams.readers import LiveSettings
-from sam3_runtime.variants import Variant
 from tests.streaming import CLASSES, Capture, Clock, Listed, Seeing, camera, picture, threads_of_runs, within
 
 

@@ -6,9 +6,9 @@ from importlib import metadata
 
 import pytest
 
-from sam3_runtime.carried_code import CARRIED
-from sam3_runtime.code_digest import code_digest
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.plan.carried_code import CARRIED
+from sam3_runtime.plan.code_digest import code_digest
 from tests.carry import BEFORE, SCRIPTS, carried, jobs, now
 from tests.workflow.conftest import WorkFolder
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.paths import chain
-from sam3_runtime.planning import make_plan
+from sam3_runtime.plan.paths import chain
+from sam3_runtime.plan.planning import make_plan
 from sam3_runtime.records.records import Toolchain
 from sam3_runtime.source_files import locate
 from tests.workflow.conftest import PROJECT, SETTINGS, WorkFolder

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime import code_digest as module
-from sam3_runtime.code_digest import ALTERNATIVES, PACKAGE, PLUMBING, code_digest, code_of
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.plan import code_digest as module
+from sam3_runtime.plan.code_digest import ALTERNATIVES, PACKAGE, PLUMBING, code_digest, code_of
 
 PROJECT = PACKAGE.parent
 SCRIPTS = PROJECT / "workflow_scripts"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime import contents as module
-from sam3_runtime.contents import Contents
+from sam3_runtime.plan import contents as module
+from sam3_runtime.plan.contents import Contents
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sam3_runtime.carried_code import CARRIED
 from sam3_runtime.core.files import digest_of, sha256_of, stamp_of, write_atomically
 from sam3_runtime.engines import registry
+from sam3_runtime.plan.carried_code import CARRIED
 
 PACKAGE = Path(__file__).resolve().parent
 _ROOT = PACKAGE.name
@@ -32,23 +32,23 @@ PLUMBING = frozenset(
             "core/errors",
             "core/hints",
             "core/files",
-            "paths",
+            "plan/paths",
             "core/integrity",
             "jobs",
             "gpu_lock",
-            "code_digest",
-            "carried_code",
+            "plan/code_digest",
+            "plan/carried_code",
             "export/locking",
         ),
         *("core/wording", "engines/__init__", "engines/registry", "families/__init__", "families/base"),
         *("families/sam3/__init__", "families/sam3/spec"),
         # settings and records: what stands in them is in params and cache keys by value
         *(
-            "settings",
+            "plan/settings",
             "core/placed_yaml",
-            "variants",
-            "planning",
-            "toolchain",
+            "plan/variants",
+            "plan/planning",
+            "plan/toolchain",
             "core/gpus",
             "records/records",
             "configure",

@@ -18,7 +18,7 @@ from sam3_runtime import builders
 from sam3_runtime.builders import CalibrationCache, build_engine
 from sam3_runtime.builders.graph import Graph
 from sam3_runtime.contract import ModelDims
-from sam3_runtime.planning import make_plan
+from sam3_runtime.plan.planning import make_plan
 from sam3_runtime.records.records import Toolchain
 
 H200 = {"gpu": "NVIDIA H200", "compute_capability": "9.0"}
@@ -54,7 +54,7 @@ def key_of(folder: Path, backend: str, graph: str, monkeypatch: pytest.MonkeyPat
         "variants: [{batch: 8, queries: 50, resolution: 672, quantize: [none, int8]}]\n"
     )
     toolchain = Toolchain(backend=backend, version=VERSIONS[backend], **(H200 if backend == "tensorrt" else {}))  # type: ignore[arg-type]
-    monkeypatch.setattr("sam3_runtime.planning.resolve", lambda *_: toolchain)
+    monkeypatch.setattr("sam3_runtime.plan.planning.resolve", lambda *_: toolchain)
     plan = make_plan(folder / "variants.yaml", folder)
     part = GRAPHS[graph]
     eight_bit = graph.endswith("_int8")

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from sam3_runtime.contract import PARTS
-from sam3_runtime.paths import engine_id, graph_id, id_pattern, parse_id
-from sam3_runtime.variants import Variant
+from sam3_runtime.plan.paths import engine_id, graph_id, id_pattern, parse_id
+from sam3_runtime.plan.variants import Variant
 
 INT8 = Variant.from_name("b8_q50_r672_int8")
 

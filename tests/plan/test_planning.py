@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime import toolchain
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.core.gpus import Gpu
-from sam3_runtime.planning import Plan, make_plan
+from sam3_runtime.plan import toolchain
+from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.records.records import Toolchain
 
 TEXT = "backend: {backend}\nbuild: {{rtx: {{gpus: {gpus}}}, optimization: {level}}}\nvariants: [{{resolution: 672}}]\n"
@@ -64,7 +64,7 @@ def test_the_cpu_decides_about_8_bit_engines_of_onnx_runtime_alone(
 ) -> None:
     on_cpu, elsewhere = plan(tmp_path, "onnxruntime"), plan(tmp_path, "tensorrt-rtx")
     for products in ("u8s8", "u8u8"):
-        monkeypatch.setattr("sam3_runtime.planning.eight_bit_products", lambda products=products: products)
+        monkeypatch.setattr("sam3_runtime.plan.planning.eight_bit_products", lambda products=products: products)
         assert on_cpu.eight_bit("_int8") == {"products": products}
         assert on_cpu.eight_bit("") == elsewhere.eight_bit("_int8") == {}
 

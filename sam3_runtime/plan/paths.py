@@ -13,8 +13,8 @@ from typing import Literal
 from sam3_runtime.contract import PARTS, Part
 from sam3_runtime.families.base import EIGHT_BIT
 from sam3_runtime.families.sam3.spec import SAM3
-from sam3_runtime.planning import Plan
-from sam3_runtime.variants import Variant
+from sam3_runtime.plan.planning import Plan
+from sam3_runtime.plan.variants import Variant
 
 Stage = Literal[
     "lock", "export", "calibrate", "quantize", "reference", "build", "link", "configure", "verify", "bench", "baseline",

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sam3_runtime.contract import ModelDims
 from sam3_runtime.core.errors import VariantsError
-from sam3_runtime.settings import json_schema
-from sam3_runtime.variants import Variant, parse, read
+from sam3_runtime.plan.settings import json_schema
+from sam3_runtime.plan.variants import Variant, parse, read
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 positive = st.integers(1, 9999)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime import toolchain
 from sam3_runtime.core.errors import WorkFolderError
 from sam3_runtime.core.gpus import Gpu
+from sam3_runtime.plan import toolchain
+from sam3_runtime.plan.settings import VariantsFile
+from sam3_runtime.plan.variants import parse
 from sam3_runtime.records.records import CheckpointLock, Toolchain
-from sam3_runtime.settings import VariantsFile
-from sam3_runtime.variants import parse
 from tests.records import DIMS
 
 SETTINGS = parse("variants: [{}]").settings

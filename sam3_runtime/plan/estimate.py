@@ -13,8 +13,8 @@ from math import prod
 
 from sam3_runtime.contract import PART_NAMES, PARTS, ModelDims, PartName, fixed_dims, profile, resolve
 from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB
-from sam3_runtime.planning import Plan
-from sam3_runtime.variants import Variant
+from sam3_runtime.plan.planning import Plan
+from sam3_runtime.plan.variants import Variant
 
 MADE_OF = (
     "weights: 840 million parameters in the precision asked for; buffers: every tensor at the largest batch; scratch: "

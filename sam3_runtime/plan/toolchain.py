@@ -16,12 +16,12 @@ from pathlib import Path
 from shutil import which
 from typing import Literal
 
-from sam3_runtime.contents import Contents
 from sam3_runtime.core.errors import WorkFolderError
 from sam3_runtime.core.gpus import asked_for, cuda_version, find_gpu, find_gpus
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
+from sam3_runtime.plan.contents import Contents
+from sam3_runtime.plan.settings import VariantsFile
 from sam3_runtime.records.records import CheckpointLock, Toolchain
-from sam3_runtime.settings import VariantsFile
 
 NOT_INSTALLED = "not installed"
 NO_GPU = "no NVIDIA GPU"

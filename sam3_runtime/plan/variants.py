@@ -22,7 +22,7 @@ from sam3_runtime.core.placed_yaml import Document, Places, nearest_place
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.families.base import BATCH, EIGHT_BIT, FamilySpec
 from sam3_runtime.families.sam3.spec import SAM3
-from sam3_runtime.settings import Quantize, VariantsFile, variants_file
+from sam3_runtime.plan.settings import Quantize, VariantsFile, variants_file
 
 RANDOM_CHECKPOINT = "random"
 DOCUMENT = Document(variants_file(SAM3), VariantsError, "variants: [{resolution: 1008}]")

@@ -1,0 +1,1 @@
+"""From variants.yaml to what each rule depends on. Pure."""
