@@ -8,7 +8,9 @@ OUTPUTS  none: the names PLAN, code, and the lists of targets
 import sys
 from pathlib import Path
 
-from sam3_runtime import damage, jobs, report
+from sam3_runtime import report
+from sam3_runtime.jobs import job as jobs
+from sam3_runtime.jobs import damage
 from sam3_runtime.plan import paths
 from sam3_runtime.engine_cache import register_links
 from sam3_runtime.plan.code_digest import code_digest, remember

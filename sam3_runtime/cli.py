@@ -339,8 +339,8 @@ def prune(
     ] = False,
 ) -> None:
     """Show what no listed variant uses, and free it with --delete."""
+    from sam3_runtime.jobs.prune import find_unused, remove
     from sam3_runtime.plan.planning import make_plan
-    from sam3_runtime.prune import find_unused, remove
 
     plan = make_plan(variants or directory / "variants.yaml", directory)
     unused, kept = find_unused(plan, directory, gone)
@@ -365,7 +365,7 @@ def check(
     variants: Annotated[Path | None, typer.Option(help="The variants.yaml; the work folder's own by default.")] = None,
 ) -> None:
     """Compare every engine and record with what is known of it, by digest; the next snakemake mends what differs."""
-    from sam3_runtime.damage import check as check_folder
+    from sam3_runtime.jobs.damage import check as check_folder
     from sam3_runtime.plan.planning import make_plan
 
     found = check_folder(directory, make_plan(variants or directory / "variants.yaml", directory))
@@ -386,7 +386,7 @@ def unlock(
     ] = False,
 ) -> None:
     """After a killed Snakemake: stop the jobs that it left running, remove its lock and half-written files."""
-    from sam3_runtime.jobs import unlock as unlock_folder
+    from sam3_runtime.jobs.job import unlock as unlock_folder
 
     for line in unlock_folder(directory, force=force) or ["nothing to clear"]:
         console.print(line)

@@ -38,7 +38,7 @@ def test_what_the_snakefile_imports_is_pure() -> None:
     names = {f"sam3_runtime.{name}" for name in re.findall(r"^from sam3_runtime\.([\w.]+) import", text, re.MULTILINE)}
     for line in re.findall(r"^from sam3_runtime import ([\w, ]+)$", text, re.MULTILINE):
         names |= {f"sam3_runtime.{name}" for name in line.split(", ")}
-    assert names >= {"sam3_runtime.plan.planning", "sam3_runtime.jobs"}
+    assert names >= {"sam3_runtime.plan.planning", "sam3_runtime.jobs.job"}
     program = (
         f"import sys, {', '.join(sorted(names))};"
         "print([name for name in ('numpy', 'torch', 'onnx', 'onnxruntime', 'cv2') if name in sys.modules])"

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sam3_runtime.builders import build_engine
-from sam3_runtime.gpu_lock import hold_gpu
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.gpu_lock import hold_gpu
+from sam3_runtime.jobs.job import job
 from sam3_runtime.plan.paths import parse_id
 from sam3_runtime.quantize.calibration_cache import open_cache
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.job import job
 from sam3_runtime.plan.planning import make_plan
 from sam3_runtime.report import judge
 

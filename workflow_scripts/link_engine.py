@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sam3_runtime.core.files import link_relatively
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.job import job
 
 with job(snakemake):
     link_relatively(Path(snakemake.output.engine), Path(snakemake.input.engine))

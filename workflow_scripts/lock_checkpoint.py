@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sam3_runtime.export.locking import lock_once
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.job import job
 
 with job(snakemake):
     lock_once(

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sam3_runtime.export.baselines import measure_baseline
-from sam3_runtime.gpu_lock import hold_gpu
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.gpu_lock import hold_gpu
+from sam3_runtime.jobs.job import job
 from sam3_runtime.records.records import CheckpointLock
 
 with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):

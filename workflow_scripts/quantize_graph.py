@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.job import job
 from sam3_runtime.quantize.insert import quantize_graph
 
 with job(snakemake):

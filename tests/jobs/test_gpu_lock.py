@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("filelock")
 
-from sam3_runtime import gpu_lock
 from sam3_runtime.core.errors import WorkFolderError
 from sam3_runtime.core.gpus import Gpu, find_gpu
-from sam3_runtime.gpu_lock import hold_gpu
+from sam3_runtime.jobs import gpu_lock
+from sam3_runtime.jobs.gpu_lock import hold_gpu
 
 CARDS = tuple(Gpu("NVIDIA H200", "9.0", "580.65", 141 << 30, f"GPU-{name}") for name in "ab")
 
@@ -111,7 +111,7 @@ def test_a_slice_of_a_card_is_held_by_its_own_name(monkeypatch: pytest.MonkeyPat
 
 HOLDER = """
 import sys, tempfile
-from sam3_runtime import gpu_lock
+from sam3_runtime.jobs import gpu_lock
 from sam3_runtime.core.gpus import Gpu
 gpu_lock.find_gpus = lambda: (Gpu("NVIDIA H200", "9.0", "580.65", 1, "GPU-a"),)
 gpu_lock.tempfile.gettempdir = lambda: sys.argv[1]

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime import jobs
 from sam3_runtime.core import files
 from sam3_runtime.core.errors import WorkFolderError
+from sam3_runtime.jobs import job as jobs
 
 PROGRAM = """
 import ctypes
 from types import SimpleNamespace
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.job import job
 
 def builds_an_engine():
     ctypes.string_at(0)
@@ -31,7 +31,7 @@ with job(SimpleNamespace(output=["out/engine"], log=["job.log"])):
 
 SAYS = """
 from types import SimpleNamespace
-from sam3_runtime.jobs import job
+from sam3_runtime.jobs.job import job
 
 with job(SimpleNamespace(output=["out/engine"], log=["job.log"])) as announce:
     print("汽车 caf\\udce9")
