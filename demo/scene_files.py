@@ -17,8 +17,8 @@ from demo.scene_layouts import COLOURS
 from demo.scene_phrases import every_phrase, phrases, phrases_of
 from demo.scene_shapes import SHAPES
 from sam3_runtime.core.files import write_atomically
-from sam3_runtime.drawing import draw
-from sam3_runtime.postprocess import Detections, mask_to_rle
+from sam3_runtime.imaging.drawing import draw
+from sam3_runtime.imaging.postprocess import Detections, mask_to_rle
 from sam3_runtime.sinks import VideoSink, write_picture
 
 if TYPE_CHECKING:

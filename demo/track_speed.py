@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sam3_runtime.postprocess import Detections, PackedMasks
+from sam3_runtime.imaging.postprocess import Detections, PackedMasks
 from sam3_runtime.tracking.tracker import Tracker
 
 _SIZE = (1080, 1920)

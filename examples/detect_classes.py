@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import sam3_runtime
-from sam3_runtime.drawing import draw
+from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.sinks import write_picture
 from sam3_runtime.source_files import expand_images
 from sam3_runtime.sources import load_image

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from sam3_runtime.banks import load_bank as load_bank
     from sam3_runtime.detector import Detector as Detector
     from sam3_runtime.detector import open_detector as open_detector
+    from sam3_runtime.imaging.postprocess import Detections as Detections
     from sam3_runtime.loading import load as load
     from sam3_runtime.pipeline import Pipeline as Pipeline
-    from sam3_runtime.postprocess import Detections as Detections
     from sam3_runtime.projects import read_project as read_project
     from sam3_runtime.prompts import Prompt as Prompt
     from sam3_runtime.streams.flow import Flow as Flow

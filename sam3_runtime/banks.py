@@ -23,10 +23,10 @@ from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, printable
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.decoder_calls import EncodedPrompt, Tokens
-from sam3_runtime.drawing import Color, color_of
+from sam3_runtime.imaging.drawing import Color, color_of
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.plan.settings import Share
-from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import ClassSection, Project
 from sam3_runtime.records.measurements import shareable
 from sam3_runtime.records.records import Backend, Record, SealedRecord, VariantConfig

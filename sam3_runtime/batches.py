@@ -16,7 +16,7 @@ from sam3_runtime.backends.base import AnyArray
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.decoder_calls import EncodedPrompt, Features
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.prompts import Prompt, PromptError, as_prompt
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]

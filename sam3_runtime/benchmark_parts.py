@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from sam3_runtime.decoder_calls import features_of
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.measurements import PartBench, latency, stable
 from sam3_runtime.timing import timed_windows

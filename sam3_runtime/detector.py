@@ -22,10 +22,10 @@ from sam3_runtime.batches import StageHook, TakeFromSources, images_of
 from sam3_runtime.configure import read_records
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import RecordError
+from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.postprocess import Detections
-from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import read_project
 from sam3_runtime.records.records import VariantConfig
 

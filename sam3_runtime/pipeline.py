@@ -20,8 +20,8 @@ from sam3_runtime.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turn
 from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.decoder_calls import EncodedPrompt, Features, Tokens, arrange, features_of, joined, prompt_rows
-from sam3_runtime.postprocess import Detections, begin_detections
-from sam3_runtime.preprocess import Image, check_image
+from sam3_runtime.imaging.postprocess import Detections, begin_detections
+from sam3_runtime.imaging.preprocess import Image, check_image
 from sam3_runtime.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows
 from sam3_runtime.records.records import EngineRecord, VariantConfig
 

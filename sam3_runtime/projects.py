@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from sam3_runtime.core.errors import ProjectError
 from sam3_runtime.core.placed_yaml import Document, Places, dotted, nearest_place
-from sam3_runtime.drawing import Color
+from sam3_runtime.imaging.drawing import Color
 from sam3_runtime.plan.settings import NonNegative, Section, Share, json_schema
 from sam3_runtime.prompts import Box, Prompt, PromptError
 from sam3_runtime.source_files import PACKAGE

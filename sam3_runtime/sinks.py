@@ -24,8 +24,8 @@ from typing_extensions import Self
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import temporary_name, write_atomically
 from sam3_runtime.core.wording import counted
-from sam3_runtime.postprocess import Detections
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.sources import opencv_name
 
 _VIDEO_CODEC = "mp4v"

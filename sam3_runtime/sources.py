@@ -26,7 +26,7 @@ from typing_extensions import Self
 from sam3_runtime.containers import promise_of
 from sam3_runtime.core.errors import SourceError, printable
 from sam3_runtime.core.wording import counted
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
 
 _LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit

@@ -25,13 +25,13 @@ from sam3_runtime.core.wording import counted
 from sam3_runtime.decoder_calls import Tokens
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import read_accuracy_reference
+from sam3_runtime.imaging.postprocess import resize_masks, scores_of
 from sam3_runtime.loading import load
 from sam3_runtime.pack import accuracy_path, reference_path
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.plan.settings import GateSection
 from sam3_runtime.plan.toolchain import device_name
-from sam3_runtime.postprocess import resize_masks, scores_of
 from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.records.records import Check, Counts, VariantConfig, Verdict
 from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference

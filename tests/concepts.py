@@ -11,7 +11,7 @@ import numpy as np
 
 from sam3_runtime.evaluation.data_set import ConceptData
 from sam3_runtime.evaluation.metrics import Answer
-from sam3_runtime.postprocess import mask_to_rle, rle_to_mask
+from sam3_runtime.imaging.postprocess import mask_to_rle, rle_to_mask
 
 PHRASES = ("red car", "person", "cat", "dog")
 HEIGHT, WIDTH = 120, 160

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sam3_runtime.postprocess import Detections
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.projects import Project
 
 WriteProject = Callable[[str], Project]

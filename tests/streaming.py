@@ -11,8 +11,8 @@ import numpy as np
 
 from sam3_runtime.banks import ClassInfo
 from sam3_runtime.batches import TakeFromSources
-from sam3_runtime.postprocess import Detections
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source, frame_at
 from sam3_runtime.streams.flow import Rounds
 

@@ -21,10 +21,10 @@ from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.batches import Stage, Turns
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import EngineError, RecordError, SourceError
+from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.variants import Variant
-from sam3_runtime.postprocess import Detections
 from sam3_runtime.prompts import Prompt, PromptError
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 from tests.streaming import within

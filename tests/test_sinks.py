@@ -13,7 +13,7 @@ import pytest
 
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import remove_abandoned_parts
-from sam3_runtime.postprocess import Detections, rle_to_mask
+from sam3_runtime.imaging.postprocess import Detections, rle_to_mask
 from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
 from sam3_runtime.sources import load_image, read_video
 

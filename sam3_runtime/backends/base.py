@@ -19,9 +19,9 @@ from typing_extensions import Self
 
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
+from sam3_runtime.imaging.postprocess import Finish, Size
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.plan.variants import Variant
-from sam3_runtime.postprocess import Finish, Size
-from sam3_runtime.preprocess import Image
 from sam3_runtime.records.records import EngineRecord, Preprocessing, TensorRecord
 
 Array = NDArray[Any]
@@ -78,7 +78,7 @@ class Device(ABC):
     def preprocess(
         self, images: Sequence[Image], resolution: int, preprocessing: Preprocessing, dtype: str
     ) -> AnyArray:
-        """:func:`sam3_runtime.preprocess.preprocess`, in the vision encoder's element type: [B, 3, R, R]."""
+        """:func:`sam3_runtime.imaging.preprocess.preprocess`, in the vision encoder's element type: [B, 3, R, R]."""
 
     @abstractmethod
     def fetch(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:

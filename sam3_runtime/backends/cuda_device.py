@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from sam3_runtime.backends.base import AnyArray, Array, Device
 from sam3_runtime.backends.cuda import Block, Cuda, CudaArray
-from sam3_runtime.postprocess import PackedMasks, Size
-from sam3_runtime.preprocess import Image, check_image, scaled_statistics, taps_of
+from sam3_runtime.imaging.postprocess import PackedMasks, Size
+from sam3_runtime.imaging.preprocess import Image, check_image, scaled_statistics, taps_of
 from sam3_runtime.records.records import Preprocessing
 
 _TABLES_KEPT = 16  # of source sizes; a camera has one

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.backends.base import AnyArray, Array, Device
+from sam3_runtime.imaging.postprocess import Finish, Size, begin_masks
+from sam3_runtime.imaging.preprocess import Image, preprocess
 from sam3_runtime.plan.toolchain import cpu_name
-from sam3_runtime.postprocess import Finish, Size, begin_masks
-from sam3_runtime.preprocess import Image, preprocess
 from sam3_runtime.records.records import Preprocessing
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from sam3_runtime.decoder_calls import Features, arrange, features_of
 from sam3_runtime.evaluation.questions import Finder, check_phrases
+from sam3_runtime.imaging.postprocess import Detections, Size, detections_of
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.postprocess import Detections, Size, detections_of
-from sam3_runtime.preprocess import Image
 from sam3_runtime.prompts import Prompt
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from sam3_runtime.assignment import assign
 from sam3_runtime.evaluation.data_set import ConceptData, Pair, Rle
-from sam3_runtime.postprocess import Size
+from sam3_runtime.imaging.postprocess import Size
 from sam3_runtime.records.records import Record
 
 Areas = Literal["coco", "relative"]

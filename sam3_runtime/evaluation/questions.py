@@ -15,8 +15,8 @@ import numpy as np
 from sam3_runtime.core.errors import Sam3Error, SourceError
 from sam3_runtime.evaluation.data_set import ConceptData, ConceptImage, DataSetError
 from sam3_runtime.evaluation.metrics import MOST, Answer, xywh
-from sam3_runtime.postprocess import Detections, mask_to_rle
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.postprocess import Detections, mask_to_rle
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.prompts import Prompt
 
 FLOOR = 0.01

@@ -21,8 +21,8 @@ from sam3_runtime.evaluation.questions import answer_all, check_phrases, questio
 from sam3_runtime.evaluation.reference import AccuracyReference, write_accuracy_reference
 from sam3_runtime.export.reference import LARGEST_FILE, make_processor
 from sam3_runtime.export.weights import load_model
-from sam3_runtime.postprocess import Detections, Size, detections_of
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.postprocess import Detections, Size, detections_of
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import CheckpointLock
 

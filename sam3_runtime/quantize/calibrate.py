@@ -25,7 +25,7 @@ from sam3_runtime.contract import Range
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.core.wording import counted
-from sam3_runtime.preprocess import FloatArray, preprocess
+from sam3_runtime.imaging.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
 from sam3_runtime.records.records import Preprocessing

@@ -17,7 +17,7 @@ import numpy as np
 
 from sam3_runtime.builders.graph import Graph
 from sam3_runtime.core.errors import CalibrationError, SourceError
-from sam3_runtime.preprocess import FloatArray, Image
+from sam3_runtime.imaging.preprocess import FloatArray, Image
 from sam3_runtime.records.records import Preprocessing
 from sam3_runtime.source_files import expand_images, is_video
 from sam3_runtime.sources import evenly_drawn_frames, read_video

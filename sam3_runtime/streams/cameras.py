@@ -25,7 +25,7 @@ import cv2
 
 from sam3_runtime.core.errors import SourceError, printable
 from sam3_runtime.core.wording import counted
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.source_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,

@@ -17,7 +17,7 @@ from typing import Any
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.wording import counted
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.rounds import Inbox
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.postprocess import PackedMasks
+from sam3_runtime.imaging.postprocess import PackedMasks
 
 SIDE = 16  # samples of a silhouette along each side
 _PAIRS_AT_ONCE = 4096  # a megabyte of samples each

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sam3_runtime.assignment import Pairs, assign
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.wording import counted
-from sam3_runtime.postprocess import Detections
+from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.tracking import motion, overlap
 
 NO_TRACK = -1

@@ -12,7 +12,7 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from sam3_runtime.postprocess import MASK_THRESHOLD, sigmoid
+from sam3_runtime.imaging.postprocess import MASK_THRESHOLD, sigmoid
 
 View = Callable[..., np.ndarray]
 """An array in device memory, by address, shape and type."""

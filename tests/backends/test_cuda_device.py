@@ -10,7 +10,7 @@ import pytest
 from sam3_runtime.backends.cuda import Cuda
 from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.preprocess import preprocess
+from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.records.records import Preprocessing
 from tests.backends.fake_gpu import FakeGpu
 

@@ -29,12 +29,12 @@ from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.loading import load
 from sam3_runtime.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.variants import Variant
-from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from sam3_runtime.streams.flow import Rounds, stream

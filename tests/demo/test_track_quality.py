@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from demo.scenes import SHAPES, Scene, Thing
 from demo.track_quality import GRADES, Damager, Record, of_one_class, scores, table, tracked
-from sam3_runtime.postprocess import Detections
+from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.tracking.tracker import Tracker
 
 SIZE = (120, 160)

@@ -17,7 +17,7 @@ from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
 from sam3_runtime.evaluation.gate import losses
 from sam3_runtime.evaluation.metrics import Answer, measure
 from sam3_runtime.evaluation.questions import as_coco_results
-from sam3_runtime.postprocess import mask_to_rle
+from sam3_runtime.imaging.postprocess import mask_to_rle
 from tests.concepts import coco_file, ellipse, nearly_right_answers, right_answers, write
 
 THRESHOLD = 0.5

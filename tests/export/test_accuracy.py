@@ -13,8 +13,8 @@ import pytest
 from sam3_runtime.evaluation.data_set import ConceptData
 from sam3_runtime.evaluation.reference import read_accuracy_reference
 from sam3_runtime.export import accuracy
-from sam3_runtime.postprocess import Detections, rle_to_mask
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.postprocess import Detections, rle_to_mask
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.prompts import Prompt
 from tests.concepts import coco_file, write
 

@@ -15,7 +15,7 @@ from sam3_runtime.export import baselines  # noqa: E402
 from sam3_runtime.export.baselines import Contender, measure_baseline  # noqa: E402
 from sam3_runtime.export.checkpoint import lock  # noqa: E402
 from sam3_runtime.export.weights import load_model  # noqa: E402
-from sam3_runtime.preprocess import preprocess  # noqa: E402
+from sam3_runtime.imaging.preprocess import preprocess  # noqa: E402
 from sam3_runtime.records.measurements import Baseline  # noqa: E402
 from sam3_runtime.records.records import Preprocessing  # noqa: E402
 

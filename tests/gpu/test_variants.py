@@ -29,10 +29,10 @@ from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.banks import extract
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.detector import Detector, open_detector
+from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks, scores_of
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.postprocess import Detections, PackedMasks, resize_masks, scores_of
-from sam3_runtime.preprocess import Image
 from sam3_runtime.projects import read_project
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import EngineRecord

@@ -18,8 +18,8 @@ from sam3_runtime.builders.onnxruntime import build
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import export_part
+from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.plan.toolchain import eight_bit_products
-from sam3_runtime.preprocess import preprocess
 from sam3_runtime.quantize import collect
 from sam3_runtime.quantize.collect import measure_scales
 from sam3_runtime.quantize.insert import quantize_graph

@@ -21,7 +21,7 @@ from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import build_module, export_part
 from sam3_runtime.export.losses import loss
 from sam3_runtime.export.rounded import RoundedGraph
-from sam3_runtime.preprocess import preprocess
+from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.quantize.collect import measure_scales
 from sam3_runtime.quantize.insert import FORMATS, quantize_graph
 from sam3_runtime.quantize.record import Calibration

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Pictures, Source, VideoFile, find_sources, unique
 from tests.streaming import Capture, camera, picture, within
 from tests.test_sources import cut, odd_name, write, write_video

@@ -16,10 +16,10 @@ import sam3_runtime
 from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.core.errors import EngineError, SourceError
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.variants import Variant
-from sam3_runtime.preprocess import Image
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result, Rounds, stream
 from sam3_runtime.streams.readers import LiveSettings

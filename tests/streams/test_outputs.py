@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from sam3_runtime import sinks
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import temporary_name
-from sam3_runtime.postprocess import rle_to_mask
+from sam3_runtime.imaging.postprocess import rle_to_mask
 from sam3_runtime.sinks import fitted
 from sam3_runtime.sources import load_image, read_video
 from sam3_runtime.streams.cameras import Source, find_sources

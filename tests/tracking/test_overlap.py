@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.postprocess import PackedMasks
+from sam3_runtime.imaging.postprocess import PackedMasks
 from sam3_runtime.tracking.overlap import box_overlaps, mask_overlaps, silhouettes
 
 SIZE = (90, 150)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime.postprocess import Detections, PackedMasks
+from sam3_runtime.imaging.postprocess import Detections, PackedMasks
 from sam3_runtime.tracking.tracker import NO_TRACK, Tracker, TrackError, TrackSettings
 
 SIZE = (200, 300)

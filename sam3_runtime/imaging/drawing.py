@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.fonts import coverage
-from sam3_runtime.postprocess import Detections
-from sam3_runtime.preprocess import Image
+from sam3_runtime.imaging.fonts import coverage
+from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.imaging.preprocess import Image
 
 Color = tuple[int, int, int]
 _PALETTE: tuple[Color, ...] = (

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sam3_runtime.postprocess import (
+from sam3_runtime.imaging.postprocess import (
     PackedMasks,
     begin_detections,
     detections_of,

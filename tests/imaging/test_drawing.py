@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.drawing import _label, _places, color_of, contrast_of, draw, font_size
-from sam3_runtime.fonts import coverage
-from sam3_runtime.postprocess import Detections
+from sam3_runtime.imaging.drawing import _label, _places, color_of, contrast_of, draw, font_size
+from sam3_runtime.imaging.fonts import coverage
+from sam3_runtime.imaging.postprocess import Detections
 
 
 def noise(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:

@@ -11,8 +11,8 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
-from sam3_runtime import fonts
-from sam3_runtime.fonts import coverage, without_glyph
+from sam3_runtime.imaging import fonts
+from sam3_runtime.imaging.fonts import coverage, without_glyph
 
 
 @pytest.fixture(autouse=True)

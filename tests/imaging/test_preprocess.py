@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.preprocess import preprocess, taps_of
+from sam3_runtime.imaging.preprocess import preprocess, taps_of
 from sam3_runtime.records.records import Preprocessing
 
 SIZES = [

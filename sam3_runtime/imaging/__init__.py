@@ -1,0 +1,1 @@
+"""Pictures: preprocessing, masks, drawing."""
