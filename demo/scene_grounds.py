@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.sources import load_image
+from sam3_runtime.media.sources import load_image
 
 PHOTOGRAPHS: tuple[str, ...] = tuple(
     f"package:skimage/data/{name}"

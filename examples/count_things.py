@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 
 import sam3_runtime
-from sam3_runtime.sources import read_video
+from sam3_runtime.media.sources import read_video
 from sam3_runtime.tracking.tracker import NO_TRACK
 
 

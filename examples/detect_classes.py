@@ -13,9 +13,9 @@ from pathlib import Path
 
 import sam3_runtime
 from sam3_runtime.imaging.drawing import draw
-from sam3_runtime.sinks import write_picture
-from sam3_runtime.source_files import expand_images
-from sam3_runtime.sources import load_image
+from sam3_runtime.media.sinks import write_picture
+from sam3_runtime.media.source_files import expand_images
+from sam3_runtime.media.sources import load_image
 
 
 def main(project: Path, engines: Path, pictures: list[str]) -> None:

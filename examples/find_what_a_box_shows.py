@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 
 import sam3_runtime
-from sam3_runtime.source_files import expand_images
-from sam3_runtime.sources import load_image
+from sam3_runtime.media.source_files import expand_images
+from sam3_runtime.media.sources import load_image
 
 
 def main(engines: str, shelf: str, box: str, pictures: list[str]) -> None:

@@ -25,14 +25,14 @@ from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.decoder_calls import EncodedPrompt, Tokens
 from sam3_runtime.imaging.drawing import Color, color_of
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.sinks import reported
+from sam3_runtime.media.source_files import locate
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.plan.settings import Share
 from sam3_runtime.projects import ClassSection, Project
 from sam3_runtime.records.measurements import shareable
 from sam3_runtime.records.records import Backend, Record, SealedRecord, VariantConfig
-from sam3_runtime.sinks import reported
-from sam3_runtime.source_files import locate
-from sam3_runtime.sources import load_image
 
 SUFFIX = ".npz"
 Byte = Annotated[int, Field(ge=0, le=255)]

@@ -26,11 +26,11 @@ from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
+from sam3_runtime.media.source_files import expand_images, is_video
+from sam3_runtime.media.sources import load_image, read_video
 from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.records.measurements import BenchResult, CameraBench, Rounds, latency, of_variant, stable
-from sam3_runtime.source_files import expand_images, is_video
-from sam3_runtime.sources import load_image, read_video
 from sam3_runtime.timing import timed_windows
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them

@@ -28,11 +28,19 @@ from sam3_runtime.imaging.fonts import boxes_in
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
+from sam3_runtime.media.sinks import JsonLines, VideoSink, as_line, write_picture
+from sam3_runtime.media.source_files import (
+    IMAGE_SUFFIXES,
+    ImageSource,
+    LeftOut,
+    expand_images,
+    locate,
+    shortened,
+    unique,
+)
+from sam3_runtime.media.sources import Frame, VideoEndsEarly, load_image, read_video
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.prompts import Box, Prompt, PromptError
-from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
-from sam3_runtime.source_files import IMAGE_SUFFIXES, ImageSource, LeftOut, expand_images, locate, shortened, unique
-from sam3_runtime.sources import Frame, VideoEndsEarly, load_image, read_video
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}
 BOX_ON_VIDEO = (

@@ -24,7 +24,7 @@ from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.detector import open_detector
 from sam3_runtime.imaging.fonts import boxes_in
-from sam3_runtime.sinks import reported
+from sam3_runtime.media.sinks import reported
 from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result
 from sam3_runtime.streams.outputs import KINDS, Outputs, check_output

@@ -25,9 +25,9 @@ from typing_extensions import Self
 from sam3_runtime.core.errors import ProjectError
 from sam3_runtime.core.placed_yaml import Document, Places, dotted, nearest_place
 from sam3_runtime.imaging.drawing import Color
+from sam3_runtime.media.source_files import PACKAGE
 from sam3_runtime.plan.settings import NonNegative, Section, Share, json_schema
 from sam3_runtime.prompts import Box, Prompt, PromptError
-from sam3_runtime.source_files import PACKAGE
 
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 _HOW = 'write "#rrggbb" in quotes, or [red, green, blue] from 0 to 255'
@@ -159,7 +159,7 @@ class Project:
         return f"{self.path}:{nearest_place(self.places, keys)}: {dotted(keys)}"
 
     def image(self, examples: Examples) -> str:
-        """Where a reference image is, as :func:`sam3_runtime.sources.load_image` takes it."""
+        """Where a reference image is, as :func:`sam3_runtime.media.sources.load_image` takes it."""
         if examples.image.startswith(PACKAGE):
             return examples.image
         return str(self.path.parent / Path(examples.image).expanduser())

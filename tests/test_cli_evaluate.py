@@ -20,11 +20,11 @@ from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_con
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.prompts import Prompt
-from sam3_runtime.sources import load_image
 from tests.concepts import coco_file, write
+from tests.media.test_sources import not_utf8, odd_name, turned
 from tests.test_cli import run
-from tests.test_sources import not_utf8, odd_name, turned
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from sam3_runtime.export.reference import compute_reference
 from sam3_runtime.jobs.job import job
+from sam3_runtime.media.source_files import expand_images
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.records.records import CheckpointLock
-from sam3_runtime.source_files import expand_images
-from sam3_runtime.sources import load_image
 
 with job(snakemake):
     lock = CheckpointLock.read(Path(snakemake.input.lock))

@@ -28,8 +28,8 @@ from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.postprocess import Size
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.prompts import Box
-from sam3_runtime.sources import load_image
 
 Rle = dict[str, Any]
 """COCO's compressed run-length encoding: ``size`` [H, W] and ``counts``."""

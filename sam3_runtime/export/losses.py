@@ -23,9 +23,9 @@ from sam3_runtime.export.rounded import RoundedGraph
 from sam3_runtime.export.scene import ROWS, Scene
 from sam3_runtime.export.weights import load_model
 from sam3_runtime.imaging.preprocess import preprocess
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.plan.settings import ReferenceSection
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
-from sam3_runtime.sources import load_image
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]

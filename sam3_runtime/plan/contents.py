@@ -16,8 +16,8 @@ from typing import Any
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.files import digest_of, sha256_of, stamp_of, write_atomically
+from sam3_runtime.media.source_files import Spec, expand_images, is_video, locate
 from sam3_runtime.records.checkpoint_files import checkpoint_digest, shards_of
-from sam3_runtime.source_files import Spec, expand_images, is_video, locate
 
 MEMORY = Path(".snakemake/sam3-contents.json")
 MISSING = "missing"

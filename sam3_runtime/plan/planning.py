@@ -14,6 +14,7 @@ from typing import Any
 from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
+from sam3_runtime.media.source_files import PACKAGE
 from sam3_runtime.plan.toolchain import (
     device_name,
     eight_bit_products,
@@ -24,7 +25,6 @@ from sam3_runtime.plan.toolchain import (
 )
 from sam3_runtime.plan.variants import RANDOM_CHECKPOINT, Variant, Variants, parse, read
 from sam3_runtime.records.records import Toolchain
-from sam3_runtime.source_files import PACKAGE
 
 CACHE_ENVIRONMENT = "SAM3_ENGINE_CACHE"
 DEFAULT_CACHE = "engines/cache"

@@ -18,9 +18,9 @@ import numpy as np
 from sam3_runtime.builders.graph import Graph
 from sam3_runtime.core.errors import CalibrationError, SourceError
 from sam3_runtime.imaging.preprocess import FloatArray, Image
+from sam3_runtime.media.source_files import expand_images, is_video
+from sam3_runtime.media.sources import evenly_drawn_frames, read_video
 from sam3_runtime.records.records import Preprocessing
-from sam3_runtime.source_files import expand_images, is_video
-from sam3_runtime.sources import evenly_drawn_frames, read_video
 
 Prepare = Callable[[Image], FloatArray]
 

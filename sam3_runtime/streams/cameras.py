@@ -26,7 +26,7 @@ import cv2
 from sam3_runtime.core.errors import SourceError, printable
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.source_files import (
+from sam3_runtime.media.source_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     LeftOut,
@@ -38,7 +38,7 @@ from sam3_runtime.source_files import (
     shortened,
     unique,
 )
-from sam3_runtime.sources import Frame, as_rgb, load_image, read_video
+from sam3_runtime.media.sources import Frame, as_rgb, load_image, read_video
 
 log = logging.getLogger(__name__)
 CAMERA = "camera:"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.core.files import temporary_name
-from sam3_runtime.sinks import reported
+from sam3_runtime.media.sinks import reported
 
 
 class CocoFile:

@@ -29,7 +29,7 @@ from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import remove_abandoned_parts, temporary_name
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.sinks import LONGEST_STILL, JsonLines, VideoSink, as_line, reported, write_picture
+from sam3_runtime.media.sinks import LONGEST_STILL, JsonLines, VideoSink, as_line, reported, write_picture
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.coco_results import CocoFile
 from sam3_runtime.streams.flow import Result

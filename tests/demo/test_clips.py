@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from demo.clips import write_clips
-from sam3_runtime.sources import read_video
+from sam3_runtime.media.sources import read_video
 
 
 def test_clips_are_1080p_and_begin_apart(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from demo.scene_shapes import areas, extents, inside, signed_distance
 from demo.scenes import COLOURS, HELD_OUT, SHAPES, Layout, Scene, boxes_of, classes, render, sample_layout
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.imaging.postprocess import rle_to_mask
-from sam3_runtime.sources import load_image
+from sam3_runtime.media.sources import load_image
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -18,9 +18,9 @@ from pycocotools import mask as coco
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.evaluation.data_set import DataSetError, read_concepts, run_lengths
 from sam3_runtime.imaging.postprocess import rle_to_mask
-from sam3_runtime.sources import load_image
+from sam3_runtime.media.sources import load_image
 from tests.concepts import HEIGHT, WIDTH, coco_file, ellipse, write
-from tests.test_sources import turned
+from tests.media.test_sources import turned
 
 Edit = Callable[[dict[str, Any]], Any]
 

@@ -17,8 +17,8 @@ from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.sources import load_image
 
 VARIANT = "SAM3_GPU_VARIANT"
 

@@ -19,11 +19,11 @@ from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.builders.tensorrt_messages import OutOfMemory
 from sam3_runtime.core.errors import BuildError, CalibrationError
 from sam3_runtime.imaging.preprocess import preprocess
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.quantize import calibrate as module
 from sam3_runtime.quantize.calibrate import calibrate, float_tensors
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, open_cache
 from sam3_runtime.records.records import Preprocessing
-from sam3_runtime.sources import load_image
 
 pytestmark = pytest.mark.usefixtures("gpu", "trt")
 

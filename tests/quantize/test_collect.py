@@ -19,13 +19,13 @@ from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import export_part
 from sam3_runtime.imaging.preprocess import preprocess
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.plan.toolchain import eight_bit_products
 from sam3_runtime.quantize import collect
 from sam3_runtime.quantize.collect import measure_scales
 from sam3_runtime.quantize.insert import quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
-from sam3_runtime.sources import load_image
 from tests.records import ort_task
 
 RESOLUTION = 168  # a grid of 12 patches in windows of 8: padded

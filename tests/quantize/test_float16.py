@@ -22,11 +22,11 @@ from sam3_runtime.export.graph import build_module, export_part
 from sam3_runtime.export.losses import loss
 from sam3_runtime.export.rounded import RoundedGraph
 from sam3_runtime.imaging.preprocess import preprocess
+from sam3_runtime.media.sources import load_image
 from sam3_runtime.quantize.collect import measure_scales
 from sam3_runtime.quantize.insert import FORMATS, quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from sam3_runtime.records.records import Preprocessing
-from sam3_runtime.sources import load_image
 from tests.quantize.conftest import Calibrate, calibration_of
 
 RESOLUTION = 168

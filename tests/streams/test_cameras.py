@@ -17,8 +17,8 @@ import pytest
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Pictures, Source, VideoFile, find_sources, unique
+from tests.media.test_sources import cut, odd_name, write, write_video
 from tests.streaming import Capture, camera, picture, within
-from tests.test_sources import cut, odd_name, write, write_video
 
 
 def frames(source: Source) -> tuple[list[tuple[int, Image]], list[str]]:

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from sam3_runtime import sinks
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import temporary_name
 from sam3_runtime.imaging.postprocess import rle_to_mask
-from sam3_runtime.sinks import fitted
-from sam3_runtime.sources import load_image, read_video
+from sam3_runtime.media import sinks
+from sam3_runtime.media.sinks import fitted
+from sam3_runtime.media.sources import load_image, read_video
 from sam3_runtime.streams.cameras import Source, find_sources
 from sam3_runtime.streams.flow import Result, stream
 from sam3_runtime.streams.outputs import KINDS, Outputs, check_output
+from tests.media.test_sources import VARIABLE, write_video
 from tests.streaming import CLASSES, Listed, Seeing, camera, found, nothing, picture, threads_of_runs, within
-from tests.test_sources import VARIABLE, write_video
 from tests.videos import with_times, write_clip
 
 

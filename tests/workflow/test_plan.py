@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.contract import PART_NAMES
+from sam3_runtime.media.source_files import locate
 from sam3_runtime.plan.paths import chain
 from sam3_runtime.plan.planning import make_plan
 from sam3_runtime.records.records import Toolchain
-from sam3_runtime.source_files import locate
 from tests.workflow.conftest import PROJECT, SETTINGS, WorkFolder
 
 EXPORTS = {"export_graph": 2, "export_graph_with_data": 2}

@@ -51,7 +51,7 @@ def test_sam3_runtime_commands_run(built: WorkFolder) -> None:
     """In order, on a variant that is there: engines/b8_q50_r672 of the README is engines/b2_q50_r224 here."""
     import cv2
 
-    from sam3_runtime.sources import load_image, read_video
+    from sam3_runtime.media.sources import load_image, read_video
 
     (built.path / "photos").mkdir()
     cv2.imwrite(str(built.path / "photos/coffee.png"), load_image("package:skimage/data/coffee.png")[..., ::-1])
@@ -91,7 +91,7 @@ def test_the_doctor_looks_at_a_clean_clone() -> None:
 def test_the_python_example_runs(
     built: WorkFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sam3_runtime.sources import load_image
+    from sam3_runtime.media.sources import load_image
 
     found = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert found

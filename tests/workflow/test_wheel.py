@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime import __version__
-from sam3_runtime.sinks import write_picture
-from sam3_runtime.sources import load_image
+from sam3_runtime.media.sinks import write_picture
+from sam3_runtime.media.sources import load_image
 from tests.workflow.conftest import PROJECT, WorkFolder
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")

@@ -26,7 +26,7 @@ from sam3_runtime.core.files import temporary_name, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.sources import opencv_name
+from sam3_runtime.media.sources import opencv_name
 
 _VIDEO_CODEC = "mp4v"
 _DISK_RESERVE = 1 << 20  # bytes that writing a video leaves free: it is closed with them

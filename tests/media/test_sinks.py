@@ -14,8 +14,8 @@ import pytest
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import remove_abandoned_parts
 from sam3_runtime.imaging.postprocess import Detections, rle_to_mask
-from sam3_runtime.sinks import JsonLines, VideoSink, as_line, write_picture
-from sam3_runtime.sources import load_image, read_video
+from sam3_runtime.media.sinks import JsonLines, VideoSink, as_line, write_picture
+from sam3_runtime.media.sources import load_image, read_video
 
 
 def noise(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
@@ -107,7 +107,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from sam3_runtime.sinks import JsonLines, VideoSink
+from sam3_runtime.media.sinks import JsonLines, VideoSink
 folder = Path(sys.argv[1])
 video = VideoSink(folder / "clip.mp4", 10)
 for _ in range(3):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.containers import Promise, promise_of
-from sam3_runtime.sources import read_video
-from tests.test_sources import cut
+from sam3_runtime.media.containers import Promise, promise_of
+from sam3_runtime.media.sources import read_video
+from tests.media.test_sources import cut
 from tests.videos import Tree, change, inside, with_edits, with_table_first, with_times, write_clip
 
 SHOWN = {

@@ -23,11 +23,11 @@ import cv2
 import numpy as np
 from typing_extensions import Self
 
-from sam3_runtime.containers import promise_of
 from sam3_runtime.core.errors import SourceError, printable
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
+from sam3_runtime.media.containers import promise_of
+from sam3_runtime.media.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
 
 _LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit
 _WHITE = 65535  # of 16 bits

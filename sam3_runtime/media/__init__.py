@@ -1,0 +1,1 @@
+"""Files and cameras: where images come from and go to."""
