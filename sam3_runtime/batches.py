@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import Literal, NamedTuple
 
-from sam3_runtime.backends.base import AnyArray
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.decoder_calls import EncodedPrompt, Features
+from sam3_runtime.engines.run.base import AnyArray
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.prompts import Prompt, PromptError, as_prompt
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sam3_runtime.backends import check_engine, check_file, engine_file, open_device, open_engine
-from sam3_runtime.backends.base import Device, Engine, EngineOptions
-from sam3_runtime.backends.on_demand import OnDemandEngine
 from sam3_runtime.configure import check_agreement, check_name, read_records
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
+from sam3_runtime.engines.run import check_engine, check_file, engine_file, open_device, open_engine
+from sam3_runtime.engines.run.base import Device, Engine, EngineOptions
+from sam3_runtime.engines.run.on_demand import OnDemandEngine
 from sam3_runtime.memory import check_fits
 from sam3_runtime.overview import status_of
 from sam3_runtime.pipeline import Pipeline

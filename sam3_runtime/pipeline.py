@@ -14,12 +14,12 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from sam3_runtime.backends.base import AnyArray, Device, Engine
-from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turns, job_of
 from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.decoder_calls import EncodedPrompt, Features, Tokens, arrange, features_of, joined, prompt_rows
+from sam3_runtime.engines.run.base import AnyArray, Device, Engine
+from sam3_runtime.engines.run.host import HostDevice
 from sam3_runtime.imaging.postprocess import Detections, begin_detections
 from sam3_runtime.imaging.preprocess import Image, check_image
 from sam3_runtime.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows

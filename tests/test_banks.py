@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
 from sam3_runtime.banks import Bank, extract, load_bank, parts_for, read_references
 from sam3_runtime.core.errors import OutputError, ProjectError, RecordError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
 from sam3_runtime.imaging.drawing import color_of
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline

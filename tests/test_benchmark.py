@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sam3_runtime import benchmark as module
-from sam3_runtime.backends.fake import write_fake_variant
-from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.benchmark import benchmark
 from sam3_runtime.core.errors import SourceError
+from sam3_runtime.engines.run.fake import write_fake_variant
+from sam3_runtime.engines.run.host import HostDevice
 from sam3_runtime.memory import MIB
 from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable

@@ -14,10 +14,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sam3_runtime import cli_infer
-from sam3_runtime.backends.fake import write_fake_variant
 from sam3_runtime.cli import app
 from sam3_runtime.cli_infer import BOX_ON_VIDEO, Summary, infer
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
+from sam3_runtime.engines.run.fake import write_fake_variant
 from sam3_runtime.media.sources import load_image, read_video
 from sam3_runtime.prompts import PromptError
 from tests.media.test_sources import VARIABLE, not_utf8, odd_name

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import sam3_runtime
-from sam3_runtime.backends.fake import FakeEngine, write_fake_variant
-from sam3_runtime.backends.host import HostDevice
 from sam3_runtime.batches import Stage, Turns
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import EngineError, RecordError, SourceError
+from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
+from sam3_runtime.engines.run.host import HostDevice
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline

@@ -59,12 +59,12 @@ PLUMBING = frozenset(
             "report_text",
             "memory",
             "pack",
-            "engine_cache",
-            "backends/tensorrt_logger",
-            "builders/inspector",
-            "builders/tensorrt_progress",
+            "engines/build/cache",
+            "engines/run/tensorrt_logger",
+            "engines/build/inspector",
+            "engines/build/tensorrt_progress",
         ),
-        *("builders/timing_cache", "backends/fake", "__init__"),
+        *("engines/build/timing_cache", "engines/run/fake", "__init__"),
     )
 )
 """Modules that jobs import and whose edit changes no graph, engine, verdict or measurement."""
@@ -72,14 +72,14 @@ PLUMBING = frozenset(
 ALTERNATIVES = frozenset(
     (
         *("export/vision", "export/text", "export/geometry", "export/decoder"),
-        *("backends/cuda", "quantize/calibration_cache"),
+        *("engines/run/cuda", "quantize/calibration_cache"),
         *registry.code_of(),
     )
 )
-_CHOOSERS = frozenset(("export/graph", "builders/__init__", "backends/__init__"))
+_CHOOSERS = frozenset(("export/graph", "engines/build/__init__", "engines/run/__init__"))
 """These, and the scripts, import several of :data:`ALTERNATIVES` and use one: the rule names it."""
 
-_DATA = {"backends/cuda": ("backends/kernels/steps.ptx",)}
+_DATA = {"engines/run/cuda": ("engines/run/kernels/steps.ptx",)}
 """Files that are no modules and that a module runs."""
 
 

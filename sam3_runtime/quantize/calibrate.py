@@ -17,14 +17,14 @@ from typing import Any
 
 import onnx
 
-from sam3_runtime.builders import Task
-from sam3_runtime.builders.graph import Graph, read_graph
-from sam3_runtime.builders.tensorrt_calibrators import make_calibrator
-from sam3_runtime.builders.tensorrt_messages import OutOfMemory
 from sam3_runtime.contract import Range
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.core.wording import counted
+from sam3_runtime.engines.build import Task
+from sam3_runtime.engines.build.graph import Graph, read_graph
+from sam3_runtime.engines.build.tensorrt_calibrators import make_calibrator
+from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
 from sam3_runtime.imaging.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
@@ -163,7 +163,7 @@ class Feed:
 
 def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tuple[bytes, Collection[str]]:
     """Let TensorRT take what ``feed`` has. Returns its cache, and the tensors that it called uniformly zero."""
-    from sam3_runtime.builders import tensorrt
+    from sam3_runtime.engines.build import tensorrt
 
     def make(trt: Any) -> Any:
         return make_calibrator(
@@ -193,7 +193,7 @@ def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tu
 @contextmanager
 def _device(feed: Feed) -> Iterator[None]:
     """Let ``feed`` upload its batches to the GPU, each to the place of the one before."""
-    from sam3_runtime.backends.cuda import Cuda
+    from sam3_runtime.engines.run.cuda import Cuda
 
     cuda = Cuda()
     try:

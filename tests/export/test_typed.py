@@ -14,9 +14,9 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.contract import PART_NAMES, PARTS, PartName
 from sam3_runtime.core.errors import ExportError
+from sam3_runtime.engines.build.graph import read_graph
 from sam3_runtime.export import graph as export_graph
 from sam3_runtime.export.islands import ISLANDS
 from sam3_runtime.export.losses import Chain, by_query, loss, photographs, rounded_losses, seeded_feeds

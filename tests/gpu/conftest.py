@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_runtime.backends.cuda import Cuda
-from sam3_runtime.backends.cuda_device import CudaDevice
 from sam3_runtime.core.errors import SourceError
+from sam3_runtime.engines.run.cuda import Cuda
+from sam3_runtime.engines.run.cuda_device import CudaDevice
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
 from sam3_runtime.media.sources import load_image

@@ -21,14 +21,14 @@ import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.backends.base import AnyArray
-from sam3_runtime.backends.cuda import Cuda, CudaArray
-from sam3_runtime.backends.cuda_device import CudaDevice
-from sam3_runtime.backends.on_demand import OnDemandEngine
-from sam3_runtime.backends.tensorrt import TensorRtEngine
 from sam3_runtime.banks import extract
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.detector import Detector, open_detector
+from sam3_runtime.engines.run.base import AnyArray
+from sam3_runtime.engines.run.cuda import Cuda, CudaArray
+from sam3_runtime.engines.run.cuda_device import CudaDevice
+from sam3_runtime.engines.run.on_demand import OnDemandEngine
+from sam3_runtime.engines.run.tensorrt import TensorRtEngine
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks, scores_of
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load

@@ -13,11 +13,11 @@ import pytest
 
 pytest.importorskip("onnx.checker")
 
-from sam3_runtime.backends import cuda
-from sam3_runtime.builders import Task, tensorrt
-from sam3_runtime.builders.graph import read_graph
-from sam3_runtime.builders.tensorrt_messages import OutOfMemory
 from sam3_runtime.core.errors import BuildError, CalibrationError
+from sam3_runtime.engines.build import Task, tensorrt
+from sam3_runtime.engines.build.graph import read_graph
+from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
+from sam3_runtime.engines.run import cuda
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.quantize import calibrate as module

@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from sam3_runtime.builders.graph import read_graph
-from sam3_runtime.builders.onnxruntime import build
 from sam3_runtime.core.errors import CalibrationError
+from sam3_runtime.engines.build.graph import read_graph
+from sam3_runtime.engines.build.onnxruntime import build
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import export_part
 from sam3_runtime.imaging.preprocess import preprocess

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("transformers")
 
-from sam3_runtime.builders.graph import QuantizeName, read_graph
 from sam3_runtime.core.errors import CalibrationError
+from sam3_runtime.engines.build.graph import QuantizeName, read_graph
 from sam3_runtime.export.checkpoint import lock as make_lock
 from sam3_runtime.export.graph import build_module, export_part
 from sam3_runtime.export.losses import loss

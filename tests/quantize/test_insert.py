@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from sam3_runtime.builders.graph import read_graph
 from sam3_runtime.core.errors import CalibrationError, RecordError
+from sam3_runtime.engines.build.graph import read_graph
 from sam3_runtime.quantize.insert import quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from tests.quantize.conftest import Calibrate
