@@ -26,15 +26,15 @@ from transformers.models.sam3 import modeling_sam3 as sam3
 from sam3_runtime.contract import PARTS, Part, PartName, fixed_dims, resolve
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.core.files import temporary_name
-from sam3_runtime.export.cleanup import check_file, point_to_data, set_interface, tidy
 from sam3_runtime.export.decoder import Decoder
 from sam3_runtime.export.geometry import GeometryEncoder
 from sam3_runtime.export.islands import ISLANDS, mark_islands
 from sam3_runtime.export.layers import AttentionForm
 from sam3_runtime.export.text import TextEncoder
-from sam3_runtime.export.typed import to_float16
 from sam3_runtime.export.vision import VisionEncoder
 from sam3_runtime.export.weights import load_config, load_module
+from sam3_runtime.graphs.cleanup import check_file, point_to_data, set_interface, tidy
+from sam3_runtime.graphs.typed import to_float16
 from sam3_runtime.records.records import CheckpointLock
 
 Precision = Literal["fp32", "fp16"]

@@ -22,9 +22,9 @@ from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.build import Task
-from sam3_runtime.engines.build.graph import Graph, read_graph
 from sam3_runtime.engines.build.tensorrt_calibrators import make_calibrator
 from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
+from sam3_runtime.graphs.read import Graph, read_graph
 from sam3_runtime.imaging.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared

@@ -20,7 +20,7 @@ from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.build import CalibrationCache
-from sam3_runtime.engines.build.graph import read_graph
+from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.quantize.record import Measurement
 
 _HEADER = re.compile(r"TRT-\d+-\w+")

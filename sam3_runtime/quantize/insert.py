@@ -23,7 +23,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import written_whole
-from sam3_runtime.engines.build.graph import QuantizeName, read_graph
+from sam3_runtime.graphs.read import QuantizeName, read_graph
 from sam3_runtime.quantize.record import Calibration, match_modules
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")

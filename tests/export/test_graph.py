@@ -13,8 +13,8 @@ import pytest
 from sam3_runtime.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.export import checkpoint
-from sam3_runtime.export.cleanup import FORBIDDEN
 from sam3_runtime.export.graph import export_part
+from sam3_runtime.graphs.cleanup import FORBIDDEN
 from sam3_runtime.records.records import CheckpointLock
 from tests.conftest import SMALL
 

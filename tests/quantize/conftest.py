@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sam3_runtime.engines.build.graph import read_graph  # noqa: E402
+from sam3_runtime.graphs.read import read_graph  # noqa: E402
 from sam3_runtime.quantize.record import Calibration  # noqa: E402
 from sam3_runtime.records.records import Preprocessing  # noqa: E402
 

@@ -15,9 +15,9 @@ pytest.importorskip("onnx.checker")
 
 from sam3_runtime.core.errors import BuildError, CalibrationError
 from sam3_runtime.engines.build import Task, tensorrt
-from sam3_runtime.engines.build.graph import read_graph
 from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
 from sam3_runtime.engines.run import cuda
+from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.quantize import calibrate as module

@@ -9,7 +9,7 @@ pytest.importorskip("onnx.checker")
 
 from sam3_runtime.core.errors import CalibrationError, RecordError
 from sam3_runtime.core.files import sha256_of
-from sam3_runtime.engines.build.graph import read_graph
+from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, open_cache, parse_cache
 from sam3_runtime.records.records import Preprocessing
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from sam3_runtime.core.errors import CalibrationError, RecordError
-from sam3_runtime.engines.build.graph import read_graph
+from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.quantize.insert import quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from tests.quantize.conftest import Calibrate

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from sam3_runtime.engines.build.graph import Graph, QuantizeName, read_graph
+from sam3_runtime.graphs.read import Graph, QuantizeName, read_graph
 from sam3_runtime.contract import ModelDims, Range, part_of_graph, profile
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import digest_of, sha256_of

@@ -41,7 +41,7 @@ def float_graphs(graph_path: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def eight_bit_graph(typed_graphs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The vision encoder's ``int8`` or ``fp8`` form. Its ranges are made up: a builder does not mind."""
-    from sam3_runtime.engines.build.graph import read_graph
+    from sam3_runtime.graphs.read import read_graph
     from sam3_runtime.quantize.insert import quantize_graph
     from tests.quantize.conftest import calibration_of
 

@@ -17,7 +17,7 @@ trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed:
 from onnx import helper  # noqa: E402
 
 from sam3_runtime.engines.build import Task, build_engine, tensorrt_rtx  # noqa: E402
-from sam3_runtime.engines.build.graph import read_graph  # noqa: E402
+from sam3_runtime.graphs.read import read_graph  # noqa: E402
 from sam3_runtime.engines.build.tensorrt_common import make_logger  # noqa: E402
 from sam3_runtime.engines.build.tensorrt_messages import BuildLog  # noqa: E402
 from sam3_runtime.engines.build.tensorrt_progress import make_monitor  # noqa: E402

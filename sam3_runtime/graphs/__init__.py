@@ -1,0 +1,1 @@
+"""From a PyTorch module to an ONNX graph, of any family."""
