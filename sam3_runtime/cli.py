@@ -21,7 +21,7 @@ from sam3_runtime import __version__
 from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant, print_verdict
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.wording import counted
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.memory import MIB
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -171,7 +171,7 @@ def verify(
     reference: Annotated[Path | None, typer.Option(help="The reference; found by itself where it was packed.")] = None,
 ) -> None:
     """Compare a variant with the float32 reference on this machine, and write its verdict."""
-    from sam3_runtime.verify import verify_here
+    from sam3_runtime.measure.verify import verify_here
 
     verdict = verify_here(directory, reference)
     print_verdict(console, verdict)
@@ -229,7 +229,7 @@ def bench(
 ) -> None:
     """Verify a variant on this machine, measure it, and write both into one JSON file that can be shared."""
     from sam3_runtime.core.files import check_writable
-    from sam3_runtime.share import measure
+    from sam3_runtime.measure.share import measure
 
     check_writable(output)
     shared = measure(directory, source or [], prompt or [], cameras or [])

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sam3_runtime.comparisons import precision_used
 from sam3_runtime.core.wording import counted
-from sam3_runtime.memory import smallest_card
+from sam3_runtime.measure.memory import smallest_card
 from sam3_runtime.records.records import Verdict
 
 

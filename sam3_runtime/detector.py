@@ -16,7 +16,6 @@ from typing import Any
 
 from typing_extensions import Self
 
-from sam3_runtime import memory
 from sam3_runtime.banks import Bank, ClassInfo, extract, load_bank, read_references
 from sam3_runtime.batches import StageHook, TakeFromSources, images_of
 from sam3_runtime.configure import read_records
@@ -25,6 +24,7 @@ from sam3_runtime.core.errors import RecordError
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
+from sam3_runtime.measure import memory
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.projects import read_project
 from sam3_runtime.records.records import VariantConfig

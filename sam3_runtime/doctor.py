@@ -22,8 +22,8 @@ from sam3_runtime.core.files import is_writable, without_folders
 from sam3_runtime.core.gpus import cuda_version, find_gpus
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.registry import BACKENDS, BUILT
-from sam3_runtime.gpu_monitor import read
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.gpu_monitor import read
+from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.estimate import MADE_OF, estimate
 from sam3_runtime.plan.planning import DEFAULT_CACHE, Plan, make_plan
 from sam3_runtime.plan.toolchain import trtexec_version

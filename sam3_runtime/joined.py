@@ -27,7 +27,7 @@ from sam3_runtime.comparisons import (
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.joined_text import markdown
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import Baseline, BenchResult, Measured, Rounds
 from sam3_runtime.report import accuracy_columns

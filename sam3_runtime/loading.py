@@ -18,7 +18,7 @@ from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.engines.run import check_engine, check_file, engine_file, open_device, open_engine
 from sam3_runtime.engines.run.base import Device, Engine, EngineOptions
 from sam3_runtime.engines.run.on_demand import OnDemandEngine
-from sam3_runtime.memory import check_fits
+from sam3_runtime.measure.memory import check_fits
 from sam3_runtime.overview import status_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.variants import Variant

@@ -19,7 +19,7 @@ from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import without_folders, write_atomically
 from sam3_runtime.core.wording import counted
-from sam3_runtime.memory import MIB, predict, smallest_card
+from sam3_runtime.measure.memory import MIB, predict, smallest_card
 from sam3_runtime.plan.paths import Step, chain
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of, shareable

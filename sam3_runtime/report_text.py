@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sam3_runtime.core.gpus import names_of
-from sam3_runtime.memory import CUDA_CONTEXT_MIB
+from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.plan.variants import RANDOM_CHECKPOINT
 
 Row = dict[str, Any]

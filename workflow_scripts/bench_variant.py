@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sam3_runtime.benchmark import benchmark
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
+from sam3_runtime.measure.benchmark import benchmark
 
 with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
     settings = {**dict(snakemake.params), "source": snakemake.config["sources"]["bench"]}

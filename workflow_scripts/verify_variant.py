@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
-from sam3_runtime.verify import verify
+from sam3_runtime.measure.verify import verify
 
 with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
     verdict = verify(

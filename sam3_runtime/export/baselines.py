@@ -3,7 +3,7 @@
     python -m sam3_runtime.export.baselines --checkpoint random --resolution 672 --output bench/baselines/r672.json
 
 On the GPU where there is one, in float16; otherwise on the CPU in float32. Timed are the vision encoder (pixels on the
-device) and a round end to end, as :mod:`sam3_runtime.benchmark` has it: pictures in the host's memory are resized on
+device) and a round end to end, as :mod:`sam3_runtime.measure.benchmark` has it: pictures in the host's memory are resized on
 the device, every prompt looks at every picture, and the best masks of each are brought to the picture's size. They
 stay on the device, where transformers leaves them; boxes and scores come to the host. Text is encoded beforehand. The
 device is waited for before each reading of the clock. Times do not depend on what is seen, so pictures and words are
@@ -32,13 +32,13 @@ from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.export.checkpoint import lock
 from sam3_runtime.export.weights import load_model
-from sam3_runtime.gpu_monitor import Monitor, clocks_of, process_mib, read
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.gpu_monitor import Monitor, clocks_of, process_mib, read
+from sam3_runtime.measure.memory import MIB
+from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.records.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
 from sam3_runtime.records.records import CheckpointLock
-from sam3_runtime.timing import timed_windows
 
 PICTURE = (720, 1280)
 """Height and width of the pictures."""

@@ -57,7 +57,7 @@ PLUMBING = frozenset(
         # what is shown, predicted or kept beside an engine that stays as it is
         *(
             "report_text",
-            "memory",
+            "measure/memory",
             "pack",
             "engines/build/cache",
             "engines/run/tensorrt_logger",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from sam3_runtime.contract import PART_NAMES, PARTS, ModelDims, PartName, fixed_dims, profile, resolve
-from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB
+from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB, MIB
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.plan.variants import Variant
 

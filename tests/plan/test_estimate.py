@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam3_runtime.memory import CUDA_CONTEXT_MIB
+from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.plan.estimate import Estimate, estimate
 from sam3_runtime.plan.planning import make_plan
 

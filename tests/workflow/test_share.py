@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.measure.share import measure
 from sam3_runtime.records.records import Verdict
-from sam3_runtime.share import measure
 from tests.workflow.conftest import WorkFolder
 
 NAME = "b2_q50_r224"

@@ -21,7 +21,7 @@ from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.gpus import cuda_version, find_gpu
 from sam3_runtime.engines.build.cache import provide
 from sam3_runtime.engines.registry import BACKENDS, BUILT
-from sam3_runtime.memory import process_mib
+from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.plan.settings import Algorithm
 from sam3_runtime.plan.toolchain import release_of
 from sam3_runtime.records.records import EngineRecord, Layers, Sizes, TensorRecord, Toolchain

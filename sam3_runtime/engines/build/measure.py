@@ -26,7 +26,7 @@ from sam3_runtime.engines.build.measure_table import markdown
 from sam3_runtime.configure import read_records
 from sam3_runtime.core.errors import BuildError, Sam3Error
 from sam3_runtime.core.files import write_atomically
-from sam3_runtime.memory import predict
+from sam3_runtime.measure.memory import predict
 from sam3_runtime.plan.paths import chain
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.plan.toolchain import cpu_name

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sam3_runtime.core.gpus import names_of
-from sam3_runtime.memory import CUDA_CONTEXT_MIB, MIB, smallest_card
+from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB, MIB, smallest_card
 
 PREDECESSOR_VRAM_MIB = {1008: 7064, 840: 6050, 672: 4582, 560: 3874}
 """Measured on an RTX 5090: engines of batch 8, 50 queries, 4 classes, one camera, CUDA context included."""

@@ -20,7 +20,7 @@ from sam3_runtime.engines.run.cuda import ALIGNMENT, Block, Cuda, CudaArray
 from sam3_runtime.engines.run.cuda_device import CudaDevice
 from sam3_runtime.engines.run.cuda_graphs import CudaGraph, capture
 from sam3_runtime.engines.run.tensorrt_logger import logger_of
-from sam3_runtime.memory import bytes_of
+from sam3_runtime.measure.memory import bytes_of
 from sam3_runtime.plan.toolchain import NOT_INSTALLED, probe
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, TensorRecord

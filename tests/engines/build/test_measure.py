@@ -13,7 +13,7 @@ pytest.importorskip("filelock")
 
 from sam3_runtime.engines.build.measure import steps_of
 from sam3_runtime.engines.build.measure_table import expectations, markdown
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.plan.variants import Variant
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime import verify
 from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import CannotRunHere, EngineError
@@ -31,7 +30,8 @@ from sam3_runtime.engines.run.on_demand import OnDemandEngine
 from sam3_runtime.engines.run.tensorrt import TensorRtEngine
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.loading import load
-from sam3_runtime.memory import buffers_of, bytes_of
+from sam3_runtime.measure import verify
+from sam3_runtime.measure.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.variants import Variant

@@ -16,7 +16,7 @@ from typing import Literal
 from typing_extensions import Self
 
 from sam3_runtime.core.gpus import VISIBLE_DEVICES, ask_driver
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import Clocks, DeviceMemory, Reading
 
 _FIELDS = {

@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from sam3_runtime.benchmark_parts import measure_parts
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
-from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.loading import load
+from sam3_runtime.measure.benchmark_parts import measure_parts
+from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
+from sam3_runtime.measure.memory import process_mib
+from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.media.source_files import expand_images, is_video
 from sam3_runtime.media.sources import load_image, read_video
-from sam3_runtime.memory import process_mib
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.records.measurements import BenchResult, CameraBench, Rounds, latency, of_variant, stable
-from sam3_runtime.timing import timed_windows
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.gpu_monitor import MemoryGauge, Monitor, clocks_of, process_mib, read
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of, process_mib, read
+from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import DeviceMemory
 
 ANSWER = "1980, 3201, 41, 612.5, {used}, 97"

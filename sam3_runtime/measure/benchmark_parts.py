@@ -13,10 +13,10 @@ from typing import Any
 
 from sam3_runtime.decoder_calls import features_of
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.measurements import PartBench, latency, stable
-from sam3_runtime.timing import timed_windows
 
 MANY = 8
 """Prompts on one image, and images for one prompt, that the decoder is compared at (the batch, where it is less)."""

@@ -9,7 +9,7 @@ import pytest
 
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.memory import (
+from sam3_runtime.measure.memory import (
     CUDA_CONTEXT_MIB,
     MIB,
     buffers_of,

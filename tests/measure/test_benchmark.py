@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime import benchmark as module
-from sam3_runtime.benchmark import benchmark
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.engines.run.fake import write_fake_variant
 from sam3_runtime.engines.run.host import HostDevice
-from sam3_runtime.memory import MIB
+from sam3_runtime.measure import benchmark as module
+from sam3_runtime.measure.benchmark import benchmark
+from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable
 
@@ -66,8 +66,8 @@ def test_on_a_gpu_memory_clocks_and_graphs_are_measured(directory: Path, monkeyp
     monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(HostDevice, "memory", lambda _: (6000 * MIB, 8000 * MIB))
     monkeypatch.setattr(HostDevice, "synchronize", lambda _: waits.append(1))
-    monkeypatch.setattr("sam3_runtime.gpu_monitor.process_mib", lambda: None)
-    monkeypatch.setattr("sam3_runtime.gpu_monitor.read", lambda: Reading(sm_mhz=1500.0))
+    monkeypatch.setattr("sam3_runtime.measure.gpu_monitor.process_mib", lambda: None)
+    monkeypatch.setattr("sam3_runtime.measure.gpu_monitor.read", lambda: Reading(sm_mhz=1500.0))
     found = benchmark(directory, settings(cameras=[1]), [IMAGE])
     assert asked == [True, False]
     assert [part.part for part in found.without["cuda_graphs"].parts] == [part.part for part in found.parts]

@@ -1,0 +1,1 @@
+"""The accuracy gate, the benchmark, and what they measure with."""
