@@ -34,7 +34,7 @@ from sam3_runtime.plan.settings import Algorithm
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import BenchResult
 from sam3_runtime.records.records import EngineRecord, Verdict
-from sam3_runtime.report_text import grid
+from sam3_runtime.report.text import grid
 
 DEMO = Path(__file__).resolve().parent
 PROJECT = DEMO.parent

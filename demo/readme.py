@@ -17,7 +17,7 @@ from PIL import Image
 
 from demo.run import SCENES, TOOL, VARIANT, run
 from sam3_runtime.media.sources import load_image, read_video
-from sam3_runtime.report_text import grid, markdown
+from sam3_runtime.report.text import grid, markdown
 
 PROJECT = Path(__file__).resolve().parent.parent
 H200 = "docs/results/h200.json"

@@ -8,7 +8,7 @@ OUTPUTS  none: the names PLAN, code, and the lists of targets
 import sys
 from pathlib import Path
 
-from sam3_runtime import report
+from sam3_runtime.report import report
 from sam3_runtime.jobs import job as jobs
 from sam3_runtime.jobs import damage
 from sam3_runtime.plan import paths

@@ -283,7 +283,7 @@ def table(
     output: Annotated[Path, typer.Option(help="Where to write, without an ending: OUTPUT.md and OUTPUT.json.")],
 ) -> None:
     """Join the tables of several runs on one GPU, beside what transformers takes there."""
-    from sam3_runtime.joined import write_joined
+    from sam3_runtime.report.joined import write_joined
 
     joined = write_joined(files, output)
     console.print(f"wrote {output}.md and {output}.json: {counted(len(joined['rows']), 'variant')}")

@@ -25,7 +25,7 @@ from sam3_runtime.evaluation.questions import FLOOR, PromptKind, answer_all, as_
 from sam3_runtime.loading import load
 from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import OfVariant, of_variant
-from sam3_runtime.report_text import grid
+from sam3_runtime.report.text import grid
 
 
 class Evaluation(OfVariant):

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sam3_runtime.comparisons import precision_used
 from sam3_runtime.core.wording import counted
 from sam3_runtime.measure.memory import smallest_card
 from sam3_runtime.records.records import Verdict
+from sam3_runtime.report.comparisons import precision_used
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:

@@ -56,7 +56,7 @@ PLUMBING = frozenset(
         ),
         # what is shown, predicted or kept beside an engine that stays as it is
         *(
-            "report_text",
+            "report/text",
             "measure/memory",
             "pack",
             "engines/build/cache",

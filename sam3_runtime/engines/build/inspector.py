@@ -19,7 +19,7 @@ from typing import Any
 
 from sam3_runtime.core.wording import counted
 from sam3_runtime.records.records import UNKNOWN, Layers
-from sam3_runtime.report_text import percent
+from sam3_runtime.report.text import percent
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _TYPES = (

@@ -30,7 +30,7 @@ from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.plan.toolchain import release_of, trtexec_version
 from sam3_runtime.records.records import Layers
-from sam3_runtime.report_text import percent
+from sam3_runtime.report.text import percent
 
 _HALF = 0.5
 _INSTALL = "pip install 'sam3-runtime[tensorrt]'; on Jetson it comes with JetPack"

@@ -13,7 +13,7 @@ from sam3_runtime.core.wording import counted
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import UNKNOWN, Layers
-from sam3_runtime.report_text import percent
+from sam3_runtime.report.text import percent
 
 VISION = "vision-encoder"
 NOT_WORTH_IT = "not worth it"

@@ -14,7 +14,6 @@ from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.comparisons import method_of, notes_of, warnings_of
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import without_folders, write_atomically
@@ -24,7 +23,8 @@ from sam3_runtime.plan.paths import Step, chain
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of, shareable
 from sam3_runtime.records.records import CheckpointLock, EngineRecord, Toolchain, Verdict
-from sam3_runtime.report_text import Row, as_csv, as_html, is_bad, markdown
+from sam3_runtime.report.comparisons import method_of, notes_of, warnings_of
+from sam3_runtime.report.text import Row, as_csv, as_html, is_bad, markdown
 
 
 class GateError(Sam3Error):

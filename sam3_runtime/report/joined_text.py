@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sam3_runtime.report_text import DETECTIONS_LEGEND, RANDOM_NOTE, Row, cell, checkpoint_is_random, grid, is_bad
+from sam3_runtime.report.text import DETECTIONS_LEGEND, RANDOM_NOTE, Row, cell, checkpoint_is_random, grid, is_bad
 
 _UNITS = {"sm_mhz": ("SM", "MHz"), "memory_mhz": ("memory", "MHz"), "temperature_c": ("", "°C"), "power_w": ("", "W")}
 SECTIONS = {

@@ -15,7 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sam3_runtime.comparisons import (
+from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.files import write_atomically
+from sam3_runtime.measure.memory import MIB
+from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.measurements import Baseline, BenchResult, Measured, Rounds
+from sam3_runtime.report.comparisons import (
     VISION,
     eight_bit_share,
     method_of,
@@ -24,14 +29,9 @@ from sam3_runtime.comparisons import (
     precision_used,
     warnings_of,
 )
-from sam3_runtime.core.errors import RecordError
-from sam3_runtime.core.files import write_atomically
-from sam3_runtime.joined_text import markdown
-from sam3_runtime.measure.memory import MIB
-from sam3_runtime.plan.variants import Variant
-from sam3_runtime.records.measurements import Baseline, BenchResult, Measured, Rounds
-from sam3_runtime.report import accuracy_columns
-from sam3_runtime.report_text import Row, percent
+from sam3_runtime.report.joined_text import markdown
+from sam3_runtime.report.report import accuracy_columns
+from sam3_runtime.report.text import Row, percent
 
 
 @dataclass

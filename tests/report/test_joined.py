@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from sam3_runtime.cli import app
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.joined import join, write_joined
-from sam3_runtime.joined_text import markdown
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import Layers, Record, Toolchain
-from sam3_runtime.report_text import percent
+from sam3_runtime.report.joined import join, write_joined
+from sam3_runtime.report.joined_text import markdown
+from sam3_runtime.report.text import percent
 from tests.measured import baseline, measured
 
 
@@ -204,5 +204,5 @@ def test_a_variant_that_was_not_built_has_its_row(tmp_path: Path) -> None:
 
 
 def test_the_committed_table_is_that_of_its_json() -> None:
-    results = Path(__file__).parents[1] / "docs/results"
+    results = Path(__file__).parents[2] / "docs/results"
     assert markdown(json.loads((results / "h200.json").read_text())) == (results / "h200.md").read_text()
