@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from sam3_runtime.configure import read_records
 from sam3_runtime.core.files import digest_of, write_atomically
+from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.plan.toolchain import why_not_run
 
 DEMO = Path(__file__).resolve().parent

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from demo.scenes import HELD_OUT, SHAPES, Scene, Thing, video
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.files import write_atomically
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.imaging.postprocess import Detections
-from sam3_runtime.loading import load
 from sam3_runtime.tracking.tracker import NO_TRACK, Tracker, TrackSettings
 
 _DAMAGE = 4  # first word of the seeds of damage

@@ -48,7 +48,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what a variant or a bank is, or list all variants and what sharing their engines saved."""
-    from sam3_runtime.overview import describe, overview
+    from sam3_runtime.deploy.overview import describe, overview
 
     if directory.suffix == ".npz" and not directory.is_dir():
         print_bank(console, directory, as_json)
@@ -310,7 +310,7 @@ def doctor(
 @app.command()
 def pack(directory: Variant, archive: Annotated[Path, typer.Argument(help="The tar file to write.")]) -> None:
     """Make a self-contained copy of a variant for another machine."""
-    from sam3_runtime.pack import pack as pack_variant
+    from sam3_runtime.deploy.pack import pack as pack_variant
 
     size = pack_variant(directory, archive)
     console.print(
@@ -323,7 +323,7 @@ def unpack(
     archive: Path, parent: Annotated[Path, typer.Argument(help="Where the variant's folder appears.")] = Path()
 ) -> None:
     """Unpack a packed variant; nothing outside its folder is written."""
-    from sam3_runtime.pack import unpack as unpack_variant
+    from sam3_runtime.deploy.pack import unpack as unpack_variant
 
     target = unpack_variant(archive, parent)
     console.print(f"unpacked {target}; next: sam3-runtime verify {target}")

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from sam3_runtime.banks import Bank, ClassRecord, extract, parts_for, read_references
 from sam3_runtime.core.wording import counted
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.detector import saving
-from sam3_runtime.loading import load
 from sam3_runtime.projects import read_project
 
 

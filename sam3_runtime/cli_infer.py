@@ -23,11 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sam3_runtime.core.errors import OutputError, SourceError, printable
 from sam3_runtime.core.files import remove_abandoned_parts
 from sam3_runtime.core.wording import counted
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.imaging.fonts import boxes_in
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.loading import load
 from sam3_runtime.media.sinks import JsonLines, VideoSink, as_line, write_picture
 from sam3_runtime.media.source_files import (
     IMAGE_SUFFIXES,

@@ -1,7 +1,7 @@
 """What ``sam3-runtime info``, ``verify`` and ``doctor`` print for people: variants, banks, verdicts, and what a machine
 has.
 
-Knows what :mod:`overview <sam3_runtime.overview>` and :mod:`doctor <sam3_runtime.doctor>` return, and verdicts; reads
+Knows what :mod:`overview <sam3_runtime.deploy.overview>` and :mod:`doctor <sam3_runtime.doctor>` return, and verdicts; reads
 nothing else.
 """
 

@@ -18,12 +18,12 @@ from typing_extensions import Self
 
 from sam3_runtime.banks import Bank, ClassInfo, extract, load_bank, read_references
 from sam3_runtime.batches import StageHook, TakeFromSources, images_of
-from sam3_runtime.configure import read_records
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import RecordError
+from sam3_runtime.deploy.configure import read_records
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.loading import load
 from sam3_runtime.measure import memory
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.projects import read_project

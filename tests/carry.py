@@ -46,7 +46,7 @@ def jobs() -> dict[str, tuple[str, tuple[str, ...]]]:
     return {
         **{f"export {part}": job for part, job in parts.items()},
         **{name: (name, ()) for name in alone},
-        "configure_variant": ("configure_variant", ("configure",)),
+        "configure_variant": ("configure_variant", ("deploy/configure",)),
         **{f"build {name}": ("build_engine", code) for name, code in builds.items()},
         "build tensorrt calibrator": ("build_engine", scales),
         "calibrate tensorrt": ("calibrate_graph", scales),

@@ -17,8 +17,8 @@ import pytest
 
 from sam3_runtime.banks import Bank, extract
 from sam3_runtime.contract import PARTS, PartName
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.run.fake import write_fake_variant
-from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.paths import Id
 from sam3_runtime.projects import Project, read_project

@@ -17,9 +17,9 @@ import pytest
 from sam3_runtime.banks import Bank, extract, load_bank, parts_for, read_references
 from sam3_runtime.core.errors import OutputError, ProjectError, RecordError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
 from sam3_runtime.imaging.drawing import color_of
-from sam3_runtime.loading import load
 from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.prompts import Prompt

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sam3_runtime.cli_show import print_variant
 from sam3_runtime.contract import PART_NAMES
-from sam3_runtime.overview import describe
+from sam3_runtime.deploy.overview import describe
 from tests.records import engine_record, write_engine
 from tests.records.test_records import config
 

@@ -12,9 +12,9 @@ import pytest
 import sam3_runtime
 from sam3_runtime.banks import Bank, extract, load_bank
 from sam3_runtime.core.errors import EngineError, ProjectError, RecordError
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.detector import DETECTING, Detector, open_detector, saving
 from sam3_runtime.engines.run.fake import FakeEngine
-from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.prompts import Prompt, PromptError
 from tests.projects import CLASSES, WORDS, WriteProject, photo, same

@@ -19,10 +19,10 @@ import sam3_runtime
 from sam3_runtime.batches import Stage, Turns
 from sam3_runtime.contract import PART_NAMES, PartName
 from sam3_runtime.core.errors import EngineError, RecordError, SourceError
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
 from sam3_runtime.engines.run.host import HostDevice
 from sam3_runtime.imaging.postprocess import Detections
-from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.prompts import Prompt, PromptError

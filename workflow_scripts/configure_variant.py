@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.configure import configure
+from sam3_runtime.deploy.configure import configure
 from sam3_runtime.jobs.job import job
 from sam3_runtime.records.records import CheckpointLock
 

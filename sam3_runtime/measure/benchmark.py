@@ -22,8 +22,8 @@ import numpy as np
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.loading import load
 from sam3_runtime.measure.benchmark_parts import measure_parts
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.measure.memory import process_mib

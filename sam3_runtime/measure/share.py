@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam3_runtime import __version__
-from sam3_runtime.configure import read_records
 from sam3_runtime.core.errors import CannotRunHere, EngineError
+from sam3_runtime.deploy.configure import read_records
+from sam3_runtime.deploy.pack import reference_path
 from sam3_runtime.measure.benchmark import benchmark
 from sam3_runtime.measure.memory import predict
 from sam3_runtime.measure.verify import verify_here
-from sam3_runtime.pack import reference_path
 from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.plan.toolchain import device_name, why_not_run
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of

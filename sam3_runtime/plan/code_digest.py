@@ -51,14 +51,14 @@ PLUMBING = frozenset(
             "plan/toolchain",
             "core/gpus",
             "records/records",
-            "configure",
-            "overview",
+            "deploy/configure",
+            "deploy/overview",
         ),
         # what is shown, predicted or kept beside an engine that stays as it is
         *(
             "report/text",
             "measure/memory",
-            "pack",
+            "deploy/pack",
             "engines/build/cache",
             "engines/run/tensorrt_logger",
             "engines/build/inspector",

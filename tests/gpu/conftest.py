@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import SourceError
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.run.cuda import Cuda
 from sam3_runtime.engines.run.cuda_device import CudaDevice
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.loading import load
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.pipeline import Pipeline
 

@@ -23,6 +23,7 @@ import pytest
 
 from sam3_runtime.banks import extract
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.engines.run.base import AnyArray
 from sam3_runtime.engines.run.cuda import Cuda, CudaArray
@@ -31,7 +32,6 @@ from sam3_runtime.engines.run.on_demand import OnDemandEngine
 from sam3_runtime.engines.run.tensorrt import TensorRtEngine
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks, scores_of
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.loading import load
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.projects import read_project
 from sam3_runtime.prompts import Prompt

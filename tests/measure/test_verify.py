@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sam3_runtime.cli import app
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
-from sam3_runtime.loading import load
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.measure import verify as module
 from sam3_runtime.measure.verify import compare, verify_here
 from sam3_runtime.pipeline import Pipeline

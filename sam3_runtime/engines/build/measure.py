@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.engines.build.measure_table import markdown
-from sam3_runtime.configure import read_records
+from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.core.errors import BuildError, Sam3Error
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.measure.memory import predict

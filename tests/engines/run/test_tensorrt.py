@@ -21,6 +21,7 @@ from sam3_runtime.batches import TakeFromSources, images_of
 from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.run import open_device, open_engine
 from sam3_runtime.engines.run.base import EngineOptions
 from sam3_runtime.engines.run.cuda import Cuda, CudaArray
@@ -29,7 +30,6 @@ from sam3_runtime.engines.run.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.engines.run.on_demand import OnDemandEngine
 from sam3_runtime.engines.run.tensorrt import TensorRtEngine
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks
-from sam3_runtime.loading import load
 from sam3_runtime.measure import verify
 from sam3_runtime.measure.memory import buffers_of, bytes_of
 from sam3_runtime.pipeline import Pipeline

@@ -1,0 +1,1 @@
+"""A built variant: its configuration, its loading, its archive."""
