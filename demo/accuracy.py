@@ -26,7 +26,7 @@ from typing import Any, get_args
 import yaml
 
 from demo.run import run, show
-from sam3_runtime.cli_evaluate import Evaluation, evaluate
+from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import write_atomically

@@ -59,9 +59,7 @@ def test_the_runtime_never_imports_what_only_jobs_need(path: Path) -> None:
 
 
 def test_the_command_line_imports_job_time_modules_only_when_asked() -> None:
-    program = (
-        "import sys, sam3_runtime.cli; print([n for n in ('torch', 'numpy', 'onnx', 'filelock') if n in sys.modules])"
-    )
+    program = "import sys, sam3_runtime.cli.main; print([n for n in ('torch', 'numpy', 'onnx', 'filelock') if n in sys.modules])"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

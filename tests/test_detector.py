@@ -17,8 +17,8 @@ from sam3_runtime.detector import DETECTING, Detector, open_detector, saving
 from sam3_runtime.engines.run.fake import FakeEngine
 from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.prompts import Prompt, PromptError
+from tests.cli.test_main import run
 from tests.projects import CLASSES, WORDS, WriteProject, photo, same
-from tests.test_cli import run
 
 
 @pytest.fixture

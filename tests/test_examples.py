@@ -13,8 +13,8 @@ from sam3_runtime.banks import Bank
 from sam3_runtime.media.sinks import VideoSink
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.projects import read_project
+from tests.cli.test_infer import clip
 from tests.projects import write_photo
-from tests.test_cli_infer import clip
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -278,7 +278,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import sam3_runtime
 assert "numpy" not in sys.modules, "importing is not free"
-import numpy, sam3_runtime.cli_infer
+import numpy, sam3_runtime.cli.infer
 found = sam3_runtime.load({str(directory)!r}).detect([numpy.zeros((9, 9, 3), "uint8")], ["cat"])
 print(len(found[0][0]))
 """

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.cli_evaluate import evaluate
+from sam3_runtime.cli.evaluate import evaluate
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from demo import accuracy
-from sam3_runtime.cli_evaluate import Evaluation, evaluate
+from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.engines.run.fake import write_fake_variant
 from sam3_runtime.families.sam3.spec import SAM3

@@ -364,7 +364,7 @@ def test_a_damaged_engine_is_told_by_tensorrt(copied: Path, directory: Path) -> 
 
 
 def test_info_prints_the_variant(directory: Path) -> None:
-    command = [sys.executable, "-c", "from sam3_runtime.cli import main; main()", "info", str(directory)]
+    command = [sys.executable, "-c", "from sam3_runtime.cli.main import main; main()", "info", str(directory)]
     wide = os.environ | {"COLUMNS": "200"}
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
     assert ran.returncode == 0, ran.stderr

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sam3_runtime.cli import app
+from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load

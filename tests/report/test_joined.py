@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sam3_runtime.cli import app
+from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import Layers, Record, Toolchain

@@ -14,9 +14,9 @@ from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.records.measurements import Clocks, DeviceMemory, Reading, StreamBench
 from sam3_runtime.streams.benchmark import CountedEngine, Repeated, benchmark_stream
 from sam3_runtime.streams.benchmark_text import markdown
+from tests.cli.test_infer import clip
+from tests.cli.test_main import run
 from tests.streaming import Listed, picture, within
-from tests.test_cli import run
-from tests.test_cli_infer import clip
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ ENGINE = "engines/store/b2/text-encoder.engine"
 
 
 def cli(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from sam3_runtime.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from sam3_runtime.cli.main import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sam3_runtime import cli_infer
-from sam3_runtime.cli import app
-from sam3_runtime.cli_infer import BOX_ON_VIDEO, Summary, infer
+from sam3_runtime.cli import infer as cli_infer
+from sam3_runtime.cli.infer import BOX_ON_VIDEO, Summary, infer
+from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.engines.run.fake import write_fake_variant
 from sam3_runtime.media.sources import load_image, read_video

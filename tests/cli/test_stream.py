@@ -16,17 +16,17 @@ import pytest
 from rich.console import Console
 
 from sam3_runtime.banks import Bank
-from sam3_runtime.cli_stream import StreamOutcome, parse_kinds, run_stream
+from sam3_runtime.cli.stream import StreamOutcome, parse_kinds, run_stream
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.media.sources import read_video
 from sam3_runtime.streams.flow import Result
 from sam3_runtime.streams.readers import LiveSettings
+from tests.cli.test_infer import NO_FONT_HAS, clip, lines
+from tests.cli.test_main import run
 from tests.media.test_sources import cut, not_utf8, odd_name, write
 from tests.projects import WORDS, WriteProject
 from tests.streaming import Capture, camera, picture, threads_of_runs, within
 from tests.streams.test_cameras import noisy_video
-from tests.test_cli import run
-from tests.test_cli_infer import NO_FONT_HAS, clip, lines
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_the_command_line(fake_variant: Path, bank: Path, tmp_path: Path) -> Non
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from sam3_runtime import cli_stream
+from sam3_runtime.cli import stream as cli_stream
 engines, bank, source, output = sys.argv[1:]
 def slow(result):
     print(result.number, flush=True)

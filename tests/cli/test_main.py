@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sam3_runtime.cli_show import print_variant
+from sam3_runtime.cli.show import print_variant
 from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.deploy.overview import describe
 from tests.records import engine_record, write_engine
@@ -22,7 +22,7 @@ from tests.records.test_records import config
 
 
 def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from sam3_runtime.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from sam3_runtime.cli.main import main; main()", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=cwd, env={**os.environ, **environment}
     )

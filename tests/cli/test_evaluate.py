@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from sam3_runtime import load
-from sam3_runtime.cli_evaluate import Evaluation, evaluate
+from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
 from sam3_runtime.evaluation.engines import finder_of
@@ -22,9 +22,9 @@ from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.prompts import Prompt
+from tests.cli.test_main import run
 from tests.concepts import coco_file, write
 from tests.media.test_sources import not_utf8, odd_name, turned
-from tests.test_cli import run
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What ``sam3-runtime info``, ``verify`` and ``doctor`` print for people: variants, banks, verdicts, and what a machine
 has.
 
-Knows what :mod:`overview <sam3_runtime.deploy.overview>` and :mod:`doctor <sam3_runtime.doctor>` return, and verdicts; reads
+Knows what :mod:`overview <sam3_runtime.deploy.overview>` and :mod:`doctor <sam3_runtime.cli.doctor>` return, and verdicts; reads
 nothing else.
 """
 
@@ -22,7 +22,7 @@ from sam3_runtime.report.comparisons import precision_used
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:
     from sam3_runtime.banks import load_bank
-    from sam3_runtime.cli_bank import bank_origin, bank_table
+    from sam3_runtime.cli.bank import bank_origin, bank_table
 
     bank = load_bank(path)
     if as_json:

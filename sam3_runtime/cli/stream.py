@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sam3_runtime.cli_infer import quiet_decoders
+from sam3_runtime.cli.infer import quiet_decoders
 from sam3_runtime.core.errors import OutputError, printable
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted

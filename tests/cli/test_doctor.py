@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sam3_runtime import doctor
-from sam3_runtime.cli import app
+from sam3_runtime.cli import doctor
+from sam3_runtime.cli.main import app
 from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.plan import toolchain
 from sam3_runtime.records.measurements import Reading

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sam3_runtime import __version__
-from sam3_runtime.cli_show import print_bank, print_findings, print_overview, print_variant, print_verdict
+from sam3_runtime.cli.show import print_bank, print_findings, print_overview, print_variant, print_verdict
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.wording import counted
 from sam3_runtime.measure.memory import MIB
@@ -87,7 +87,7 @@ def infer(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
 ) -> None:
     """Detect on pictures and a video: annotated copies, and one JSON line a picture with boxes, scores and masks."""
-    from sam3_runtime.cli_infer import infer as run_infer
+    from sam3_runtime.cli.infer import infer as run_infer
 
     summary = run_infer(
         engines, images=images or [], video=video, prompts=prompt or [], boxes=box or [],
@@ -106,7 +106,7 @@ def extract(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
 ) -> None:
     """Encode the classes of a project once: what then runs needs neither the text nor the geometry encoder."""
-    from sam3_runtime.cli_bank import extract_bank
+    from sam3_runtime.cli.bank import extract_bank
 
     for line in extract_bank(project, engines, output, threads):
         console.print(line, markup=False, highlight=False)
@@ -144,7 +144,7 @@ def stream(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
 ) -> None:
     """Detect on videos, pictures and cameras, several at once: annotated video, JSON Lines, COCO, and a summary."""
-    from sam3_runtime.cli_stream import parse_kinds, run_stream
+    from sam3_runtime.cli.stream import parse_kinds, run_stream
     from sam3_runtime.streams.readers import LiveSettings
 
     classes = _one_of(project, bank)
@@ -202,7 +202,7 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
 ) -> None:
     """Measure a variant on a data set in COCO's format: AP of boxes and masks, cgF1, false alarms."""
-    from sam3_runtime.cli_evaluate import evaluate as run_evaluate
+    from sam3_runtime.cli.evaluate import evaluate as run_evaluate
 
     found = run_evaluate(
         directory, annotations, images=images, threshold=threshold, limit=limit, prompts=prompts.value,
@@ -296,7 +296,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine has, what the listed variants need, and what to do about the difference."""
-    from sam3_runtime.doctor import examine
+    from sam3_runtime.cli.doctor import examine
 
     found = examine(directory, variants or directory / "variants.yaml")
     if as_json:
