@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from sam3_runtime.assignment import assign
 from sam3_runtime.evaluation.data_set import ConceptData, Pair, Rle
 from sam3_runtime.imaging.postprocess import Size
 from sam3_runtime.records.records import Record
+from sam3_runtime.tracking.assignment import assign
 
 Areas = Literal["coco", "relative"]
 """What small, medium and large mean: COCO's pixels (32² and 96²), or those shares of the picture that they are of a

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.assignment import Pairs, assign
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.tracking import motion, overlap
+from sam3_runtime.tracking.assignment import Pairs, assign
 
 NO_TRACK = -1
 """The id of a detection that belongs to no track, or to one that is not confirmed yet."""

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from sam3_runtime.assignment import assign
+from sam3_runtime.tracking.assignment import assign
 
 
 def best_by_trying_all(worth: np.ndarray) -> float:
