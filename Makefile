@@ -49,7 +49,7 @@ lint: $(INSTALLED)
 
 # The parity table of docs/parity.md, on the small checkpoint; FULL=--full measures full-size exports too.
 parity: $(INSTALLED)
-	$(BIN)/python -m sam3_runtime.export.parity --checkpoint demo/checkpoint --output docs/parity.md $(FULL)
+	$(BIN)/python -m sam3_runtime.families.sam3.export.parity --checkpoint demo/checkpoint --output docs/parity.md $(FULL)
 
 # docs/results/rtx.md: full-size exports and TensorRT-RTX builds, one after the other; an hour on two cores, no GPU.
 RTX_FOLDER ?= demo/work/rtx-table

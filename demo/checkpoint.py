@@ -101,7 +101,7 @@ def write(made: Any, folder: Path, shards: int = 1) -> None:
     also where its weights are stored in half of that."""
     from transformers import Sam3ImageProcessor, Sam3Processor
 
-    from sam3_runtime.export.tokenizer import small_tokenizer
+    from sam3_runtime.families.sam3.export.tokenizer import small_tokenizer
 
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -77,7 +77,7 @@ def new_trainee() -> Trainee:
     """The architecture of ``demo/checkpoint.py``, about to learn."""
     from transformers import Sam3Model
 
-    from sam3_runtime.export.tokenizer import small_tokenizer
+    from sam3_runtime.families.sam3.export.tokenizer import small_tokenizer
 
     config = checkpoint.config()
     length = config.text_config.max_position_embeddings

@@ -15,7 +15,7 @@ from sam3_runtime.plan import paths
 from sam3_runtime.engines.build.cache import register_links
 from sam3_runtime.plan.code_digest import code_digest, remember
 from sam3_runtime.plan.contents import Contents
-from sam3_runtime.contract import PART_NAMES, PARTS
+from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.families.base import EIGHT_BIT
 from sam3_runtime.plan.planning import make_plan

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sam3_runtime.banks import Bank as Bank
-    from sam3_runtime.banks import extract as extract
-    from sam3_runtime.banks import load_bank as load_bank
     from sam3_runtime.deploy.loading import load as load
-    from sam3_runtime.detector import Detector as Detector
-    from sam3_runtime.detector import open_detector as open_detector
+    from sam3_runtime.families.sam3.banks import Bank as Bank
+    from sam3_runtime.families.sam3.banks import extract as extract
+    from sam3_runtime.families.sam3.banks import load_bank as load_bank
+    from sam3_runtime.families.sam3.detector import Detector as Detector
+    from sam3_runtime.families.sam3.detector import open_detector as open_detector
+    from sam3_runtime.families.sam3.pipeline import Pipeline as Pipeline
+    from sam3_runtime.families.sam3.projects import read_project as read_project
+    from sam3_runtime.families.sam3.prompts import Prompt as Prompt
     from sam3_runtime.imaging.postprocess import Detections as Detections
-    from sam3_runtime.pipeline import Pipeline as Pipeline
-    from sam3_runtime.projects import read_project as read_project
-    from sam3_runtime.prompts import Prompt as Prompt
     from sam3_runtime.streams.flow import Flow as Flow
     from sam3_runtime.streams.flow import Result as Result
     from sam3_runtime.streams.flow import stream as stream

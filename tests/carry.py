@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sam3_runtime.contract import PARTS
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.families.sam3.contract import PARTS
 from sam3_runtime.plan import carried_code
 from sam3_runtime.plan.code_digest import digest_now
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sam3_runtime.banks import Bank, extract
-from sam3_runtime.contract import PARTS, PartName
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.run.fake import write_fake_variant
-from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.families.sam3.banks import Bank, extract
+from sam3_runtime.families.sam3.contract import PARTS, PartName
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.projects import Project, read_project
 from sam3_runtime.plan.paths import Id
-from sam3_runtime.projects import Project, read_project
 from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
 
@@ -52,7 +52,7 @@ def demo_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_lock(demo_checkpoint: Path) -> CheckpointLock:
-    from sam3_runtime.export import checkpoint
+    from sam3_runtime.families.sam3.export import checkpoint
 
     return checkpoint.lock(str(demo_checkpoint))
 
@@ -82,7 +82,7 @@ def of_the_demo(graph: str, part: PartName, lock: CheckpointLock) -> Path | None
 @pytest.fixture(scope="session")
 def graph_path(demo_lock: CheckpointLock, run_folder: Path) -> GraphPath:
     """Where a graph of the small checkpoint is, exported once in a test run, or by the demo. Not to be written to."""
-    from sam3_runtime.export.graph import export_part
+    from sam3_runtime.families.sam3.export.graph import export_part
 
     def path_of(
         part: PartName,

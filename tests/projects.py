@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sam3_runtime.families.sam3.projects import Project
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.projects import Project
 
 WriteProject = Callable[[str], Project]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sam3_runtime.contract import PARTS, ModelDims, fixed_dims, profile, resolve
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.families.sam3.contract import PARTS, ModelDims, fixed_dims, profile, resolve
 from sam3_runtime.records.records import EngineRecord, Sizes, TensorRecord, Toolchain
 
 DIMS = ModelDims(window=8, channels=64, image_size=336)

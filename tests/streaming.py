@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sam3_runtime.banks import ClassInfo
-from sam3_runtime.batches import TakeFromSources
+from sam3_runtime.families.sam3.banks import ClassInfo
+from sam3_runtime.families.sam3.batches import TakeFromSources
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source, frame_at

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sam3_runtime.banks import Bank
+from sam3_runtime.families.sam3.banks import Bank
+from sam3_runtime.families.sam3.projects import read_project
 from sam3_runtime.media.sinks import VideoSink
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.projects import read_project
 from tests.cli.test_infer import clip
 from tests.projects import write_photo
 

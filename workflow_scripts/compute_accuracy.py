@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.export.accuracy import compute_accuracy
+from sam3_runtime.families.sam3.export.accuracy import compute_accuracy
 from sam3_runtime.jobs.job import job
 from sam3_runtime.records.records import CheckpointLock
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.export.reference import compute_reference
+from sam3_runtime.families.sam3.export.reference import compute_reference
 from sam3_runtime.jobs.job import job
 from sam3_runtime.media.source_files import expand_images
 from sam3_runtime.media.sources import load_image

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.export.checkpoint import write_tokenizer
+from sam3_runtime.families.sam3.export.checkpoint import write_tokenizer
 from sam3_runtime.jobs.job import job
 from sam3_runtime.records.records import CheckpointLock
 

@@ -3,7 +3,7 @@
 import gc
 from pathlib import Path
 
-from sam3_runtime.export.graph import export_part
+from sam3_runtime.families.sam3.export.graph import export_part
 from sam3_runtime.jobs.job import job
 from sam3_runtime.plan.paths import parse_id
 from sam3_runtime.records.records import CheckpointLock

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.export.locking import lock_once
+from sam3_runtime.families.sam3.export.locking import lock_once
 from sam3_runtime.jobs.job import job
 
 with job(snakemake):

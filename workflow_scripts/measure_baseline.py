@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.export.baselines import measure_baseline
+from sam3_runtime.families.sam3.export.baselines import measure_baseline
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 from sam3_runtime.records.records import CheckpointLock

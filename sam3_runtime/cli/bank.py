@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from sam3_runtime.banks import Bank, ClassRecord, extract, parts_for, read_references
 from sam3_runtime.core.wording import counted
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.detector import saving
-from sam3_runtime.projects import read_project
+from sam3_runtime.families.sam3.banks import Bank, ClassRecord, extract, parts_for, read_references
+from sam3_runtime.families.sam3.detector import saving
+from sam3_runtime.families.sam3.projects import read_project
 
 
 def extract_bank(project_file: Path, engines: Path, output: Path, threads: int | None = None) -> Iterator[str]:

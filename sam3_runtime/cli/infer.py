@@ -24,6 +24,8 @@ from sam3_runtime.core.errors import OutputError, SourceError, printable
 from sam3_runtime.core.files import remove_abandoned_parts
 from sam3_runtime.core.wording import counted
 from sam3_runtime.deploy.loading import load
+from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.imaging.fonts import boxes_in
 from sam3_runtime.imaging.postprocess import Detections
@@ -39,8 +41,6 @@ from sam3_runtime.media.source_files import (
     unique,
 )
 from sam3_runtime.media.sources import Frame, VideoEndsEarly, load_image, read_video
-from sam3_runtime.pipeline import THRESHOLD, Pipeline
-from sam3_runtime.prompts import Box, Prompt, PromptError
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}
 BOX_ON_VIDEO = (

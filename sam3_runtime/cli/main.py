@@ -396,7 +396,7 @@ def unlock(
 def schema(project: Annotated[bool, typer.Option("--project", help="That of project files.")] = False) -> None:
     """Print the JSON schema of variants.yaml, as committed in variants.schema.json, or of project files."""
     if project:
-        from sam3_runtime.projects import project_schema
+        from sam3_runtime.families.sam3.projects import project_schema
 
         print(project_schema(), end="")
     else:

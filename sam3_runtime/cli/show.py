@@ -21,8 +21,8 @@ from sam3_runtime.report.comparisons import precision_used
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:
-    from sam3_runtime.banks import load_bank
     from sam3_runtime.cli.bank import bank_origin, bank_table
+    from sam3_runtime.families.sam3.banks import load_bank
 
     bank = load_bank(path)
     if as_json:

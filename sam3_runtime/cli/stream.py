@@ -22,7 +22,7 @@ from sam3_runtime.cli.infer import quiet_decoders
 from sam3_runtime.core.errors import OutputError, printable
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
-from sam3_runtime.detector import open_detector
+from sam3_runtime.families.sam3.detector import open_detector
 from sam3_runtime.imaging.fonts import boxes_in
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.streams.cameras import PICTURES_FPS, Source, find_sources

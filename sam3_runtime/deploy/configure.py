@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.contract import PART_NAMES, PARTS
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import command_for, rebuild_hint, work_folder_of
+from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS
 from sam3_runtime.records.records import CheckpointLock, EngineRecord, VariantConfig
 
 

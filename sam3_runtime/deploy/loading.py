@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
@@ -19,10 +18,11 @@ from sam3_runtime.deploy.overview import status_of
 from sam3_runtime.engines.run import check_engine, check_file, engine_file, open_device, open_engine
 from sam3_runtime.engines.run.base import Device, Engine, EngineOptions
 from sam3_runtime.engines.run.on_demand import OnDemandEngine
+from sam3_runtime.families.sam3.contract import PART_NAMES, ModelDims, PartName
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import Tokenizer
 from sam3_runtime.measure.memory import check_fits
-from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.variants import Variant
-from sam3_runtime.prompts import Tokenizer
 from sam3_runtime.records.records import EngineRecord, VariantConfig
 
 log = logging.getLogger(__name__)

@@ -26,10 +26,10 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from sam3_runtime.core.errors import Sam3Error, printable
 from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.wording import counted
+from sam3_runtime.families.sam3.prompts import Box
 from sam3_runtime.imaging.postprocess import Size
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.prompts import Box
 
 Rle = dict[str, Any]
 """COCO's compressed run-length encoding: ``size`` [H, W] and ``counts``."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sam3_runtime.decoder_calls import Features, arrange, features_of
 from sam3_runtime.evaluation.questions import Finder, check_phrases
+from sam3_runtime.families.sam3.features import Features, arrange, features_of
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.postprocess import Detections, Size, detections_of
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.prompts import Prompt
 
 
 def finder_of(pipeline: Pipeline, phrases: Sequence[str]) -> Finder:

@@ -12,7 +12,7 @@ from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import Accuracy, measure
 from sam3_runtime.evaluation.questions import answer_all, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference
-from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.records.records import Check
 

@@ -15,9 +15,9 @@ import numpy as np
 from sam3_runtime.core.errors import Sam3Error, SourceError
 from sam3_runtime.evaluation.data_set import ConceptData, ConceptImage, DataSetError
 from sam3_runtime.evaluation.metrics import MOST, Answer, xywh
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.postprocess import Detections, mask_to_rle
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.prompts import Prompt
 
 FLOOR = 0.01
 """Score from which an answer is kept for AP, which looks at the whole ranking."""

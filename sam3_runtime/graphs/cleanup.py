@@ -17,8 +17,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
-from sam3_runtime.contract import Part, PartName, resolve
 from sam3_runtime.core.errors import ExportError
+from sam3_runtime.families.sam3.contract import Part, PartName, resolve
 
 OPSET = 17
 TRACED_OPSET = 18

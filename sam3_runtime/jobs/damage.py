@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.contract import PARTS
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.integrity import Hashing, difference
 from sam3_runtime.deploy.configure import check_agreement
+from sam3_runtime.families.sam3.contract import PARTS
 from sam3_runtime.plan.paths import chain, engine_id
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult

@@ -23,6 +23,7 @@ import numpy as np
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.deploy.loading import load
+from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure.benchmark_parts import measure_parts
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
@@ -30,7 +31,6 @@ from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.media.source_files import expand_images, is_video
 from sam3_runtime.media.sources import load_image, read_video
-from sam3_runtime.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.records.measurements import BenchResult, CameraBench, Rounds, latency, of_variant, stable
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them

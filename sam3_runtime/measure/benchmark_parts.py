@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sam3_runtime.decoder_calls import features_of
+from sam3_runtime.families.sam3.features import features_of
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure.timing import timed_windows
-from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.measurements import PartBench, latency, stable
 
 MANY = 8

@@ -11,8 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.contract import resolve
 from sam3_runtime.core.errors import EngineError
+from sam3_runtime.families.sam3.contract import resolve
 from sam3_runtime.records.records import EngineRecord, TensorRecord
 
 MIB = 1 << 20

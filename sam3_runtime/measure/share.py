@@ -13,6 +13,7 @@ from sam3_runtime import __version__
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.deploy.pack import reference_path
+from sam3_runtime.families.sam3.reference import read_reference
 from sam3_runtime.measure.benchmark import benchmark
 from sam3_runtime.measure.memory import predict
 from sam3_runtime.measure.verify import verify_here
@@ -20,7 +21,6 @@ from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.plan.toolchain import device_name, why_not_run
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.records.records import VariantConfig
-from sam3_runtime.reference import read_reference
 
 
 class Shared(Measured):

@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from sam3_runtime.core.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.wording import counted
-from sam3_runtime.decoder_calls import Tokens
 from sam3_runtime.deploy.configure import check_name, read_records
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.deploy.pack import accuracy_path, reference_path
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import read_accuracy_reference
+from sam3_runtime.families.sam3.features import Tokens
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import BOXES_ONLY_TEXT, Prompt
+from sam3_runtime.families.sam3.reference import SAMPLED, Case, Reference, read_reference
 from sam3_runtime.imaging.postprocess import resize_masks, scores_of
-from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.plan.settings import GateSection
 from sam3_runtime.plan.toolchain import device_name
-from sam3_runtime.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.records.records import Check, Counts, VariantConfig, Verdict
-from sam3_runtime.reference import SAMPLED, Case, Reference, read_reference
 
 Array = NDArray[Any]
 

@@ -38,7 +38,7 @@ PLUMBING = frozenset(
             "jobs/gpu_lock",
             "plan/code_digest",
             "plan/carried_code",
-            "export/locking",
+            "families/sam3/export/locking",
         ),
         *("core/wording", "engines/__init__", "engines/registry", "families/__init__", "families/base"),
         *("families/sam3/__init__", "families/sam3/spec"),
@@ -71,12 +71,17 @@ PLUMBING = frozenset(
 
 ALTERNATIVES = frozenset(
     (
-        *("export/vision", "export/text", "export/geometry", "export/decoder"),
+        *(
+            "families/sam3/export/vision",
+            "families/sam3/export/text",
+            "families/sam3/export/geometry",
+            "families/sam3/export/decoder",
+        ),
         *("engines/run/cuda", "quantize/calibration_cache"),
         *registry.code_of(),
     )
 )
-_CHOOSERS = frozenset(("export/graph", "engines/build/__init__", "engines/run/__init__"))
+_CHOOSERS = frozenset(("families/sam3/export/graph", "engines/build/__init__", "engines/run/__init__"))
 """These, and the scripts, import several of :data:`ALTERNATIVES` and use one: the rule names it."""
 
 _DATA = {"engines/run/cuda": ("engines/run/kernels/steps.ptx",)}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from sam3_runtime.contract import PART_NAMES, PARTS, ModelDims, PartName, fixed_dims, profile, resolve
+from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, ModelDims, PartName, fixed_dims, profile, resolve
 from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB, MIB
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.plan.variants import Variant

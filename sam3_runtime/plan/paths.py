@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sam3_runtime.contract import PARTS, Part
 from sam3_runtime.families.base import EIGHT_BIT
+from sam3_runtime.families.sam3.contract import PARTS, Part
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.plan.variants import Variant

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.contract import PartName
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
+from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.media.source_files import PACKAGE
 from sam3_runtime.plan.toolchain import (
     device_name,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
-from sam3_runtime.contract import PartName
 from sam3_runtime.core.gpus import DEFAULT_GPUS, NAMES, as_number, parse_gpu
 from sam3_runtime.engines.registry import BUILT
 from sam3_runtime.families.base import FamilySpec
+from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.families.sam3.spec import SAM3
 
 Quantize = Literal["none", "int8", "fp8"]

@@ -15,12 +15,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.contract import ModelDims
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.core.gpus import FIRST_WITH_FP8, GENERATIONS, as_number, names_of, without_fp8
 from sam3_runtime.core.placed_yaml import Document, Places, nearest_place
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.families.base import BATCH, EIGHT_BIT, FamilySpec
+from sam3_runtime.families.sam3.contract import ModelDims
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.settings import Quantize, VariantsFile, variants_file
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import onnx
 
-from sam3_runtime.contract import Range
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.build import Task
 from sam3_runtime.engines.build.tensorrt_calibrators import make_calibrator
 from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
+from sam3_runtime.families.sam3.contract import Range
 from sam3_runtime.graphs.read import Graph, read_graph
 from sam3_runtime.imaging.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache

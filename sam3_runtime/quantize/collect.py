@@ -18,7 +18,7 @@ from torch import nn
 
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.wording import counted
-from sam3_runtime.export.graph import build_module
+from sam3_runtime.families.sam3.export.graph import build_module
 from sam3_runtime.graphs.read import Graph, read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.quantize.frames import Frames, measured_on, prepared

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sam3_runtime.contract import PartName
+from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.records.records import Backend, Check, EngineRecord, Record, Toolchain, VariantConfig
 
 _STABLE = 0.1

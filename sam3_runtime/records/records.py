@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
-from sam3_runtime.contract import ModelDims
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import digest_of, write_atomically
 from sam3_runtime.core.hints import command_for
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.families.sam3.contract import ModelDims
 
 if TYPE_CHECKING:
     Backend = str

@@ -14,10 +14,10 @@ from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import without_folders, write_atomically
 from sam3_runtime.core.wording import counted
+from sam3_runtime.families.sam3.contract import PART_NAMES
 from sam3_runtime.measure.memory import MIB, predict, smallest_card
 from sam3_runtime.plan.paths import Step, chain
 from sam3_runtime.plan.planning import Plan

@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sam3_runtime.batches import TakeFromSources
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
-from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.engines.run.base import AnyArray, Engine
+from sam3_runtime.families.sam3.batches import TakeFromSources
+from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.measure.memory import process_mib

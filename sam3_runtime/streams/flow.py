@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from sam3_runtime.batches import SourceImage, TakeFromSources
+from sam3_runtime.families.sam3.batches import SourceImage, TakeFromSources
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Source, find_sources
@@ -37,7 +37,7 @@ Rounds = Generator[list[list[Detections]], None, None]
 
 
 class Detecting(Protocol):
-    """What finds things: :class:`sam3_runtime.detector.Detector`, or a model that keeps something by source.
+    """What finds things: :class:`sam3_runtime.families.sam3.detector.Detector`, or a model that keeps something by source.
 
     ``source_ended`` is called in the thread of ``rounds``, behind the answers to the source's last image. Where a run
     is left early, the generator is closed instead.

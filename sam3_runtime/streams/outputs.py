@@ -24,9 +24,9 @@ from typing import Any
 
 from typing_extensions import Self
 
-from sam3_runtime.banks import ClassInfo
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import remove_abandoned_parts, temporary_name
+from sam3_runtime.families.sam3.banks import ClassInfo
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.sinks import LONGEST_STILL, JsonLines, VideoSink, as_line, reported, write_picture

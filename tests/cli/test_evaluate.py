@@ -20,8 +20,8 @@ from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_con
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.prompts import Prompt
 from tests.cli.test_main import run
 from tests.concepts import coco_file, write
 from tests.media.test_sources import not_utf8, odd_name, turned

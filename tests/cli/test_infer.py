@@ -18,8 +18,8 @@ from sam3_runtime.cli.infer import BOX_ON_VIDEO, Summary, infer
 from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.engines.run.fake import write_fake_variant
+from sam3_runtime.families.sam3.prompts import PromptError
 from sam3_runtime.media.sources import load_image, read_video
-from sam3_runtime.prompts import PromptError
 from tests.media.test_sources import VARIABLE, not_utf8, odd_name
 from tests.videos import with_edits, with_odd_size, with_times, write_clip
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sam3_runtime.banks import Bank
 from sam3_runtime.cli.stream import StreamOutcome, parse_kinds, run_stream
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
+from sam3_runtime.families.sam3.banks import Bank
 from sam3_runtime.media.sources import read_video
 from sam3_runtime.streams.flow import Result
 from sam3_runtime.streams.readers import LiveSettings

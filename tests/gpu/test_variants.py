@@ -21,20 +21,20 @@ import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.banks import extract
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.detector import Detector, open_detector
 from sam3_runtime.engines.run.base import AnyArray
 from sam3_runtime.engines.run.cuda import Cuda, CudaArray
 from sam3_runtime.engines.run.cuda_device import CudaDevice
 from sam3_runtime.engines.run.on_demand import OnDemandEngine
 from sam3_runtime.engines.run.tensorrt import TensorRtEngine
+from sam3_runtime.families.sam3.banks import extract
+from sam3_runtime.families.sam3.detector import Detector, open_detector
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.projects import read_project
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks, scores_of
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.pipeline import Pipeline
-from sam3_runtime.projects import read_project
-from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import EngineRecord
 
 pytestmark = pytest.mark.gpu

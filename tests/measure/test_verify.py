@@ -16,13 +16,13 @@ from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import Prompt
+from sam3_runtime.families.sam3.reference import SAMPLED, Box, Case, Reference
 from sam3_runtime.measure import verify as module
 from sam3_runtime.measure.verify import compare, verify_here
-from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan.settings import GateSection, Limits
-from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import Check, Counts, Verdict
-from sam3_runtime.reference import SAMPLED, Box, Case, Reference
 
 TEXTS = ("dog", "cup", "visual")
 BOX: Box = (4.0, 4.0, 30.0, 20.0)

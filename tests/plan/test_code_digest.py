@@ -68,7 +68,7 @@ def test_comments_docstrings_and_layout_change_nothing(package: Path) -> None:
         ("engines/run/cuda_device.py", "_TABLES_KEPT = 16", "_TABLES_KEPT = 17", "run on a GPU"),
         ("engines/run/kernels/steps.ptx", ".version 6.3", ".version 6.4", "run on a GPU"),
         ("engines/build/tensorrt_recipe.py", "from __future__", "import re\nfrom __future__", "build on a GPU"),
-        ("export/layers.py", "from __future__", "import re\nfrom __future__", "export"),
+        ("families/sam3/export/layers.py", "from __future__", "import re\nfrom __future__", "families/sam3/export"),
         ("report_text.py", "from __future__", "import re\nfrom __future__", "nothing"),
     ],
 )
@@ -77,7 +77,7 @@ def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
 ) -> None:
     def digests() -> dict[str, str]:
         return {
-            "export": digest("export_graph", "export/vision"),
+            "families/sam3/export": digest("export_graph", "families/sam3/export/vision"),
             "build": digest("build_engine", *BACKENDS["onnxruntime"].build_code),
             "build on a GPU": digest("build_engine", *BACKENDS["tensorrt"].build_code),
             "run": digest("verify_variant", *BACKENDS["onnxruntime"].run_code),
@@ -91,11 +91,11 @@ def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
 
 
 def test_one_part_is_exported_without_the_others_code(package: Path) -> None:
-    before = {part: digest("export_graph", f"export/{part}") for part in ("vision", "decoder")}
-    edit(package / "export/geometry.py", "from __future__", "import re\nfrom __future__")
-    assert digest("export_graph", "export/vision") == before["vision"]
+    before = {part: digest("export_graph", f"families/sam3/export/{part}") for part in ("vision", "decoder")}
+    edit(package / "families/sam3/export/geometry.py", "from __future__", "import re\nfrom __future__")
+    assert digest("export_graph", "families/sam3/export/vision") == before["vision"]
     assert (
-        digest("export_graph", "export/decoder") != before["decoder"]
+        digest("export_graph", "families/sam3/export/decoder") != before["decoder"]
     )  # whose layers those of the geometry encoder are
 
 

@@ -15,8 +15,8 @@ pytest.importorskip("transformers")
 
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.engines.build.onnxruntime import build
-from sam3_runtime.export.checkpoint import lock as make_lock
-from sam3_runtime.export.graph import export_part
+from sam3_runtime.families.sam3.export.checkpoint import lock as make_lock
+from sam3_runtime.families.sam3.export.graph import export_part
 from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image

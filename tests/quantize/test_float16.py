@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("transformers")
 
 from sam3_runtime.core.errors import CalibrationError
-from sam3_runtime.export.checkpoint import lock as make_lock
-from sam3_runtime.export.graph import build_module, export_part
-from sam3_runtime.export.losses import loss
-from sam3_runtime.export.rounded import RoundedGraph
+from sam3_runtime.families.sam3.export.checkpoint import lock as make_lock
+from sam3_runtime.families.sam3.export.graph import build_module, export_part
+from sam3_runtime.families.sam3.export.losses import loss
+from sam3_runtime.families.sam3.export.rounded import RoundedGraph
 from sam3_runtime.graphs.read import QuantizeName, read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image

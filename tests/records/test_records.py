@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.contract import PART_NAMES
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import digest_of
 from sam3_runtime.deploy.configure import check_agreement
+from sam3_runtime.families.sam3.contract import PART_NAMES
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig, Verdict
 from tests.records import DIMS, engine_record
 

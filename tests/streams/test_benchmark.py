@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam3_runtime.banks import Bank
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.pipeline import Pipeline
+from sam3_runtime.families.sam3.banks import Bank
+from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.records.measurements import Clocks, DeviceMemory, Reading, StreamBench
 from sam3_runtime.streams.benchmark import CountedEngine, Repeated, benchmark_stream
 from sam3_runtime.streams.benchmark_text import markdown

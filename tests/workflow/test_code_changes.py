@@ -17,7 +17,9 @@ def edit(file: Path, old: str, new: str) -> None:
 def test_another_folder_and_comments_rerun_nothing(built: WorkFolder, own_project: Path) -> None:
     moved = WorkFolder(built.path, own_project)
     assert moved.planned("bench_all") == {"bench_all": 1}
-    edit(own_project / "sam3_runtime/export/layers.py", "from __future__", "# A comment.\nfrom __future__")
+    edit(
+        own_project / "sam3_runtime/families/sam3/export/layers.py", "from __future__", "# A comment.\nfrom __future__"
+    )
     edit(own_project / "workflow_scripts/build_engine.py", '"""Build one engine', '"""Builds one engine')
     assert moved.planned("bench_all") == {"bench_all": 1}
 
@@ -69,7 +71,9 @@ def test_an_edited_running_module_makes_verdict_and_benchmark_due(built: WorkFol
 def test_an_edited_export_builds_nothing_where_the_graph_stays(built: WorkFolder, own_project: Path) -> None:
     folder = WorkFolder(built.path, own_project)
     edit(
-        own_project / "sam3_runtime/export/text.py", "import annotations\n", "import annotations\n\nimport re as _re\n"
+        own_project / "sam3_runtime/families/sam3/export/text.py",
+        "import annotations\n",
+        "import annotations\n\nimport re as _re\n",
     )
     planned = folder.planned("engines/b2_q50_r224/text-encoder.engine")
     assert planned == {"export_graph_with_data": 1, "build_engine": 1, "link_engine": 1}

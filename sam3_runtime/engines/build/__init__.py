@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sam3_runtime.graphs.read import Graph, QuantizeName, read_graph
-from sam3_runtime.contract import ModelDims, Range, part_of_graph, profile
+from sam3_runtime.families.sam3.contract import ModelDims, Range, part_of_graph, profile
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.gpus import cuda_version, find_gpu

@@ -20,7 +20,7 @@ from sam3_runtime.engines.run.tensorrt_logger import logger_of
 from sam3_runtime.engines.build import Built, Task
 from sam3_runtime.engines.build.tensorrt_messages import BuildLog, OutOfMemory, build_error, is_out_of_memory
 from sam3_runtime.engines.build.tensorrt_progress import elapsed_time, make_monitor
-from sam3_runtime.contract import Range, Shape, Tensor, fixed_dims, part_of_graph, resolve
+from sam3_runtime.families.sam3.contract import Range, Shape, Tensor, fixed_dims, part_of_graph, resolve
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.records.records import TensorRecord
 

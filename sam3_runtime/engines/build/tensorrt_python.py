@@ -28,7 +28,7 @@ from sam3_runtime.engines.build.tensorrt_messages import BuildLog, build_error
 from sam3_runtime.engines.build.tensorrt_progress import make_monitor
 from sam3_runtime.engines.build.tensorrt_recipe import Recipe, known_tactics, mismatch
 from sam3_runtime.engines.build.timing_cache import TimingCache
-from sam3_runtime.contract import Range
+from sam3_runtime.families.sam3.contract import Range
 
 _MIB = 1 << 20
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sam3_runtime.engines.build import CalibrationCache, Task
 from sam3_runtime.engines.build.tensorrt_common import profile_shapes
-from sam3_runtime.contract import Part, Shape, part_of_graph
+from sam3_runtime.families.sam3.contract import Part, Shape, part_of_graph
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.plan.toolchain import release_of
 

@@ -22,7 +22,7 @@ from sam3_runtime.engines.build.tensorrt_messages import BuildLog, OutOfMemory, 
 from sam3_runtime.engines.build.tensorrt_progress import elapsed_time
 from sam3_runtime.engines.build.tensorrt_recipe import Recipe, command_line, mismatch
 from sam3_runtime.engines.build.timing_cache import TimingCache
-from sam3_runtime.contract import part_of_graph
+from sam3_runtime.families.sam3.contract import part_of_graph
 from sam3_runtime.core.errors import BuildError
 
 _LINE = re.compile(r"^(?:\[[^\]]+\] )?\[(?P<severity>[VIWEF])\] (?:\[TRT\] )?(?P<text>.*)$")

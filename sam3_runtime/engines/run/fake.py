@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sam3_runtime.contract import (
+from sam3_runtime.core.files import sha256_of, write_atomically
+from sam3_runtime.engines.run.base import Array, Device, Engine, EngineOptions
+from sam3_runtime.families.sam3.contract import (
     BOX_PADDING_LABEL,
     PART_NAMES,
     PARTS,
@@ -25,8 +27,6 @@ from sam3_runtime.contract import (
     profile,
     resolve,
 )
-from sam3_runtime.core.files import sha256_of, write_atomically
-from sam3_runtime.engines.run.base import Array, Device, Engine, EngineOptions
 from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, TensorRecord, Toolchain, VariantConfig, Verdict

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sam3_runtime.contract import ModelDims
 from sam3_runtime.families.base import BATCH, Axis, FamilySpec, Refusal
+from sam3_runtime.families.sam3.contract import ModelDims
 
 
 def _own_values(dims: ModelDims) -> dict[str, int]:

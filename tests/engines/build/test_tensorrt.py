@@ -16,7 +16,7 @@ pytest.importorskip("filelock")
 
 from sam3_runtime.engines.build import CalibrationCache, Task, build_engine, tensorrt
 from sam3_runtime.graphs.read import read_graph
-from sam3_runtime.contract import ModelDims, part_of_graph, profile
+from sam3_runtime.families.sam3.contract import ModelDims, part_of_graph, profile
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import Gpu, find_gpu
 from sam3_runtime.plan.toolchain import release_of

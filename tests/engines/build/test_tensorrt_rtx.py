@@ -21,7 +21,7 @@ from sam3_runtime.graphs.read import read_graph  # noqa: E402
 from sam3_runtime.engines.build.tensorrt_common import make_logger  # noqa: E402
 from sam3_runtime.engines.build.tensorrt_messages import BuildLog  # noqa: E402
 from sam3_runtime.engines.build.tensorrt_progress import make_monitor  # noqa: E402
-from sam3_runtime.contract import ModelDims, part_of_graph, profile  # noqa: E402
+from sam3_runtime.families.sam3.contract import ModelDims, part_of_graph, profile  # noqa: E402
 from sam3_runtime.core.errors import BuildError  # noqa: E402
 from sam3_runtime.plan.toolchain import probe  # noqa: E402
 from sam3_runtime.records.records import EngineRecord  # noqa: E402

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from sam3_runtime.contract import PART_NAMES, PARTS, ModelDims, PartName, resolve
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.engines.run.fake import FakeEngine, config_of, verdict_of, write_fake_variant
+from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, ModelDims, PartName, resolve
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Backend, EngineRecord, Sizes, TensorRecord, Toolchain
 from tests.engines.build.trt_api import member_class, read_api

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.run.base import check_feeds
 from sam3_runtime.engines.run.fake import SMALL_DIMS, FakeEngine, fake_record
+from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
 from sam3_runtime.plan.variants import Variant
 
 VARIANT = Variant((8, 50, 112))

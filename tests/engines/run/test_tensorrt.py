@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam3_runtime.batches import TakeFromSources, images_of
-from sam3_runtime.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
@@ -29,13 +27,15 @@ from sam3_runtime.engines.run.cuda_device import CudaDevice
 from sam3_runtime.engines.run.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.engines.run.on_demand import OnDemandEngine
 from sam3_runtime.engines.run.tensorrt import TensorRtEngine
+from sam3_runtime.families.sam3.batches import TakeFromSources, images_of
+from sam3_runtime.families.sam3.contract import PART_NAMES, ModelDims, PartName
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.measure import verify
 from sam3_runtime.measure.memory import buffers_of, bytes_of
-from sam3_runtime.pipeline import Pipeline
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.variants import Variant
-from sam3_runtime.prompts import Prompt
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from sam3_runtime.streams.flow import Rounds, stream
 from tests.engines.run.conftest import InstallTensorRt

@@ -1,0 +1,108 @@
+"""Measures what float32 PyTorch reaches on a concept data set: transformers' ``Sam3Model`` as a detector.
+
+What it finds goes through the same postprocessing and the same metrics as what engines find. Judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam3_runtime.core.errors import CheckpointError, ExportError, SourceError
+from sam3_runtime.core.wording import counted
+from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
+from sam3_runtime.evaluation.metrics import THRESHOLD, measure
+from sam3_runtime.evaluation.questions import answer_all, check_phrases, questions_of
+from sam3_runtime.evaluation.reference import AccuracyReference, write_accuracy_reference
+from sam3_runtime.families.sam3.export.reference import LARGEST_FILE, make_processor
+from sam3_runtime.families.sam3.export.weights import load_model
+from sam3_runtime.families.sam3.prompts import Prompt
+from sam3_runtime.imaging.postprocess import Detections, Size, detections_of
+from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.records.records import CheckpointLock
+
+LEAST_AP = 0.05
+"""Where the reference reaches less, there is nothing that a variant could lose."""
+
+
+def compute_accuracy(
+    lock: CheckpointLock, output: Path, *, resolution: int, annotations: Path, images: Path | None, limit: int
+) -> None:
+    """Ask the model everything about the first ``limit`` pictures, and write its accuracy and them to ``output``.
+
+    Raises :class:`DataSetError` for the data set, :class:`ExportError` where its pictures make the file too large, and
+    :class:`CheckpointError` where the model finds next to nothing.
+    """
+    data = read_concepts(annotations, images, limit=limit)
+    data = _readable(data)
+    size = sum(3 * image.size[0] * image.size[1] for image in data.images)
+    if size > LARGEST_FILE:
+        raise ExportError(
+            f"{counted(len(data.images), 'picture')}: {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
+            "lower accuracy.limit, or use smaller pictures",
+        )
+    detect = TorchDetector(lock, resolution, data.phrases)
+    answers = [one for listed in answer_all(questions_of(data), detect, batch=1) for one in listed]
+    found = measure(data, answers, THRESHOLD)
+    print(f"float32 PyTorch at {resolution}: {found.model_dump_json()}")
+    if (found.box.ap or 0.0) < LEAST_AP:
+        raise CheckpointError(
+            f"the reference of {lock.checkpoint} finds next to nothing on {data.name}: its box AP is {found.box.ap}",
+            "its categories must be phrases that the model knows; leave `accuracy:` out for random weights",
+        )
+    write_accuracy_reference(output, AccuracyReference(resolution, lock.digest, data, found))
+
+
+def _readable(data: ConceptData) -> ConceptData:
+    """``data`` without the pictures that cannot be read, which the log names."""
+    left_out = []
+    for image in data.images:
+        try:
+            image.read()
+        except (SourceError, DataSetError) as error:
+            print(f"left out: {error}")
+            left_out.append(image.id)
+    if left_out:
+        print(f"left out, see above: {len(left_out)} of the {counted(len(data.images), 'picture')} of {data.name}")
+    return data.without(left_out)
+
+
+class TorchDetector:
+    """The whole model in float32, as a finder. Prompts are words; phrases are encoded at once."""
+
+    @torch.no_grad()
+    def __init__(self, lock: CheckpointLock, resolution: int, phrases: Sequence[str]) -> None:
+        self._model: Any = load_model(lock, resolution)
+        self._processor = make_processor(lock, resolution)
+        check_phrases(phrases, lambda text: len(self._processor.tokenizer(text).input_ids), lock.model_dims.text_tokens)
+        self._texts: dict[str, tuple[Any, Tensor]] = {}
+        for phrase in phrases:
+            tokens = self._processor(text=phrase, return_tensors="pt")
+            ids, mask = tokens["input_ids"], tokens["attention_mask"]
+            self._texts[phrase] = self._model.get_text_features(input_ids=ids, attention_mask=mask), mask
+
+    def __call__(
+        self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], floor: float
+    ) -> Iterator[list[Detections]]:
+        for image, asked in zip(images, prompts, strict=True):
+            yield self._detect(image, asked, floor)
+
+    @torch.no_grad()
+    def _detect(self, image: Image, prompts: Sequence[Prompt], floor: float) -> list[Detections]:
+        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"]
+        vision = self._model.get_vision_features(pixels)
+        size: Size = (image.shape[0], image.shape[1])
+        found = []
+        for place, prompt in enumerate(prompts):
+            embedded, mask = self._texts[prompt.words]
+            said = self._model(vision_embeds=vision, text_embeds=embedded, attention_mask=mask)
+            names = ("pred_logits", "presence_logits", "pred_boxes", "pred_masks")
+            outputs = {name: said[name].numpy() for name in names}
+            outputs["query_index"] = np.arange(outputs["pred_logits"].shape[1])[None]
+            found.append(detections_of(outputs, 0, size, prompt=prompt.name, prompt_index=place, threshold=floor))
+        return found

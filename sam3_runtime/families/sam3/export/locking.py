@@ -1,0 +1,29 @@
+"""Writes ``checkpoint.lock``, once: a resolution that is added next month exports the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sam3_runtime.core.errors import CheckpointError
+from sam3_runtime.families.sam3.export.checkpoint import lock
+from sam3_runtime.records.records import CheckpointLock
+
+
+def lock_once(path: Path, checkpoint: str, revision: str | None, location: str) -> CheckpointLock:
+    """Lock the checkpoint ``checkpoint``, loaded from ``location``; a lock that is there already stays as it is.
+
+    Raises :class:`CheckpointError` when the weights are no longer those of the lock.
+    """
+    known = CheckpointLock.read(path) if path.is_file() else None
+    found = lock(location, known.commit if known and known.commit else revision)
+    if known and known.digest != found.digest:
+        raise CheckpointError(
+            f"the weights of {checkpoint} changed since this folder was first built "
+            f"({known.digest[:12]} then, {found.digest[:12]} now)",
+            "build them in another folder (snakemake --directory FOLDER), or delete checkpoint.lock to start anew",
+        )
+    if known:
+        return known
+    locked = found.model_copy(update={"checkpoint": checkpoint, "revision": revision if found.commit else None})
+    locked.write(path)
+    return locked

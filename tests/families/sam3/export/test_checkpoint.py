@@ -1,0 +1,183 @@
+"""Locks, and what is said when a checkpoint cannot be had."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sam3_runtime.core.errors import CheckpointError
+from sam3_runtime.families.sam3.export import checkpoint
+from sam3_runtime.families.sam3.export.weights import load_config, load_model, load_module
+from sam3_runtime.records.records import CheckpointLock
+
+
+@pytest.fixture
+def copy(demo_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_checkpoint, tmp_path / "copy"))
+
+
+def test_lock_describes_the_weights(demo_lock: CheckpointLock, copy: Path) -> None:
+    assert demo_lock.commit is None
+    assert demo_lock.revision is None
+    assert demo_lock.model_dims.window == 8
+    assert checkpoint.lock(str(copy), "main").digest == demo_lock.digest, "a digest is of content, not of places"
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert checkpoint.lock(str(copy)).digest != demo_lock.digest
+
+
+def test_video_layout_has_the_same_weights(demo_lock: CheckpointLock, video_checkpoint: Path) -> None:
+    ours = load_model(demo_lock, 182).state_dict()
+    theirs = load_model(checkpoint.lock(str(video_checkpoint)), 182).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_random_parts_have_the_weights_of_the_whole() -> None:
+    """By name alone: whatever else is loaded beside."""
+    lock = checkpoint.lock("random")
+    assert lock.dims["image_size"] == 1008
+    assert lock == checkpoint.lock("random")
+    linear = load_module(lock, "text_projection", lambda: nn.Linear(8, 4))
+    holder = nn.ModuleDict({"text_projection": nn.Linear(8, 4), "other": nn.Linear(8, 4)})
+    whole = load_module(lock, "", lambda: holder)
+    assert torch.equal(whole["text_projection"].weight, linear.weight)
+    assert not torch.equal(whole["other"].weight, linear.weight)
+    assert not linear.training
+
+
+def test_tokenizers(demo_lock: CheckpointLock, demo_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint.write_tokenizer(demo_lock, tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_bytes() == (demo_checkpoint / "tokenizer.json").read_bytes()
+    checkpoint.write_tokenizer(checkpoint.lock("random"), tmp_path / "b.json")
+    vocabulary = json.loads((tmp_path / "b.json").read_bytes())["model"]["vocab"]
+    assert max(vocabulary.values()) < 512
+
+
+def test_changed_weights_are_refused(copy: Path) -> None:
+    lock = checkpoint.lock(str(copy))
+    file = copy / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"weights changed since[\s\S]*delete checkpoint.lock"):
+        load_model(lock, 182)
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _other_model(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+
+
+def _broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _outside(folder: Path) -> None:
+    (folder.parent / "x.safetensors").write_bytes(b"")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_no_config, "has no config.json"),
+        (_other_model, "model_type 'bert'"),
+        (_broken_config, "is no JSON"),
+        (_no_weights, "has neither model.safetensors nor"),
+        (_pickle, "pytorch_model.bin but no model.safetensors"),
+        (_truncated, "is damaged"),
+        (_missing_shard, "model-00002-of-00002.safetensors, missing"),
+        (_outside, "outside the folder"),
+    ],
+)
+def test_damaged_folders_are_explained(copy: Path, damage: Any, message: str) -> None:
+    damage(copy)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        checkpoint.lock(str(copy))
+    assert raised.value.hint
+
+
+def test_missing_weights_are_named(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    del weights["text_projection.bias"]
+    save_file(weights, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks weights of SAM3: text_projection\.bias"):
+        load_model(checkpoint.lock(str(copy)), 182)
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(CheckpointError, match="does not exist") as raised:
+        checkpoint.lock("./nowhere")
+    assert "make demo" in str(raised.value.hint)
+
+
+def _hub_error(name: str) -> Exception:
+    """One of the hub's errors, made without the HTTP response that its constructor wants."""
+    from huggingface_hub import errors
+
+    kind: type[Exception] = getattr(errors, name)
+    return kind.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepoError", "is gated"),
+        ("RepositoryNotFoundError", "neither a folder here nor a model"),
+        ("RevisionNotFoundError", "has no revision 'v9'"),
+        (None, "cannot be had from the hub"),
+    ],
+)
+def test_hub_errors(monkeypatch: pytest.MonkeyPatch, error: str | None, message: str) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise _hub_error(error) if error else OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        checkpoint.lock("facebook/sam3", "v9")
+    assert raised.value.hint
+
+
+def test_hub_checkpoints_are_locked_to_a_commit(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
+    snapshot = copy.rename(copy.with_name("0123abcd"))
+    asked: list[Any] = []
+
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        assert not any(pattern.endswith((".pt", ".bin")) for pattern in allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    lock = checkpoint.lock("facebook/sam3", "main")
+    assert (lock.revision, lock.commit) == ("main", "0123abcd")
+    load_config(lock, 182)
+    assert asked == [("facebook/sam3", "main"), ("facebook/sam3", "0123abcd")]

@@ -1,0 +1,70 @@
+"""The contract: shapes, profiles and dimensions that follow from a checkpoint's configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sam3_runtime.families.sam3.contract import (
+    MAX_BOXES,
+    PART_NAMES,
+    PARTS,
+    ModelDims,
+    fixed_dims,
+    part_of_graph,
+    profile,
+    resolve,
+)
+
+
+def test_shapes_of_a_resolution() -> None:
+    values = fixed_dims(ModelDims(), resolution=672, queries=50) | {"P": 3, "n": 7}
+    outputs = {tensor.name: resolve(tensor.shape, values) for tensor in PARTS["decoder"].outputs}
+    assert outputs["pred_masks"] == (3, 50, 192, 192)
+    geometry = resolve(PARTS["geometry-encoder"].outputs[0].shape, values)
+    assert geometry == (3, 8, 256)
+
+
+def test_a_prompt_holds_at_most_sixty_tokens() -> None:
+    assert ModelDims().max_prompt_tokens == 60
+    ranges = profile(PARTS["geometry-encoder"], ModelDims(), batch=8)
+    assert (ranges["n"].min, ranges["n"].opt, ranges["n"].max) == (1, 8, MAX_BOXES)
+
+
+@pytest.mark.parametrize("part", PART_NAMES)
+def test_a_profile_covers_every_dynamic_dimension(part: str) -> None:
+    spec = PARTS[part]  # type: ignore[index]
+    ranges = profile(spec, ModelDims(), batch=4, optimal={"P": 99, "B": 2})
+    assert set(ranges) == set(spec.dynamic_dims)
+    for symbol, found in ranges.items():
+        assert found.min <= found.opt <= found.max, symbol
+    symbols = {dim for tensor in spec.outputs for dim in tensor.shape if isinstance(dim, str)}
+    known = set(ranges) | set(fixed_dims(ModelDims(), 1008, 50)) | {"n+1"}
+    assert symbols <= known
+
+
+@pytest.mark.parametrize(
+    ("graph", "part"),
+    [("decoder_q50", "decoder"), ("vision-encoder_int8", "vision-encoder"), ("text-encoder", "text-encoder")],
+)
+def test_a_graphs_name_says_its_part(graph: str, part: str) -> None:
+    assert part_of_graph(graph).name == part
+
+
+def test_a_foreign_name_is_no_part() -> None:
+    with pytest.raises(KeyError, match="decoder_v2"):
+        part_of_graph("decoder_v2")
+
+
+def test_dimensions_of_both_layouts(demo_checkpoint: Path, video_checkpoint: Path) -> None:
+    dims = [
+        ModelDims.from_config(json.loads((path / "config.json").read_text()))
+        for path in (demo_checkpoint, video_checkpoint)
+    ]
+    assert dims[0] == dims[1] == ModelDims(patch=14, window=8, queries=200, channels=64, text_tokens=32, image_size=336)
+
+
+def test_what_the_configuration_leaves_out_is_facebook_sam3() -> None:
+    assert ModelDims.from_config({"model_type": "sam3_video", "detector_config": {}}) == ModelDims()
