@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Bank": "banks",
-    "Detections": "postprocess",
-    "Detector": "detector",
+    "Bank": "families.sam3.banks",
+    "Detections": "imaging.postprocess",
+    "Detector": "families.sam3.detector",
     "Flow": "streams.flow",
-    "Pipeline": "pipeline",
-    "Prompt": "prompts",
+    "Pipeline": "families.sam3.pipeline",
+    "Prompt": "families.sam3.prompts",
     "Result": "streams.flow",
     "TrackSettings": "tracking.tracker",
     "Tracker": "tracking.tracker",
-    "extract": "banks",
-    "load": "loading",
-    "load_bank": "banks",
-    "open_detector": "detector",
-    "read_project": "projects",
+    "extract": "families.sam3.banks",
+    "load": "deploy.loading",
+    "load_bank": "families.sam3.banks",
+    "open_detector": "families.sam3.detector",
+    "read_project": "families.sam3.projects",
     "stream": "streams.flow",
 }
 __all__ = ["__version__", *_HOMES]

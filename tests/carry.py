@@ -2,8 +2,8 @@
 
     python -m tests.carry
 
-writes ``sam3_runtime/plan/carried_code.py`` after code was moved. Where an edit was meant to make something due again, take
-its kind out of :data:`BEFORE` instead.
+writes ``sam3_runtime/plan/carried_code.py`` after code was moved. Where an edit was meant to make something due again,
+take its kind out of :data:`BEFORE` instead.
 """
 
 from __future__ import annotations

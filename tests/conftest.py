@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.run.fake import write_fake_variant
+from sam3_runtime.engines.running.fake import write_fake_variant
 from sam3_runtime.families.sam3.banks import Bank, extract
 from sam3_runtime.families.sam3.contract import PARTS, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline

@@ -24,7 +24,7 @@ from sam3_runtime.records.measurements import (
     latency,
 )
 from sam3_runtime.records.records import Check, Toolchain
-from tests.records import engine_record
+from tests.engine_records import engine_record
 
 GPU = "NVIDIA H200"
 DIGEST = "2" * 64

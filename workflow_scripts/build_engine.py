@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sam3_runtime.engines.build import build_engine
+from sam3_runtime.engines.building import build_engine
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 from sam3_runtime.plan.paths import parse_id

@@ -1,8 +1,8 @@
 """What ``sam3-runtime info``, ``verify`` and ``doctor`` print for people: variants, banks, verdicts, and what a machine
 has.
 
-Knows what :mod:`overview <sam3_runtime.deploy.overview>` and :mod:`doctor <sam3_runtime.cli.doctor>` return, and verdicts; reads
-nothing else.
+Knows what :mod:`sam3_runtime.deploy.overview` and :mod:`sam3_runtime.cli.doctor` return, and verdicts; reads nothing
+else.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
 from sam3_runtime.deploy.configure import check_agreement, check_name, read_records
 from sam3_runtime.deploy.overview import status_of
-from sam3_runtime.engines.run import check_engine, check_file, engine_file, open_device, open_engine
-from sam3_runtime.engines.run.base import Device, Engine, EngineOptions
-from sam3_runtime.engines.run.on_demand import OnDemandEngine
+from sam3_runtime.engines.running import check_engine, check_file, engine_file, open_device, open_engine
+from sam3_runtime.engines.running.base import Device, Engine, EngineOptions
+from sam3_runtime.engines.running.on_demand import OnDemandEngine
 from sam3_runtime.families.sam3.contract import PART_NAMES, ModelDims, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Tokenizer

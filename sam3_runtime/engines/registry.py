@@ -1,8 +1,8 @@
 """The backends: what each is called, where it builds and runs, what it takes, and the modules that do both.
 
 The one table of them: no other module spells a backend's name. A backend is one entry here, one building module with
-``build(task)`` and one running module with ``check_engine`` and ``open_engine`` (:mod:`sam3_runtime.engines.run`). Pure:
-standard library.
+``build(task)`` and one running module with ``check_engine`` and ``open_engine`` (``engines/running``). Pure: standard
+library.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _tuned(section: BuildSection) -> dict[str, Any]:
 
 
 def _tensorrt_rtx(section: BuildSection) -> dict[str, Any]:
-    return {"core/gpus": section.gpus} | _tuned(section)
+    return {"gpus": section.gpus} | _tuned(section)
 
 
 def _tensorrt(section: BuildSection) -> dict[str, Any]:
@@ -127,8 +127,8 @@ _LISTED = (
         float16_scales_from=(10,),
         flags_before=(11,),
         calibrators_before=(11,),
-        build_code=("engines/build/tensorrt",),
-        run_code=("engines/run/tensorrt", "engines/run/cuda_device"),
+        build_code=("engines/building/tensorrt",),
+        run_code=("engines/running/tensorrt", "engines/running/cuda_device"),
         settings=_tensorrt,
     ),
     BackendSpec(
@@ -139,8 +139,8 @@ _LISTED = (
         install="pip install onnxruntime",
         auto=True,
         products_of_cpu=True,
-        build_code=("engines/build/onnxruntime",),
-        run_code=("engines/run/onnxruntime", "engines/run/host"),
+        build_code=("engines/building/onnxruntime",),
+        run_code=("engines/running/onnxruntime", "engines/running/host"),
         settings=_onnxruntime,
     ),
     BackendSpec(
@@ -154,11 +154,11 @@ _LISTED = (
         precisions=("fp32", "fp16"),
         compiles_for_generations=True,
         fp8_from=(),
-        build_code=("engines/build/tensorrt_rtx",),
-        run_code=("engines/run/tensorrt_rtx", "engines/run/cuda_device"),
+        build_code=("engines/building/tensorrt_rtx",),
+        run_code=("engines/running/tensorrt_rtx", "engines/running/cuda_device"),
         settings=_tensorrt_rtx,
     ),
-    BackendSpec(name="fake", title="the backend for tests", run_code=("engines/run/fake", "engines/run/host")),
+    BackendSpec(name="fake", title="the backend for tests", run_code=("engines/running/fake", "engines/running/host")),
 )
 BACKENDS = {spec.name: spec for spec in _LISTED}
 """By name, in the order in which ``backend: auto`` looks for one that builds here."""

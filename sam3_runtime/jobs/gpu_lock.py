@@ -25,7 +25,7 @@ _POLL = 0.5  # seconds
 
 @contextmanager
 def hold_gpu(gpus: Sequence[int], announce: Callable[[str], None] = print) -> Iterator[Gpu | None]:
-    """Hold the first of ``gpus`` (by number, :mod:`sam3_runtime.core.gpus`) that is free, and show this process no other.
+    """Hold the first of ``gpus`` (by number, ``core/gpus.py``) that is free, and show this process no other.
 
     Must come before anything opens CUDA. That GPU is GPU 0 then. Holds nothing where ``gpus`` is empty or the machine
     shows no GPU: whoever needs one says so. Says once whom it waits for. :class:`WorkFolderError` for a number that

@@ -1,8 +1,8 @@
 """Reads pictures and videos from files, folders, globs and installed packages, as RGB uint8.
 
 ``package:skimage/data/coffee.png`` is a file that an installed Python package ships; the package is not imported.
-A name that is not UTF-8 is read like any other, and shown by :func:`sam3_runtime.core.errors.printable`. Knows OpenCV and
-nothing of models. OpenCV's order is BGR, and it goes no further than this module and ``sinks``.
+A name that is not UTF-8 is read like any other, and shown by ``errors.printable``. Knows OpenCV and nothing of models.
+OpenCV's order is BGR, and it goes no further than this module and ``sinks``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from sam3_runtime.core.files import digest_of, sha256_of, stamp_of, write_atomic
 from sam3_runtime.engines import registry
 from sam3_runtime.plan.carried_code import CARRIED
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 _ROOT = PACKAGE.name
 MEMORY = Path(".snakemake/sam3-code.json")
 
@@ -59,12 +59,12 @@ PLUMBING = frozenset(
             "report/text",
             "measure/memory",
             "deploy/pack",
-            "engines/build/cache",
-            "engines/run/tensorrt_logger",
-            "engines/build/inspector",
-            "engines/build/tensorrt_progress",
+            "engines/cache",
+            "engines/running/tensorrt_logger",
+            "engines/building/inspector",
+            "engines/building/tensorrt_progress",
         ),
-        *("engines/build/timing_cache", "engines/run/fake", "__init__"),
+        *("engines/building/timing_cache", "engines/running/fake", "__init__"),
     )
 )
 """Modules that jobs import and whose edit changes no graph, engine, verdict or measurement."""
@@ -77,14 +77,14 @@ ALTERNATIVES = frozenset(
             "families/sam3/export/geometry",
             "families/sam3/export/decoder",
         ),
-        *("engines/run/cuda", "quantize/calibration_cache"),
+        *("engines/running/cuda", "quantize/calibration_cache"),
         *registry.code_of(),
     )
 )
-_CHOOSERS = frozenset(("families/sam3/export/graph", "engines/build/__init__", "engines/run/__init__"))
+_CHOOSERS = frozenset(("families/sam3/export/graph", "engines/building/__init__", "engines/running/__init__"))
 """These, and the scripts, import several of :data:`ALTERNATIVES` and use one: the rule names it."""
 
-_DATA = {"engines/run/cuda": ("engines/run/kernels/steps.ptx",)}
+_DATA = {"engines/running/cuda": ("engines/running/kernels/steps.ptx",)}
 """Files that are no modules and that a module runs."""
 
 

@@ -20,9 +20,9 @@ import onnx
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.core.wording import counted
-from sam3_runtime.engines.build import Task
-from sam3_runtime.engines.build.tensorrt_calibrators import make_calibrator
-from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
+from sam3_runtime.engines.building import Task
+from sam3_runtime.engines.building.tensorrt_calibrators import make_calibrator
+from sam3_runtime.engines.building.tensorrt_messages import OutOfMemory
 from sam3_runtime.families.sam3.contract import Range
 from sam3_runtime.graphs.read import Graph, read_graph
 from sam3_runtime.imaging.preprocess import FloatArray, preprocess
@@ -163,7 +163,7 @@ class Feed:
 
 def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tuple[bytes, Collection[str]]:
     """Let TensorRT take what ``feed`` has. Returns its cache, and the tensors that it called uniformly zero."""
-    from sam3_runtime.engines.build import tensorrt
+    from sam3_runtime.engines.building import tensorrt
 
     def make(trt: Any) -> Any:
         return make_calibrator(
@@ -193,7 +193,7 @@ def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tu
 @contextmanager
 def _device(feed: Feed) -> Iterator[None]:
     """Let ``feed`` upload its batches to the GPU, each to the place of the one before."""
-    from sam3_runtime.engines.run.cuda import Cuda
+    from sam3_runtime.engines.running.cuda import Cuda
 
     cuda = Cuda()
     try:

@@ -19,7 +19,7 @@ from pydantic import Field
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.wording import counted
-from sam3_runtime.engines.build import CalibrationCache
+from sam3_runtime.engines.building import CalibrationCache
 from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.quantize.record import Measurement
 

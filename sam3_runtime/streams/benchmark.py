@@ -21,7 +21,7 @@ from typing import Any
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
-from sam3_runtime.engines.run.base import AnyArray, Engine
+from sam3_runtime.engines.running.base import AnyArray, Engine
 from sam3_runtime.families.sam3.batches import TakeFromSources
 from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.imaging.postprocess import Detections

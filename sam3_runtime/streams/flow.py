@@ -37,7 +37,7 @@ Rounds = Generator[list[list[Detections]], None, None]
 
 
 class Detecting(Protocol):
-    """What finds things: :class:`sam3_runtime.families.sam3.detector.Detector`, or a model that keeps something by source.
+    """What finds things: a :class:`sam3_runtime.Detector`, or a model that keeps something by source.
 
     ``source_ended`` is called in the thread of ``rounds``, behind the answers to the source's last image. Where a run
     is left early, the generator is closed instead.

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sam3_runtime import load
 from sam3_runtime.cli.evaluate import Evaluation, evaluate
-from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
+from sam3_runtime.engines.running.fake import FakeEngine, write_fake_variant
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
 from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import MOST

@@ -11,9 +11,9 @@ import pytest
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of, this_process
-from sam3_runtime.engines.build.cache import Entry, User, UserState, entries, provide, register_links
+from sam3_runtime.engines.cache import Entry, User, UserState, entries, provide, register_links
 from sam3_runtime.records.records import EngineRecord, Sizes
-from tests.records import engine_record
+from tests.engine_records import engine_record
 
 Build = Callable[[Path], EngineRecord]
 

@@ -10,7 +10,7 @@ import pytest
 
 from sam3_runtime import load
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.engines.run.fake import write_fake_variant
+from sam3_runtime.engines.running.fake import write_fake_variant
 from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.metrics import THRESHOLD, measure

@@ -14,8 +14,8 @@ import pytest
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.run.cuda import Cuda
-from sam3_runtime.engines.run.cuda_device import CudaDevice
+from sam3_runtime.engines.running.cuda import Cuda
+from sam3_runtime.engines.running.cuda_device import CudaDevice
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.sources import load_image

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.engines.run.cuda import Cuda, CudaArray
-from sam3_runtime.engines.run.cuda_device import CudaDevice
-from sam3_runtime.engines.run.cuda_graphs import capture
+from sam3_runtime.engines.running.cuda import Cuda, CudaArray
+from sam3_runtime.engines.running.cuda_device import CudaDevice
+from sam3_runtime.engines.running.cuda_graphs import capture
 from sam3_runtime.imaging.postprocess import resize_masks
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.records.records import Preprocessing

@@ -23,11 +23,11 @@ import pytest
 
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.run.base import AnyArray
-from sam3_runtime.engines.run.cuda import Cuda, CudaArray
-from sam3_runtime.engines.run.cuda_device import CudaDevice
-from sam3_runtime.engines.run.on_demand import OnDemandEngine
-from sam3_runtime.engines.run.tensorrt import TensorRtEngine
+from sam3_runtime.engines.running.base import AnyArray
+from sam3_runtime.engines.running.cuda import Cuda, CudaArray
+from sam3_runtime.engines.running.cuda_device import CudaDevice
+from sam3_runtime.engines.running.on_demand import OnDemandEngine
+from sam3_runtime.engines.running.tensorrt import TensorRtEngine
 from sam3_runtime.families.sam3.banks import extract
 from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.families.sam3.pipeline import Pipeline

@@ -20,7 +20,7 @@ from sam3_runtime.measure.memory import (
     smallest_card,
 )
 from sam3_runtime.records.records import EngineRecord, Sizes
-from tests.records import engine_record
+from tests.engine_records import engine_record
 
 WEIGHTS = {"vision-encoder": 900, "text-encoder": 700, "geometry-encoder": 16, "decoder": 50}
 BLOCKS = {"vision-encoder": 500, "text-encoder": 1200, "geometry-encoder": 30, "decoder": 460}

@@ -52,24 +52,24 @@ def digest(script: str, *modules: str) -> str:
 
 
 def test_comments_docstrings_and_layout_change_nothing(package: Path) -> None:
-    before = digest("build_engine", "engines/build/onnxruntime")
-    builder = package / "engines/build/onnxruntime.py"
+    before = digest("build_engine", "engines/building/onnxruntime")
+    builder = package / "engines/building/onnxruntime.py"
     edit(builder, '"""ONNX Runtime engines', '"""Other words: engines')
     edit(builder, "def build(", "# A comment.\n\n\ndef build(")
     edit(builder, "ort.SessionOptions()", "ort.SessionOptions(  )")
-    assert digest("build_engine", "engines/build/onnxruntime") == before
+    assert digest("build_engine", "engines/building/onnxruntime") == before
 
 
 @pytest.mark.parametrize(
     ("edited", "old", "new", "changes"),
     [
-        ("engines/build/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2", "build"),
-        ("engines/run/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2", "run"),
-        ("engines/run/cuda_device.py", "_TABLES_KEPT = 16", "_TABLES_KEPT = 17", "run on a GPU"),
-        ("engines/run/kernels/steps.ptx", ".version 6.3", ".version 6.4", "run on a GPU"),
-        ("engines/build/tensorrt_recipe.py", "from __future__", "import re\nfrom __future__", "build on a GPU"),
+        ("engines/building/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2", "build"),
+        ("engines/running/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2", "run"),
+        ("engines/running/cuda_device.py", "_TABLES_KEPT = 16", "_TABLES_KEPT = 17", "run on a GPU"),
+        ("engines/running/kernels/steps.ptx", ".version 6.3", ".version 6.4", "run on a GPU"),
+        ("engines/building/tensorrt_recipe.py", "from __future__", "import re\nfrom __future__", "build on a GPU"),
         ("families/sam3/export/layers.py", "from __future__", "import re\nfrom __future__", "families/sam3/export"),
-        ("report_text.py", "from __future__", "import re\nfrom __future__", "nothing"),
+        ("report/text.py", "from __future__", "import re\nfrom __future__", "nothing"),
     ],
 )
 def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(
@@ -102,14 +102,19 @@ def test_one_part_is_exported_without_the_others_code(package: Path) -> None:
 def test_everything_that_runs_on_a_gpu_counts() -> None:
     for script in ("verify_variant", "bench_variant", "evaluate_variant"):
         found = code_of(SCRIPTS / f"{script}.py", *BACKENDS["tensorrt-rtx"].run_code)
-        assert found >= {"engines/run/__init__", "engines/run/base", "engines/run/tensorrt_rtx", "engines/run/tensorrt"}
         assert found >= {
-            "engines/run/cuda",
-            "engines/run/cuda_device",
-            "engines/run/cuda_graphs",
-            "engines/run/page_locked",
+            "engines/running/__init__",
+            "engines/running/base",
+            "engines/running/tensorrt_rtx",
+            "engines/running/tensorrt",
         }
-        assert "engines/run/onnxruntime" not in found
+        assert found >= {
+            "engines/running/cuda",
+            "engines/running/cuda_device",
+            "engines/running/cuda_graphs",
+            "engines/running/page_locked",
+        }
+        assert "engines/running/onnxruntime" not in found
 
 
 @pytest.mark.parametrize("names", [PLUMBING, ALTERNATIVES])
@@ -138,8 +143,8 @@ def test_only_choosers_import_by_a_computed_name() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 computed.add(path.relative_to(PACKAGE).as_posix())
-    nvidias_library = {"engines/run/tensorrt.py", "engines/build/tensorrt.py"}
-    assert computed == {"__init__.py", "engines/run/__init__.py", "engines/build/__init__.py"} | nvidias_library
+    nvidias_library = {"engines/running/tensorrt.py", "engines/building/tensorrt.py"}
+    assert computed == {"__init__.py", "engines/running/__init__.py", "engines/building/__init__.py"} | nvidias_library
 
 
 def test_what_was_found_is_remembered_and_an_edit_is_seen(
@@ -148,7 +153,7 @@ def test_what_was_found_is_remembered_and_an_edit_is_seen(
     monkeypatch.setattr(module, "_MEMORY", module._Memory())
     (tmp_path / ".snakemake").mkdir()
     module.remember(tmp_path)
-    before = digest("build_engine", "engines/build/onnxruntime")
+    before = digest("build_engine", "engines/building/onnxruntime")
     assert (tmp_path / module.MEMORY).is_file()
 
     def unread(*_: object) -> None:
@@ -158,12 +163,12 @@ def test_what_was_found_is_remembered_and_an_edit_is_seen(
     monkeypatch.setattr(module, "_MEMORY", module._Memory())
     module.remember(tmp_path)
     monkeypatch.setattr(ast, "parse", unread)
-    assert digest("build_engine", "engines/build/onnxruntime") == before
+    assert digest("build_engine", "engines/building/onnxruntime") == before
     monkeypatch.undo()
     monkeypatch.setattr(module, "PACKAGE", package)
     module.remember(tmp_path)
-    edit(package / "engines/build/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2")
-    assert digest("build_engine", "engines/build/onnxruntime") != before
+    edit(package / "engines/building/onnxruntime.py", "log_severity_level = 3", "log_severity_level = 2")
+    assert digest("build_engine", "engines/building/onnxruntime") != before
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": null, "core/files": {}}'])
@@ -175,5 +180,5 @@ def test_a_memory_that_is_damaged_is_written_again(
     (tmp_path / module.MEMORY).write_text(content)
     module.remember(tmp_path)
     assert package.is_dir()
-    assert len(digest("build_engine", "engines/build/onnxruntime")) == 16
+    assert len(digest("build_engine", "engines/building/onnxruntime")) == 16
     assert len((tmp_path / module.MEMORY).read_text()) > 1000

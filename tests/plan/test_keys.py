@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("onnx.checker")
 pytest.importorskip("filelock")
 
-from sam3_runtime.engines import build as builders
-from sam3_runtime.engines.build import CalibrationCache, build_engine
+from sam3_runtime.engines import building as builders
+from sam3_runtime.engines.building import CalibrationCache, build_engine
 from sam3_runtime.families.sam3.contract import ModelDims
 from sam3_runtime.graphs.read import Graph
 from sam3_runtime.plan.planning import make_plan

@@ -15,7 +15,7 @@ from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.settings import VariantsFile
 from sam3_runtime.plan.variants import parse
 from sam3_runtime.records.records import CheckpointLock, Toolchain
-from tests.records import DIMS
+from tests.engine_records import DIMS
 
 SETTINGS = parse("variants: [{}]").settings
 

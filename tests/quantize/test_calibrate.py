@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("onnx.checker")
 
 from sam3_runtime.core.errors import BuildError, CalibrationError
-from sam3_runtime.engines.build import Task, tensorrt
-from sam3_runtime.engines.build.tensorrt_messages import OutOfMemory
-from sam3_runtime.engines.run import cuda
+from sam3_runtime.engines.building import Task, tensorrt
+from sam3_runtime.engines.building.tensorrt_messages import OutOfMemory
+from sam3_runtime.engines.running import cuda
 from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from sam3_runtime.core.errors import CalibrationError
-from sam3_runtime.engines.build.onnxruntime import build
+from sam3_runtime.engines.building.onnxruntime import build
 from sam3_runtime.families.sam3.export.checkpoint import lock as make_lock
 from sam3_runtime.families.sam3.export.graph import export_part
 from sam3_runtime.graphs.read import read_graph
@@ -26,7 +26,7 @@ from sam3_runtime.quantize.collect import measure_scales
 from sam3_runtime.quantize.insert import quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
-from tests.records import ort_task
+from tests.engine_records import ort_task
 
 RESOLUTION = 168  # a grid of 12 patches in windows of 8: padded
 PHOTOGRAPHS = [f"package:skimage/data/{name}" for name in ("astronaut.png", "coffee.png", "chelsea.png")]

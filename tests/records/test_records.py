@@ -13,7 +13,7 @@ from sam3_runtime.core.files import digest_of
 from sam3_runtime.deploy.configure import check_agreement
 from sam3_runtime.families.sam3.contract import PART_NAMES
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig, Verdict
-from tests.records import DIMS, engine_record
+from tests.engine_records import DIMS, engine_record
 
 
 def config(**changes: Any) -> VariantConfig:

@@ -16,7 +16,7 @@ from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import BenchResult, CameraBench, Latency
 from sam3_runtime.records.records import Check, Verdict
 from sam3_runtime.report.report import GateError, judge, write_tables
-from tests.records import engine_record
+from tests.engine_records import engine_record
 
 NAME = "b8_q50_r672"
 

@@ -31,7 +31,7 @@ def test_an_edited_builder_makes_new_engines(built: WorkFolder, own_project: Pat
     before = {path.name: path.read_bytes() for path in store.glob("*.engine")}
     judged = json.loads((built.path / "engines/b2_q50_r224/verify.json").read_text())["engines"]
     edit(
-        own_project / "sam3_runtime/engines/build/onnxruntime.py",
+        own_project / "sam3_runtime/engines/building/onnxruntime.py",
         '"extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED',
         '"extended": ort.GraphOptimizationLevel.ORT_DISABLE_ALL',
     )
@@ -57,7 +57,7 @@ def test_an_edited_builder_makes_new_engines(built: WorkFolder, own_project: Pat
 def test_an_edited_running_module_makes_verdict_and_benchmark_due(built: WorkFolder, own_project: Path) -> None:
     folder = WorkFolder(built.path, own_project)
     edit(
-        own_project / "sam3_runtime/engines/run/onnxruntime.py",
+        own_project / "sam3_runtime/engines/running/onnxruntime.py",
         "settings.log_severity_level = 3",
         "settings.log_severity_level = 3\n        settings.enable_mem_pattern = False",
     )

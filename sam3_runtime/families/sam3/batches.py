@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
-from sam3_runtime.engines.run.base import AnyArray
+from sam3_runtime.engines.running.base import AnyArray
 from sam3_runtime.families.sam3.features import EncodedPrompt, Features
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError, as_prompt
 from sam3_runtime.imaging.preprocess import Image

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3_runtime.engines.run.base import AnyArray, Array
+from sam3_runtime.engines.running.base import AnyArray, Array
 
 Features = Mapping[str, AnyArray]
 """What the vision encoder says of B images, where it said it: on a GPU its next run writes it again."""

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing_extensions import Self
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.engines.run.base import AnyArray, Device, Engine
-from sam3_runtime.engines.run.host import HostDevice
+from sam3_runtime.engines.running.base import AnyArray, Device, Engine
+from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.families.sam3.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turns, job_of
 from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.families.sam3.features import (

@@ -17,7 +17,7 @@ import pytest
 from sam3_runtime.core.errors import OutputError, ProjectError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
+from sam3_runtime.engines.running.fake import FakeEngine, write_fake_variant
 from sam3_runtime.families.sam3.banks import Bank, extract, load_bank, parts_for, read_references
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt

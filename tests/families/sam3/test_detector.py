@@ -12,7 +12,7 @@ import pytest
 import sam3_runtime
 from sam3_runtime.core.errors import EngineError, ProjectError, RecordError
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.run.fake import FakeEngine
+from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.families.sam3.banks import Bank, extract, load_bank
 from sam3_runtime.families.sam3.detector import DETECTING, Detector, open_detector, saving
 from sam3_runtime.families.sam3.pipeline import Pipeline

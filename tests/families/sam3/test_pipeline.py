@@ -18,8 +18,8 @@ import pytest
 import sam3_runtime
 from sam3_runtime.core.errors import EngineError, RecordError, SourceError
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.run.fake import FakeEngine, write_fake_variant
-from sam3_runtime.engines.run.host import HostDevice
+from sam3_runtime.engines.running.fake import FakeEngine, write_fake_variant
+from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.families.sam3.batches import Stage, Turns
 from sam3_runtime.families.sam3.contract import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline

@@ -1,10 +1,10 @@
 """Measures what a user has without this project: transformers with SDPA, and the same with ``torch.compile``.
 
-    python -m sam3_runtime.families.sam3.export.baselines --checkpoint random --resolution 672 --output bench/baselines/r672.json
+    python -m sam3_runtime.families.sam3.export.baselines --checkpoint random --resolution 672 --output baseline.json
 
 On the GPU where there is one, in float16; otherwise on the CPU in float32. Timed are the vision encoder (pixels on the
-device) and a round end to end, as :mod:`sam3_runtime.measure.benchmark` has it: pictures in the host's memory are resized on
-the device, every prompt looks at every picture, and the best masks of each are brought to the picture's size. They
+device) and a round end to end, as ``measure/benchmark.py`` has it: pictures in the host's memory are resized on the
+device, every prompt looks at every picture, and the best masks of each are brought to the picture's size. They
 stay on the device, where transformers leaves them; boxes and scores come to the host. Text is encoded beforehand. The
 device is waited for before each reading of the clock. Times do not depend on what is seen, so pictures and words are
 random. Knows transformers 5.17 and newer; judges nothing.

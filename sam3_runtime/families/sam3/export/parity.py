@@ -5,7 +5,8 @@
 The numbers go into ``results/export.json`` beside the output, and the table is made from them. ``--full`` also
 exports the full-size architecture (``random``) and measures time and peak memory, each part in its own process, and
 what float16 costs it. What float16 costs the small one is measured in any case (``losses.py``).
-The comparisons themselves are what ``tests/families/sam3/export`` asserts on. Nothing here judges the engines: that is ``verify.py``.
+The comparisons themselves are what ``tests/families/sam3/export`` asserts on. Nothing here judges the engines: that is
+``verify.py``.
 """
 
 from __future__ import annotations
