@@ -43,7 +43,7 @@ rule configure_variant:
         "logs/configure/{variant}.log",
     params:
         chosen=configuration,
-        code=code("configure_variant", "configure"),
+        code=code("configure_variant", "deploy/configure"),
     script:
         "../workflow_scripts/configure_variant.py"
 

@@ -12,7 +12,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "sam3_runtime"
-JOB_TIME = ("families.sam3.export", "graphs", "quantize", "engines.building", "jobs")
+JOB_TIME = ("families.sam3.export", "graphs", "quantize", "engines.building", "engines.cache", "jobs")
 
 
 def modules() -> list[Path]:
