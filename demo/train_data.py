@@ -28,7 +28,7 @@ from demo.scene_layouts import COLOURS, MOST_THINGS, Layout, sample_layout
 from demo.scene_phrases import ABSENT_SHARE, Phrase, classes, every_phrase, example_boxes, phrases, things_of
 from demo.scene_render import boxes_of, render
 from demo.scene_shapes import SHAPES
-from sam3_runtime.families.sam3.contract import BOX_PADDING_LABEL
+from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL
 from sam3_runtime.families.sam3.prompts import BOXES_ONLY_TEXT
 
 VOCABULARY = (*every_phrase(), BOXES_ONLY_TEXT)

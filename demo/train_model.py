@@ -24,7 +24,7 @@ from torchvision.ops import roi_align
 from transformers import Sam3Model
 from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, box_cxcywh_to_xyxy, inverse_sigmoid
 
-from sam3_runtime.families.sam3.contract import BOX_PADDING_LABEL
+from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL
 
 PRIOR = 0.01
 """Score that a query begins with: most of the 200 find nothing, and a guess of one half would drown the few that do."""

@@ -1,4 +1,4 @@
-"""From a variant's engines to its speed, memory and sizes, and from the checkpoint to what transformers takes on the
+"""From a variant's engines to its speed, memory and sizes, and from the checkpoint to what its own library takes on the
 same machine; with nothing else of the workflow running.
 
 INPUTS   engines/{variant}/*, checkpoint.lock
@@ -9,8 +9,8 @@ OUTPUTS  bench/{variant}.json, bench/baselines/r{resolution}.json
 rule bench_variant:
     input:
         config="engines/{variant}/config.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
-        engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
+        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
+        engines=expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts),
         again=unless_whole("bench/{variant}.json"),
     output:
         result="bench/{variant}.json",
@@ -39,6 +39,6 @@ rule measure_baseline:
         gpu=GPU,
     params:
         settings=PLAN.baseline(),
-        code=code("measure_baseline"),
+        code=code("measure_baseline", PLAN.exporting_module("baselines")),
     script:
         "../workflow_scripts/measure_baseline.py"

@@ -15,9 +15,8 @@ from sam3_runtime.plan import paths
 from sam3_runtime.engines.cache import register_links
 from sam3_runtime.plan.code_digest import code_digest, remember
 from sam3_runtime.plan.contents import Contents
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS
 from sam3_runtime.core.errors import Sam3Error
-from sam3_runtime.families.base import EIGHT_BIT
+from sam3_runtime.families.base import EIGHT_BIT, RESOLUTION
 from sam3_runtime.plan.planning import make_plan
 
 
@@ -75,10 +74,13 @@ def contents(section):
 
 
 def annotated(wildcards):
-    """Likewise of the data set's images; the annotations are an input."""
-    images = config["annotated_images"]
+    """Likewise of the data set's images; an annotation file is an input."""
+    data = PLAN.data_set()
+    if "annotations" not in data:
+        return CONTENTS.of_sources(data.values())
+    images = data.get("images")
     return CONTENTS.of_annotated(
-        Path(PLAN.annotations()), Path(images) if images else None
+        Path(data["annotations"]), Path(images) if images else None
     )
 
 
@@ -91,32 +93,35 @@ def limits(wildcards):
 
 
 def reference_of(wildcards):
-    return paths.reference_file(PLAN.variant(wildcards.variant)["resolution"])
+    return paths.reference_file(PLAN.variant(wildcards.variant)[RESOLUTION])
 
 
 @plainly
 def annotations(wildcards):
-    return PLAN.annotations()
+    """The file that describes the data set; a folder whose names do that has none."""
+    return PLAN.data_set().get("annotations", [])
 
 
 def accuracy_of(wildcards):
     """What the reference reaches on the data set, where there is one: it is part of the gate then."""
-    resolution = PLAN.variant(wildcards.variant)["resolution"]
+    resolution = PLAN.variant(wildcards.variant)[RESOLUTION]
     return paths.reference_file(resolution, accuracy=True) if PLAN.has_data_set else []
 
 
 def exported(wildcards):
     """What an export depends on, of a graph such as r672/decoder_q50."""
-    graph = paths.parse_id(wildcards.graph)
+    graph = paths.parse_id(wildcards.graph, PLAN.family)
     return PLAN.export(graph.part.name, graph.ending)
 
 
 def exported_part(wildcards):
-    return paths.parse_id(wildcards.graph).part.name
+    return paths.parse_id(wildcards.graph, PLAN.family).part.name
 
 
 def export_code(wildcards):
-    return code("export_graph", *paths.parse_id(wildcards.graph).part.code)(wildcards)
+    return code(
+        "export_graph", *paths.parse_id(wildcards.graph, PLAN.family).part.code
+    )(wildcards)
 
 
 def built_from(kind):
@@ -129,12 +134,12 @@ def built_from(kind):
 
 
 def build_precision(wildcards):
-    return PLAN.precision(paths.parse_id(wildcards.engine).part.name)
+    return PLAN.precision(paths.parse_id(wildcards.engine, PLAN.family).part.name)
 
 
 def eight_bit_settings(wildcards):
     """Of a part that has no 8-bit form it is no param: Snakemake keeps none of what it cannot write down."""
-    engine = paths.parse_id(wildcards.engine)
+    engine = paths.parse_id(wildcards.engine, PLAN.family)
     return PLAN.eight_bit(engine.ending) if engine.part.eight_bit else ...
 
 
@@ -142,7 +147,9 @@ def stored(ending):
     """The file in the store that a variant's engine, or its record, links to."""
 
     def file(wildcards):
-        engine = paths.engine_id(PARTS[wildcards.part], PLAN.variant(wildcards.variant))
+        engine = paths.engine_id(
+            PLAN.family.parts[wildcards.part], PLAN.variant(wildcards.variant)
+        )
         return f"engines/store/{engine}.{ending}"
 
     return file
@@ -161,7 +168,8 @@ remember(Path.cwd())
 config["variants_file"] = str(VARIANTS_FILE)
 config["checkpoint_location"] = PLAN.checkpoint_location()
 config["sources"] = PLAN.sources()
-config["annotated_images"] = PLAN.annotated_images()
+config["data_set"] = PLAN.data_set() if PLAN.has_data_set else None
+config["family"] = PLAN.family.name
 config["engine_cache"] = PLAN.cache_folder()
 config["timing_cache"] = PLAN.timing_cache()
 config["calibrator_settings"] = PLAN.calibrator_settings()
@@ -203,16 +211,17 @@ BASELINES = made_by("baseline")
 GRAPHS = made_by("export", "quantize", "reference")
 
 
-WITH_DATA = [part for part in PARTS.values() if part.external_data]
-WITHOUT_DATA = [part for part in PARTS.values() if not part.external_data]
+WITH_DATA = [part for part in PLAN.family.parts.values() if part.external_data]
+WITHOUT_DATA = [part for part in PLAN.family.parts.values() if not part.external_data]
 
 
 wildcard_constraints:
     resolution=r"[1-9]\d*",
     quantize="|".join(EIGHT_BIT),
-    graph=paths.id_pattern(WITHOUT_DATA, batch=False, endings=()),
-    engine=paths.id_pattern(PARTS.values(), batch=True),
-    part="|".join(PARTS),
+    graph=paths.id_pattern(PLAN.family, WITHOUT_DATA, False, ()),
+    engine=paths.id_pattern(PLAN.family, PLAN.family.parts.values(), True),
+    part="|".join(PLAN.family.parts),
+    asset="|".join(Path(asset).stem for asset in PLAN.family.assets),
     variant="|".join(PLAN.names),
 
 

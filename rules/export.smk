@@ -2,7 +2,7 @@
 
 INPUTS   the checkpoint (a hub name, a local folder or `random`)
 OUTPUTS  checkpoint.lock
-         onnx/tokenizer.json
+         onnx/{asset}.json: what running needs besides, such as tokenizer.json
          onnx/{graph}.onnx, such as text-encoder or r672/decoder_q50
          reference/r{resolution}.safetensors
          reference/r{resolution}_accuracy.safetensors, where `accuracy:` names a data set
@@ -20,18 +20,18 @@ rule lock_checkpoint:
         "../workflow_scripts/lock_checkpoint.py"
 
 
-rule copy_tokenizer:
+rule copy_asset:
     input:
         lock="checkpoint.lock",
-        again=unless_whole("onnx/tokenizer.json"),
+        again=unless_whole("onnx/{asset}.json"),
     output:
-        tokenizer="onnx/tokenizer.json",
+        asset="onnx/{asset}.json",
     log:
-        "logs/copy_tokenizer.log",
+        "logs/copy_{asset}.log",
     params:
-        code=code("copy_tokenizer"),
+        code=code("copy_asset", PLAN.exporting_module("checkpoint")),
     script:
-        "../workflow_scripts/copy_tokenizer.py"
+        "../workflow_scripts/copy_asset.py"
 
 
 rule export_graph:
@@ -56,7 +56,7 @@ use rule export_graph as export_graph_with_data with:
         graph="onnx/{graph}.onnx",
         data="onnx/{graph}.onnx.data",
     wildcard_constraints:
-        graph=paths.id_pattern(WITH_DATA, batch=False, endings=("_fp32",)),
+        graph=paths.id_pattern(PLAN.family, WITH_DATA, False, ("_fp32",)),
 
 
 rule compute_reference:
@@ -70,7 +70,7 @@ rule compute_reference:
     params:
         **PLAN.reference(),
         images=contents("reference"),
-        code=code("compute_reference"),
+        code=code("compute_reference", PLAN.exporting_module("reference")),
     script:
         "../workflow_scripts/compute_reference.py"
 
@@ -78,7 +78,7 @@ rule compute_reference:
 rule compute_accuracy:
     input:
         lock="checkpoint.lock",
-        annotations=annotations,
+        data=annotations,
     output:
         reached="reference/r{resolution}_accuracy.safetensors",
     log:
@@ -87,6 +87,6 @@ rule compute_accuracy:
     params:
         **PLAN.accuracy(),
         images=annotated,
-        code=code("compute_accuracy"),
+        code=code("compute_accuracy", PLAN.exporting_module("accuracy")),
     script:
         "../workflow_scripts/compute_accuracy.py"

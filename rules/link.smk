@@ -1,7 +1,7 @@
 """From the store to a variant's own folder: relative links, and the config.json that says what the variant is.
 
-INPUTS   engines/store/**, onnx/tokenizer.json, checkpoint.lock
-OUTPUTS  engines/{variant}/{part}.engine and .engine.json, tokenizer.json, config.json
+INPUTS   engines/store/**, onnx/{asset}.json, checkpoint.lock
+OUTPUTS  engines/{variant}/{part}.engine and .engine.json, {asset}.json, config.json
 """
 
 
@@ -19,23 +19,23 @@ rule link_engine:
         "../workflow_scripts/link_engine.py"
 
 
-rule link_tokenizer:
+rule link_asset:
     input:
-        tokenizer="onnx/tokenizer.json",
-        again=unless_whole("engines/{variant}/tokenizer.json"),
+        asset="onnx/{asset}.json",
+        again=unless_whole("engines/{variant}/{asset}.json"),
     output:
-        tokenizer="engines/{variant}/tokenizer.json",
+        asset="engines/{variant}/{asset}.json",
     log:
-        "logs/link/{variant}/tokenizer.log",
+        "logs/link/{variant}/{asset}.log",
     script:
-        "../workflow_scripts/link_tokenizer.py"
+        "../workflow_scripts/link_asset.py"
 
 
 rule configure_variant:
     input:
         lock="checkpoint.lock",
-        tokenizer="engines/{variant}/tokenizer.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
+        assets=expand("engines/{{variant}}/{asset}", asset=PLAN.family.assets),
+        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
         again=unless_whole("engines/{variant}/config.json"),
     output:
         config="engines/{variant}/config.json",

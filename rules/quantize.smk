@@ -7,7 +7,7 @@ OUTPUTS  calibration/r{resolution}.json: ranges, which hold for every 8-bit form
          calibration/r{resolution}_{algorithm}.cache and .json: TensorRT's own scales, with `method: calibrator`
 """
 
-EIGHT_BIT_PART = next(name for name, part in PARTS.items() if part.eight_bit)
+EIGHT_BIT_PART = PLAN.family.eight_bit_part.name
 EIGHT_BIT_SOURCE = f"onnx/r{{resolution}}/{EIGHT_BIT_PART}{PLAN.eight_bit_source}.onnx"
 
 
@@ -24,7 +24,7 @@ rule measure_scales:
     params:
         **PLAN.calibration(),
         images=contents("calibration"),
-        code=code("measure_scales"),
+        code=code("measure_scales", *PLAN.family.eight_bit_part.code),
     script:
         "../workflow_scripts/measure_scales.py"
 

@@ -12,8 +12,8 @@ rule verify_variant:
         reference=reference_of,
         accuracy=accuracy_of,
         config="engines/{variant}/config.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
-        engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
+        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
+        engines=expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts),
         again=unless_whole("engines/{variant}/verify.json"),
     output:
         verdict="engines/{variant}/verify.json",
@@ -30,10 +30,10 @@ rule verify_variant:
 
 rule evaluate_variant:
     input:
-        annotations=annotations,
+        data=annotations,
         config="engines/{variant}/config.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PART_NAMES),
-        engines=expand("engines/{{variant}}/{part}.engine", part=PART_NAMES),
+        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
+        engines=expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts),
     output:
         result="accuracy/{variant}.json",
     log:

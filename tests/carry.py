@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from sam3_runtime.engines.registry import BACKENDS
-from sam3_runtime.families.sam3.contract import PARTS
+from sam3_runtime.families.sam3.parts import PARTS
 from sam3_runtime.plan import carried_code
 from sam3_runtime.plan.code_digest import digest_now
 
@@ -40,12 +40,19 @@ BEFORE = {
 def jobs() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Script and modules by kind, as the rules name them."""
     parts = {name.removesuffix("-encoder"): ("export_graph", part.code) for name, part in PARTS.items()}
-    alone = ("copy_tokenizer", "compute_reference", "compute_accuracy", "measure_scales", "quantize_graph")
+    code = "families/sam3/export"
+    alone = {
+        "copy_tokenizer": ("copy_asset", (f"{code}/checkpoint",)),
+        "compute_reference": ("compute_reference", (f"{code}/reference",)),
+        "compute_accuracy": ("compute_accuracy", (f"{code}/accuracy",)),
+        "measure_scales": ("measure_scales", PARTS["vision-encoder"].code),
+        "quantize_graph": ("quantize_graph", ()),
+    }
     builds = {name: BACKENDS[name].build_code for name in ("onnxruntime", "tensorrt", "tensorrt-rtx")}
     scales = (*builds["tensorrt"], "quantize/calibration_cache")
     return {
         **{f"export {part}": job for part, job in parts.items()},
-        **{name: (name, ()) for name in alone},
+        **alone,
         "configure_variant": ("configure_variant", ("deploy/configure",)),
         **{f"build {name}": ("build_engine", code) for name, code in builds.items()},
         "build tensorrt calibrator": ("build_engine", scales),

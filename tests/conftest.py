@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.running.fake import write_fake_variant
 from sam3_runtime.families.sam3.banks import Bank, extract
-from sam3_runtime.families.sam3.contract import PARTS, PartName
+from sam3_runtime.families.sam3.fake import write_fake_variant
+from sam3_runtime.families.sam3.parts import PARTS, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import Project, read_project
 from sam3_runtime.plan.paths import Id

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from sam3_runtime.core.files import sha256_of
-from sam3_runtime.families.sam3.contract import PARTS, ModelDims, fixed_dims, profile, resolve
+from sam3_runtime.families.base import resolve
+from sam3_runtime.families.sam3.parts import PARTS, ModelDims, fixed_dims
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.records.records import EngineRecord, Sizes, TensorRecord, Toolchain
 
 DIMS = ModelDims(window=8, channels=64, image_size=336)
@@ -39,7 +41,7 @@ def engine_record(part: str, batch: int = 8, resolution: int = 672, queries: int
         "batch": batch,
         "inputs": tensors(spec.inputs),
         "outputs": tensors(spec.outputs),
-        "profile": {k: (r.min, r.opt, r.max) for k, r in profile(spec, DIMS, batch).items()},
+        "profile": {k: (r.min, r.opt, r.max) for k, r in SAM3.profile(spec, DIMS, batch).items()},
         "sizes": Sizes(file=1 << 20),
         "build_seconds": 1.5,
         "command": "true",

@@ -71,7 +71,8 @@ def test_the_command_line_imports_job_time_modules_only_when_asked() -> None:
 def test_a_checkpoint_is_locked_without_importing_pytorch(tmp_path: Path) -> None:
     """Seconds, before anything else can begin."""
     program = (
-        "import pathlib, sys; from sam3_runtime.families.sam3.export import checkpoint, locking;"
+        "import pathlib, sys; from sam3_runtime.families.sam3.export import checkpoint;"
+        "from sam3_runtime.jobs import locking;"
         "lock = locking.lock_once(pathlib.Path(sys.argv[1]), 'demo/checkpoint', None, 'demo/checkpoint');"
         "checkpoint.write_tokenizer(lock, pathlib.Path(sys.argv[2]));"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"

@@ -2,18 +2,16 @@
 
 from pathlib import Path
 
-from sam3_runtime.families.sam3.export.accuracy import compute_accuracy
+from sam3_runtime.families import exporter
 from sam3_runtime.jobs.job import job
 from sam3_runtime.records.records import CheckpointLock
 
 with job(snakemake):
     lock = CheckpointLock.read(Path(snakemake.input.lock))
-    images = snakemake.config["annotated_images"]
-    compute_accuracy(
+    exporter(lock.family, "accuracy").compute_accuracy(
         lock.at(snakemake.config["checkpoint_location"]),
         Path(snakemake.output.reached),
         resolution=int(snakemake.wildcards.resolution),
-        annotations=Path(snakemake.input.annotations),
-        images=Path(images) if images else None,
+        data=snakemake.config["data_set"],
         limit=snakemake.params.limit,
     )

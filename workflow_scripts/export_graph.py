@@ -3,7 +3,7 @@
 import gc
 from pathlib import Path
 
-from sam3_runtime.families.sam3.export.graph import export_part
+from sam3_runtime.graphs.export import export_graph
 from sam3_runtime.jobs.job import job
 from sam3_runtime.plan.paths import parse_id
 from sam3_runtime.records.records import CheckpointLock
@@ -14,10 +14,10 @@ gc.set_threshold(200_000, 20, 20)
 
 with job(snakemake):
     lock = CheckpointLock.read(Path(snakemake.input.lock))
-    export_part(
+    export_graph(
         snakemake.params.part,
         lock.at(snakemake.config["checkpoint_location"]),
         Path(snakemake.output.graph),
-        **parse_id(snakemake.wildcards.graph).axes,
+        axes=parse_id(snakemake.wildcards.graph, lock.spec).axes,
         **snakemake.params.export,
     )

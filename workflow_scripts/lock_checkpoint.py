@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sam3_runtime.families.sam3.export.locking import lock_once
 from sam3_runtime.jobs.job import job
+from sam3_runtime.jobs.locking import lock_once
 
 with job(snakemake):
     lock_once(
@@ -11,4 +11,5 @@ with job(snakemake):
         snakemake.params.checkpoint,
         snakemake.params.revision,
         snakemake.config["checkpoint_location"],
+        snakemake.config["family"],
     )

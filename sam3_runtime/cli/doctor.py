@@ -24,7 +24,7 @@ from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.registry import BACKENDS, BUILT
 from sam3_runtime.measure.gpu_monitor import read
 from sam3_runtime.measure.memory import MIB
-from sam3_runtime.plan.estimate import MADE_OF, estimate
+from sam3_runtime.plan.estimate import Estimate, estimate
 from sam3_runtime.plan.planning import DEFAULT_CACHE, Plan, make_plan
 from sam3_runtime.plan.toolchain import trtexec_version
 
@@ -185,16 +185,16 @@ def _room(folder: Path, plan: Plan | None) -> Iterator[Finding]:
         yield Finding("disk", "ok", f"{free} MiB free")
         return
     said = f"{free} MiB free; graphs, engines and references will take about {needs.disk} MiB"
-    yield _enough("disk", free, needs.disk, said, "sam3-runtime prune shows what nothing uses")
+    yield _enough(needs, "disk", free, needs.disk, said, "sam3-runtime prune shows what nothing uses")
     gpus, now = find_gpus(), read()
     if not needs.gpu or not gpus or now is None or now.used_mib is None:
         return
     left = gpus[0].memory // MIB - round(now.used_mib)
     said = f"{left} MiB free; running {needs.largest}, the largest, will take about {needs.gpu} MiB"
-    yield _enough("GPU memory", left, needs.gpu, said, "a smaller batch or resolution takes less")
+    yield _enough(needs, "GPU memory", left, needs.gpu, said, "a smaller batch or resolution takes less")
 
 
-def _enough(name: str, free: int, needed: int, said: str, hint: str) -> Finding:
+def _enough(needs: Estimate, name: str, free: int, needed: int, said: str, hint: str) -> Finding:
     if free > needed:
         return Finding(name, "ok", said)
-    return Finding(name, "warning", said, f"{hint}. The estimate is rough. {MADE_OF}")
+    return Finding(name, "warning", said, f"{hint}. The estimate is rough. {needs.made_of}")

@@ -127,7 +127,7 @@ def evaluate(
         raise DataSetError(f"none of the {pictures} of {data.name} could be read", "see above")
     data = data.without(left_out)
     found = Evaluation(
-        **of_variant(config, records, device_name(records["decoder"].toolchain)),
+        **of_variant(config, records, device_name(next(iter(records.values())).toolchain)),
         data=data.name,
         data_digest=data.digest,
         images=len(data.images),

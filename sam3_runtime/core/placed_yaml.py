@@ -102,13 +102,14 @@ class Document(Generic[Model]):
 
     def parse(self, text: str, file: str) -> tuple[Model, Places]:
         """What ``text`` holds, checked, and the line of every value."""
-        data, places = self._read_yaml(text, file)
+        data, places = self.load(text, file)
         try:
             return self.model.model_validate(data), places
         except ValidationError as error:
             raise self._explain(error, data, places, file) from None
 
-    def _read_yaml(self, text: str, file: str) -> tuple[dict[str, Any], Places]:
+    def load(self, text: str, file: str) -> tuple[dict[str, Any], Places]:
+        """What ``text`` holds, unchecked, and the line of every value."""
         try:
             loader = _Loader(text)
             loader.name, loader.error = file, self.error

@@ -1,4 +1,4 @@
-"""Writes a variant's ``config.json``, once its four engines are seen to belong together.
+"""Writes a variant's ``config.json``, once its engines are seen to belong together.
 
 Pure: reads records, opens no engine.
 """
@@ -12,12 +12,13 @@ from typing import Any
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import command_for, rebuild_hint, work_folder_of
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS
-from sam3_runtime.records.records import CheckpointLock, EngineRecord, VariantConfig
+from sam3_runtime.records.records import CheckpointLock, EngineRecord, Preprocessing, VariantConfig
 
 
-def read_records(directory: Path, parts: Iterable[str] = PART_NAMES) -> dict[str, EngineRecord]:
-    """The records of the four parts in a variant's folder, or of some of them, by part."""
+def read_records(directory: Path, parts: Iterable[str] | None = None) -> dict[str, EngineRecord]:
+    """The records of all parts in a variant's folder, or of some of them, by part."""
+    if parts is None:
+        parts = VariantConfig.read(directory / "config.json").spec.parts
     return {part: EngineRecord.read(directory / f"{part}.engine.json") for part in parts}
 
 
@@ -38,12 +39,7 @@ def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str
 
     Raises :class:`RecordError` naming the engine, what it says, what was expected, and the command that rebuilds it.
     """
-    axes = {
-        "batch": config.batch,
-        "resolution": config.resolution,
-        "queries": config.queries,
-        "quantize": config.quantize,
-    }
+    axes = {**config.axes, "quantize": config.quantize}
     for part, record in records.items():
         expected: dict[str, Any] = {
             "part": part,
@@ -51,9 +47,9 @@ def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str
             "backend": config.backend,
             "dims": config.dims,
         }
-        expected |= {axis: axes[axis] for axis in PARTS[part].depends_on}  # type: ignore[index]
+        expected |= {"family": config.family} | {axis: axes[axis] for axis in config.spec.parts[part].depends_on}
         for field, wanted in expected.items():
-            got = getattr(record, field)
+            got = record.axes[field] if field in record.axes else getattr(record, field)
             if got != wanted:
                 raise RecordError(
                     f"{directory / part}.engine is not of {config.variant}: its {field} is {got}, not {wanted}",
@@ -66,11 +62,11 @@ def configure(directory: Path, chosen: Mapping[str, Any], lock: CheckpointLock) 
 
     ``chosen`` has the variant's name, axes, backend and the checkpoint's name as ``variants.yaml`` writes it.
     """
+    spec = lock.spec
     config = VariantConfig(
+        family=lock.family,
         variant=chosen["variant"],
-        batch=chosen["batch"],
-        queries=chosen["queries"],
-        resolution=chosen["resolution"],
+        axes={axis: chosen[axis] for axis in spec.keys},
         quantize=None if chosen["quantize"] == "none" else chosen["quantize"],
         backend=chosen["backend"],
         dims=lock.dims,
@@ -78,7 +74,9 @@ def configure(directory: Path, chosen: Mapping[str, Any], lock: CheckpointLock) 
         revision=lock.revision,
         commit=lock.commit,
         checkpoint_digest=lock.digest,
-        tokenizer_sha256=sha256_of(directory / "tokenizer.json"),
+        preprocessing=lock.preprocessing or Preprocessing(),
+        assets={asset: sha256_of(directory / asset) for asset in spec.assets},
+        notice=spec.notice,
     ).sealed()
-    check_agreement(directory, config, read_records(directory))
+    check_agreement(directory, config, read_records(directory, spec.parts))
     return config

@@ -1,6 +1,7 @@
 """Takes a variant to another machine: one archive, links followed, with the reference and the weights' notice.
 
-    b8_q50_r672/  *.engine, *.engine.json, config.json, verify.json, tokenizer.json, reference.safetensors, NOTICE,
+    b8_q50_r672/  *.engine, *.engine.json, config.json, verify.json, reference.safetensors, NOTICE, what running needs
+                 (tokenizer.json),
                  accuracy.safetensors where there is one
 
 What is unpacked is a folder that :func:`sam3_runtime.load` takes. Knows no backend and no array library; runs on
@@ -20,18 +21,11 @@ from sam3_runtime.core.errors import OutputError, RecordError, Sam3Error
 from sam3_runtime.core.files import temporary_name, written_whole
 from sam3_runtime.core.integrity import check_engines
 from sam3_runtime.deploy.configure import check_agreement, read_records
-from sam3_runtime.families.sam3.contract import PART_NAMES
 from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.records.records import VariantConfig
 
 REFERENCE = "reference.safetensors"
 ACCURACY = "accuracy.safetensors"
-NOTICE = """The engines in this folder contain the weights of the checkpoint that config.json names. The weights of
-SAM 3 (facebook/sam3) are Meta's and come under the SAM License, which you accept where you download them
-(https://huggingface.co/facebook/sam3). Whoever passes these files on passes the weights on, and that licence applies.
-The pictures in reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their
-own licences.
-"""
 
 
 class ArchiveError(Sam3Error):
@@ -51,10 +45,10 @@ def accuracy_path(directory: Path, resolution: int) -> Path | None:
 
 
 def _members(directory: Path, config: VariantConfig) -> Iterator[tuple[str, Path]]:
-    for part in PART_NAMES:
+    for part in config.spec.parts:
         yield f"{part}.engine", directory / f"{part}.engine"
         yield f"{part}.engine.json", directory / f"{part}.engine.json"
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", *config.spec.assets):
         yield name, directory / name
     if (directory / "verify.json").is_file():
         yield "verify.json", directory / "verify.json"
@@ -84,7 +78,7 @@ def pack(directory: Path, archive: Path) -> int:
         with written_whole(archive) as temporary, tarfile.open(temporary, "w", dereference=True) as tar:
             for name, path in members:
                 tar.add(path.resolve(), arcname=f"{config.variant}/{name}", filter=_anonymous)
-            _add_text(tar, f"{config.variant}/NOTICE", NOTICE)
+            _add_text(tar, f"{config.variant}/NOTICE", config.spec.archive_notice)
     except OSError as error:
         raise OutputError(f"{archive} cannot be written: {error.strerror}", "choose a disk with more room") from None
     return archive.stat().st_size

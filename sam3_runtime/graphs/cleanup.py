@@ -18,7 +18,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from sam3_runtime.core.errors import ExportError
-from sam3_runtime.families.sam3.contract import Part, PartName, resolve
+from sam3_runtime.families.base import Part, resolve
 
 OPSET = 17
 TRACED_OPSET = 18
@@ -41,8 +41,8 @@ _NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split":
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def tidy(model: ir.Model) -> None:
-    """Bring a graph from ``torch.onnx.export(optimize=False)`` into the shipped form, in place."""
+def tidy(model: ir.Model, name: str) -> None:
+    """Bring a graph from ``torch.onnx.export(optimize=False)`` into the shipped form, in place, and name it."""
     _store_transposed_weights(model.graph)
     optimizer.fold_constants(model, input_size_limit=FOLDED_ELEMENTS, output_size_limit=FOLDED_ELEMENTS)
     _drop_whole_slices(model.graph)
@@ -56,7 +56,7 @@ def tidy(model: ir.Model) -> None:
         clean(model)
     _name_nodes(model.graph)
     _guard_outputs(model.graph)
-    _forget_origin(model)
+    _forget_origin(model, name)
     _relabel(model)
 
 
@@ -75,7 +75,7 @@ def set_interface(model: ir.Model, spec: Part, fixed: dict[str, int]) -> None:
             value.shape = ir.Shape(wanted)
 
 
-def check_file(path: Path, part: PartName) -> None:
+def check_file(path: Path, part: str) -> None:
     """Check a written graph: valid ONNX, none of the forbidden operators. Raises :class:`ExportError`."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -166,10 +166,10 @@ def _guard_outputs(graph: ir.Graph) -> None:
             graph.outputs[place] = node.outputs[0]
 
 
-def _forget_origin(model: ir.Model) -> None:
+def _forget_origin(model: ir.Model, name: str) -> None:
     model.doc_string = None
     model.producer_name, model.producer_version = "sam3-runtime", None
-    model.graph.name, model.graph.doc_string = "sam3", None
+    model.graph.name, model.graph.doc_string = name, None
     model.graph.metadata_props.clear()
     for node in model.graph:
         node.doc_string = None

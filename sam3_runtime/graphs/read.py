@@ -14,6 +14,9 @@ from google.protobuf.message import DecodeError
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.families import family_of
+from sam3_runtime.families.base import FamilySpec, Part
+from sam3_runtime.records.records import Preprocessing
 
 QuantizeName = Literal["int8", "fp8"]
 PrecisionName = Literal["fp32", "fp16"]
@@ -22,6 +25,7 @@ PrecisionName = Literal["fp32", "fp16"]
 @dataclass(frozen=True)
 class Graph:
     """An exported graph's identity: its name (``decoder_q50``), digest with external data, opset, and metadata.
+    ``axes`` are those that it differs by.
 
     ``islands`` are the nodes that compute in float32 in a float16 graph, by island, those with a floating-point result
     alone. ``products`` are the matrix products and convolutions with the size of their weights, which is what each
@@ -32,14 +36,28 @@ class Graph:
     sha256: str
     checkpoint_digest: str
     dims: dict[str, int]
-    resolution: int | None
-    queries: int | None
+    axes: dict[str, int]
     quantize: QuantizeName | None
     calibration_key: str | None
     opset: int
     precision: PrecisionName
+    family: str | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     islands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     products: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> FamilySpec:
+        return family_of(self.family)
+
+    @property
+    def part(self) -> Part:
+        return self.spec.part_of(self.name)
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        """The values of the symbols that it fixes."""
+        return self.spec.fixed(self.spec.dims(**self.dims), self.axes)
 
 
 def read_graph(path: Path) -> Graph:
@@ -52,8 +70,9 @@ def read_graph(path: Path) -> Graph:
             sha256=sha256_of(path, *external_files(path, model)),
             checkpoint_digest=metadata["checkpoint_digest"],
             dims=json.loads(metadata["dims"]),
-            resolution=_number(metadata, "resolution"),
-            queries=_number(metadata, "queries"),
+            family=metadata.get("family"),
+            axes=_axes(metadata),
+            preprocessing=_preprocessing(metadata),
             quantize=metadata.get("quantize"),  # type: ignore[arg-type]
             calibration_key=metadata.get("calibration_key"),
             opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
@@ -104,6 +123,11 @@ def external_files(path: Path, model: Any) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _number(metadata: dict[str, str], key: str) -> int | None:
-    value = metadata.get(key, "")
-    return int(value) if value not in ("", "None") else None
+def _axes(metadata: dict[str, str]) -> dict[str, int]:
+    """Those that the graph differs by."""
+    found = {key: metadata.get(key, "") for key in family_of(metadata.get("family")).keys}
+    return {key: int(value) for key, value in found.items() if value not in ("", "None")}
+
+
+def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
+    return Preprocessing.model_validate_json(metadata.get("preprocessing", "{}"))

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import shape_inference
 
 from sam3_runtime.core.errors import ExportError
-from sam3_runtime.families.sam3.contract import Part
-from sam3_runtime.families.sam3.export.islands import ISLAND
+from sam3_runtime.families.base import Part
+from sam3_runtime.graphs.islands import ISLAND
 
 WIDE, NARROW = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)

@@ -17,14 +17,12 @@ from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.integrity import Hashing, difference
 from sam3_runtime.deploy.configure import check_agreement
-from sam3_runtime.families.sam3.contract import PARTS
 from sam3_runtime.plan.paths import chain, engine_id
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 
 _LOOKED_AT = ("build", "link", "configure", "verify", "bench")
-_TOKENIZER = "onnx/tokenizer.json"
 
 
 class Inspection:
@@ -36,12 +34,14 @@ class Inspection:
         self._hashing = hashing
         self._engines: dict[str, EngineRecord | str | None] = {}
         self._digests: dict[tuple[int, int], str] = {}
+        self._assets = [f"onnx/{asset}" for asset in plan.family.assets]
 
     def look(self, file: str) -> str | None:
         """What makes ``file``, a path within the folder, another than it should be, to be read after its name; None
         where nothing does, where it is missing, and where that follows from what it is made of."""
-        if file == _TOKENIZER:
-            return next(filter(None, map(self._tokenizer, self._plan.names)), None)
+        if file in self._assets:
+            name = Path(file).name
+            return next(filter(None, (self._asset(variant, name) for variant in self._plan.names)), None)
         if file.startswith("engines/store/"):
             found = self._engine(file)
             return found if isinstance(found, str) else None
@@ -53,7 +53,9 @@ class Inspection:
             return self._config(variant)
         if name == "verify.json":
             return self._said(file, Verdict, variant)
-        return self._tokenizer(variant) if name == "tokenizer.json" else self._link(file, variant, Path(name).stem)
+        if name in self._plan.family.assets:
+            return self._asset(variant, name)
+        return self._link(file, variant, Path(name).stem)
 
     def _engine(self, file: str) -> EngineRecord | str | None:
         """An engine of the store: its record, or what is wrong with either; None where one of them is missing."""
@@ -67,7 +69,7 @@ class Inspection:
         return self._engines[file]
 
     def _stored(self, variant: str, part: str) -> str:
-        return f"engines/store/{engine_id(PARTS[part], self._plan.variant(variant))}.engine"  # type: ignore[index]
+        return f"engines/store/{engine_id(self._plan.family.parts[part], self._plan.variant(variant))}.engine"
 
     def _link(self, link: str, variant: str, part: str) -> str | None:
         """A variant's engine and its record are links to those of the store, or copies of them."""
@@ -87,7 +89,7 @@ class Inspection:
 
     def _records(self, variant: str) -> dict[str, EngineRecord] | None:
         """The records of a variant's engines; None where they are not all there and right."""
-        found = {part: self._engine(self._stored(variant, part)) for part in PARTS}
+        found = {part: self._engine(self._stored(variant, part)) for part in self._plan.family.parts}
         whole = {str(part): record for part, record in found.items() if isinstance(record, EngineRecord)}
         return whole if len(whole) == len(found) else None
 
@@ -98,12 +100,12 @@ class Inspection:
             return config if isinstance(config, str) else None
         return _of_another(config, variant) or _disagreement(directory, config, records)
 
-    def _tokenizer(self, variant: str) -> str | None:
+    def _asset(self, variant: str, name: str) -> str | None:
         directory = self._folder / "engines" / variant
-        path, config = directory / "tokenizer.json", _read(VariantConfig, directory / "config.json")
-        if not path.exists() or not isinstance(config, VariantConfig) or self._digest(path) == config.tokenizer_sha256:
+        path, config = directory / name, _read(VariantConfig, directory / "config.json")
+        if not path.exists() or not isinstance(config, VariantConfig) or self._digest(path) == config.assets.get(name):
             return None
-        return f"is not the tokenizer that engines/{variant}/config.json names"
+        return f"is not the {path.stem} that engines/{variant}/config.json names"
 
     def _said(self, file: str, kind: type[Verdict] | type[BenchResult], variant: str) -> str | None:
         """What was found of a variant's engines: a verdict or a benchmark."""
@@ -122,7 +124,7 @@ def check(folder: Path, plan: Plan) -> list[str]:
     it, sees the difference too."""
     inspection, said = Inspection(folder, plan, "always"), []
     steps = [step for name in plan.names for step in chain(plan, plan.variant(name)) if step.stage in _LOOKED_AT]
-    for file in dict.fromkeys([_TOKENIZER, *(step.files[0] for step in steps)]):
+    for file in dict.fromkeys([*(f"onnx/{asset}" for asset in plan.family.assets), *(step.files[0] for step in steps)]):
         path = folder / file
         dangling = "points to a file that is gone" if path.is_symlink() and not path.exists() else None
         what = dangling or inspection.look(file)

@@ -1,11 +1,9 @@
 """Measures a variant: end to end, each stage, each part alone, memory, and the GPU's clocks meanwhile.
 
-A round is one image from each camera through :meth:`Pipeline.detect`, from preprocessing to postprocessing; images are
-decoded beforehand and words are encoded in the warm-up, as in a deployment. Masks are then on the host, as bits where a
-GPU made them. Warm-up and timed rounds are one function. Stages are timed in rounds of their own, since waiting for the
-device at each border takes from it what it would do at once. Where the weights detect nothing (`random`), each prompt
-keeps its best masks instead, so that postprocessing has work. Knows no backend; docs/measuring.md says what each
-number has in it.
+A round is one image from each camera, from preprocessing to postprocessing; images are decoded beforehand. Answers are
+then on the host. Warm-up and timed rounds are one function. Stages are timed in rounds of their own, since waiting for
+the device at each border takes from it what it would do at once. What a round and a part's call do is the family's
+workload. Knows no backend and no model; docs/measuring.md says what each number has in it.
 """
 
 from __future__ import annotations
@@ -23,15 +21,14 @@ import numpy as np
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.families import runtime
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.measure.benchmark_parts import measure_parts
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.media.source_files import expand_images, is_video
 from sam3_runtime.media.sources import load_image, read_video
-from sam3_runtime.records.measurements import BenchResult, CameraBench, Rounds, latency, of_variant, stable
+from sam3_runtime.records.measurements import BenchResult, CameraBench, PartBench, Rounds, latency, of_variant, stable
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 
@@ -66,24 +63,24 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
     before = process_mib("VmRSS") or 0.0
     gauge = MemoryGauge()
     started = time.perf_counter()
-    with load(directory, threads=settings["threads"]) as pipeline:
+    with load(directory, threads=settings["threads"]) as model:
         load_seconds = time.perf_counter() - started
-        on_gpu = pipeline.device.memory() is not None
-        gauge.mark("loaded", pipeline.device.memory)
-        pipeline.detect(frames[: pipeline.batch], settings["prompts"], threshold=THRESHOLD)
-        gauge.mark("ready", pipeline.device.memory)
+        on_gpu = model.device.memory() is not None
+        gauge.mark("loaded", model.device.memory)
+        work = _warmed_up(model, frames, settings)
+        gauge.mark("ready", model.device.memory)
         with Monitor(enabled=on_gpu) as monitor:
-            cameras = _measure_cameras(pipeline, frames, settings)
-        gauge.mark("peak", pipeline.device.memory)
-        parts = measure_parts(pipeline, frames, settings) if settings["parts"] else ()
-        config, records = pipeline.config, pipeline.records
+            cameras = _measure_cameras(model, work, frames, settings)
+        gauge.mark("peak", model.device.memory)
+        parts = _measure_parts(model, work, frames, settings)
+        config, records = model.config, model.records
     peak, gpu = process_mib("VmHWM") or 0.0, find_gpu()
     return BenchResult(
         **of_variant(config, records, settings["device"]),
         driver=gpu.driver if on_gpu and gpu else None,
-        toolchain=records["decoder"].toolchain,
+        toolchain=next(iter(records.values())).toolchain,
         threads=settings["threads"],
-        prompts=len(settings["prompts"]),
+        prompts=work.prompts,
         load_seconds=round(load_seconds, 3),
         memory_before_mib=round(before, 1),
         memory_peak_mib=round(peak, 1),
@@ -96,9 +93,16 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
 
 
 def _without_cuda_graphs(directory: Path, frames: Sequence[Image], settings: Mapping[str, Any]) -> Rounds:
-    with load(directory, threads=settings["threads"], cuda_graphs=False) as pipeline:
-        cameras = _measure_cameras(pipeline, frames, settings)
-        return Rounds(cameras=cameras, parts=measure_parts(pipeline, frames, settings) if settings["parts"] else ())
+    with load(directory, threads=settings["threads"], cuda_graphs=False) as model:
+        work = _warmed_up(model, frames, settings)
+        cameras = _measure_cameras(model, work, frames, settings)
+        return Rounds(cameras=cameras, parts=_measure_parts(model, work, frames, settings))
+
+
+def _warmed_up(model: Any, frames: Sequence[Image], settings: Mapping[str, Any]) -> Any:
+    work = runtime(model.config.family).workload(model, settings)
+    work.warm_up(frames[: model.batch])
+    return work
 
 
 def _frames(sources: Sequence[str]) -> list[Image]:
@@ -115,25 +119,21 @@ def _frames(sources: Sequence[str]) -> list[Image]:
 
 
 def _measure_cameras(
-    pipeline: Pipeline, frames: Sequence[Image], settings: Mapping[str, Any]
+    model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
 ) -> tuple[CameraBench, ...]:
-    top = None if _detects(pipeline, frames, settings["prompts"]) else settings["masks"]
-    return tuple(_measure(pipeline, frames, count, top, settings) for count in settings["cameras"])
+    return tuple(_measure(model, work, frames, count, settings) for count in settings["cameras"])
 
 
-def _measure(
-    pipeline: Pipeline, frames: Sequence[Image], cameras: int, top: int | None, settings: Mapping[str, Any]
-) -> CameraBench:
+def _measure(model: Any, work: Any, frames: Sequence[Image], cameras: int, settings: Mapping[str, Any]) -> CameraBench:
     """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
     feed = itertools.cycle(frames)
-    watch = StopWatch(pipeline.device.synchronize)
+    watch = StopWatch(model.device.synchronize)
     kept: list[int] = []
 
     def one_round(stages: StopWatch | None = None) -> None:
-        found = pipeline.detect(list(itertools.islice(feed, cameras)), settings["prompts"], top=top, stages=stages)
-        kept.append(sum(len(one.scores) for image in found for one in image))
+        kept.append(work.round(list(itertools.islice(feed, cameras)), stages))
 
-    windows = timed_windows(one_round, settings, pipeline.device.synchronize)
+    windows = timed_windows(one_round, settings, model.device.synchronize)
     samples = [sample for times in windows for sample in times]
     masks = float(np.mean(kept[-len(samples) :]))
     stages = []
@@ -151,6 +151,15 @@ def _measure(
     )
 
 
-def _detects(pipeline: Pipeline, frames: Sequence[Image], prompts: Sequence[str]) -> bool:
-    found = pipeline.detect([frames[0]], prompts, threshold=THRESHOLD)
-    return any(len(one.scores) for one in found[0])
+def _measure_parts(
+    model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
+) -> tuple[PartBench, ...]:
+    """Each part alone, where the settings ask for that; the device is waited for before each reading of the clock."""
+    found = []
+    for one in work.parts(frames) if settings["parts"] else ():
+        windows = timed_windows(one.call, settings, model.device.synchronize)
+        taken = latency([sample for window in windows for sample in window])
+        found.append(
+            PartBench(part=one.part, images=one.images, prompts=one.prompts, latency=taken, stable=stable(windows))
+        )
+    return tuple(found)

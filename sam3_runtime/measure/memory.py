@@ -1,6 +1,6 @@
 """Memory: what a variant takes on a GPU, on paper, and what this process takes.
 
-The prediction is arithmetic on the four records of a variant: nothing is opened and no GPU is needed. Knows no
+The prediction is arithmetic on the records of a variant: nothing is opened and no GPU is needed. Knows no
 backend: it is made where the records have the sizes that it needs. Pure.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.families.sam3.contract import resolve
+from sam3_runtime.families.base import resolve
 from sam3_runtime.records.records import EngineRecord, TensorRecord
 
 MIB = 1 << 20
@@ -21,19 +21,18 @@ CUDA_CONTEXT_MIB = 500
 CARD_SIZES_GB = (6, 8, 12, 16, 24)
 """Cards that people own, in the gigabytes (2**30 bytes) that they are sold by."""
 _ITEM = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
-_RELEASED = "text-encoder"
 
 
 def predict(records: Mapping[str, EngineRecord]) -> dict[str, Any] | None:
     """Predicted device memory of a variant, in MiB; nothing where a record lacks the sizes.
 
-    ``with_text`` holds all four engines, ``without_text`` what stays once the prompts are encoded and the text encoder
-    is released. Each has weights, scratch (one block, which the engines take in turn), buffers, their sum without the
-    CUDA context, and the sizes of cards that they fit in with it.
+    ``with_text`` holds all engines, ``without_text`` what stays where those that come on demand (a text encoder, once
+    the prompts are encoded) are released. Each has weights, scratch (one block, which the engines take in turn),
+    buffers, their sum without the CUDA context, and the sizes of cards that they fit in with it.
     """
     if any(record.sizes.weights is None or block_of(record) is None for record in records.values()):
         return None
-    kept = {part: record for part, record in records.items() if part != _RELEASED}
+    kept = {part: record for part, record in records.items() if not record.spec.parts[part].on_demand}
     block = max(block_of(record) or 0 for record in records.values())  # it stays as large as the largest wants it
     return {
         "with_text": _sum_up(records.values(), block),

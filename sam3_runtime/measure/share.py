@@ -13,11 +13,11 @@ from sam3_runtime import __version__
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.deploy.pack import reference_path
-from sam3_runtime.families.sam3.reference import read_reference
+from sam3_runtime.families import runtime
 from sam3_runtime.measure.benchmark import benchmark
 from sam3_runtime.measure.memory import predict
 from sam3_runtime.measure.verify import verify_here
-from sam3_runtime.plan.settings import BenchSection
+from sam3_runtime.plan.settings import sections_of
 from sam3_runtime.plan.toolchain import device_name, why_not_run
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.records.records import VariantConfig
@@ -45,11 +45,12 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
     if verdict.status not in ("passed", "rejected"):
         raise EngineError(f"{config.variant} does not run here: {verdict.reason}")
     asked = {"source": list(source), "prompts": list(prompts), "cameras": list(cameras)}
-    settings = BenchSection().model_dump() | {key: value for key, value in asked.items() if value}
-    settings["device"] = device_name(records["decoder"].toolchain)
+    known = sections_of(config.family)["bench"]().model_dump()
+    settings = known | {key: value for key, value in asked.items() if value and key in known}
+    settings["device"] = device_name(next(iter(records.values())).toolchain)
     pictures = None
     if not source:
-        pictures = list(read_reference(reference_path(directory, config.resolution)).pictures.values())
+        pictures = runtime(config.family).pictures(reference_path(directory, config.resolution))
     return Shared(
         sam3_runtime=__version__,
         variant=config.variant,

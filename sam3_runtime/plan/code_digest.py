@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from sam3_runtime.core.files import digest_of, sha256_of, stamp_of, write_atomically
 from sam3_runtime.engines import registry
+from sam3_runtime.families import FAMILIES
 from sam3_runtime.plan.carried_code import CARRIED
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -38,13 +39,14 @@ PLUMBING = frozenset(
             "jobs/gpu_lock",
             "plan/code_digest",
             "plan/carried_code",
-            "families/sam3/export/locking",
+            "jobs/locking",
         ),
         *("core/wording", "engines/__init__", "engines/registry", "families/__init__", "families/base"),
-        *("families/sam3/__init__", "families/sam3/spec"),
+        *(f"{spec.code}/{name}" for spec in FAMILIES.values() for name in ("__init__", "spec", "settings")),
         # settings and records: what stands in them is in params and cache keys by value
         *(
             "plan/settings",
+            "plan/sections",
             "core/placed_yaml",
             "plan/variants",
             "plan/planning",
@@ -69,20 +71,17 @@ PLUMBING = frozenset(
 )
 """Modules that jobs import and whose edit changes no graph, engine, verdict or measurement."""
 
+_CHOOSERS = frozenset(("engines/building/__init__", "engines/running/__init__")) | {
+    f"{spec.code}/export/graph" for spec in FAMILIES.values()
+}
 ALTERNATIVES = frozenset(
     (
-        *(
-            "families/sam3/export/vision",
-            "families/sam3/export/text",
-            "families/sam3/export/geometry",
-            "families/sam3/export/decoder",
-        ),
+        *(code for spec in FAMILIES.values() for part in spec.parts.values() for code in part.code),
         *("engines/running/cuda", "quantize/calibration_cache"),
         *registry.code_of(),
     )
-)
-_CHOOSERS = frozenset(("families/sam3/export/graph", "engines/building/__init__", "engines/running/__init__"))
-"""These, and the scripts, import several of :data:`ALTERNATIVES` and use one: the rule names it."""
+).difference(_CHOOSERS)
+"""The choosers, and the scripts, import several of these and use one: the rule names it."""
 
 _DATA = {"engines/running/cuda": ("engines/running/kernels/steps.ptx",)}
 """Files that are no modules and that a module runs."""

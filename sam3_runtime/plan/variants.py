@@ -19,13 +19,13 @@ from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.core.gpus import FIRST_WITH_FP8, GENERATIONS, as_number, names_of, without_fp8
 from sam3_runtime.core.placed_yaml import Document, Places, nearest_place
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
+from sam3_runtime.families import DEFAULT, FAMILIES, claimed_by
 from sam3_runtime.families.base import BATCH, EIGHT_BIT, FamilySpec
-from sam3_runtime.families.sam3.contract import ModelDims
-from sam3_runtime.families.sam3.spec import SAM3
-from sam3_runtime.plan.settings import Quantize, VariantsFile, variants_file
+from sam3_runtime.plan.sections import Quantize
+from sam3_runtime.plan.settings import VariantsFile, variants_file
 
 RANDOM_CHECKPOINT = "random"
-DOCUMENT = Document(variants_file(SAM3), VariantsError, "variants: [{resolution: 1008}]")
+DOCUMENT = Document(VariantsFile, VariantsError, "variants: [{resolution: 1008}]")
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +34,7 @@ class Variant:
 
     numbers: tuple[int, ...]
     quantize: Quantize = "none"
-    family: FamilySpec = field(default=SAM3, compare=False, repr=False)
+    family: FamilySpec = field(default=FAMILIES[DEFAULT], compare=False, repr=False)
 
     def __getitem__(self, axis: str) -> int:
         return self.numbers[self.family.keys.index(axis)]
@@ -68,7 +68,7 @@ class Variant:
         return f"  - {{{', '.join(f'{key}: {value}' for key, value in listed.items())}}}"
 
     @classmethod
-    def from_name(cls, name: str, family: FamilySpec = SAM3) -> Variant:
+    def from_name(cls, name: str, family: FamilySpec = FAMILIES[DEFAULT]) -> Variant:
         """The inverse of :attr:`name`; :class:`VariantsError` for anything else."""
         match = family.name_pattern.fullmatch(name)
         if match is None:
@@ -89,9 +89,9 @@ class Variants:
 
     settings: VariantsFile
     variants: dict[str, Variant]
-    dims: ModelDims
+    dims: Any
     file: str
-    family: FamilySpec = SAM3
+    family: FamilySpec = FAMILIES[DEFAULT]
 
     def get(self, name: str) -> Variant:
         """The listed variant of that name; otherwise a message with the nearest one and the line to add."""
@@ -143,7 +143,7 @@ def _distance(one: Variant, other: Variant) -> float:
     return sum(ratio) + (one.quantize != other.quantize) * 0.5
 
 
-def check(variant: Variant, dims: ModelDims, place: str) -> None:
+def check(variant: Variant, dims: Any, place: str) -> None:
     """:class:`VariantsError` for what the model cannot do."""
     refusal = variant.family.refuse(dims, variant.axes)
     if refusal:
@@ -156,10 +156,10 @@ def _as_list(value: Any, default: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _expand(settings: VariantsFile, dims: ModelDims, places: Places, file: str) -> dict[str, Variant]:
+def _expand(settings: VariantsFile, family: FamilySpec, dims: Any, places: Places, file: str) -> dict[str, Variant]:
     found: dict[str, Variant] = {}
     origin: dict[str, int] = {}
-    defaults, family = settings.defaults, SAM3
+    defaults = settings.defaults
     own = family.own_values(dims)
     for index, matrix in enumerate(settings.variants):
         line = nearest_place(places, ("variants", index))
@@ -171,7 +171,7 @@ def _expand(settings: VariantsFile, dims: ModelDims, places: Places, file: str) 
             )
         for *numbers, quantize in product(*axes, forms):
             variant = Variant(tuple(numbers), quantize, family)
-            check(variant, dims, f"{file}:{_line_of(places, index, line)}: variants[{index}]")
+            check(variant, dims, f"{file}:{_line_of(family, places, index, line)}: variants[{index}]")
             if variant.name in found:
                 raise VariantsError(
                     f"{file}:{line}: variants[{index}] says {variant.name} again (first: line {origin[variant.name]})",
@@ -182,9 +182,10 @@ def _expand(settings: VariantsFile, dims: ModelDims, places: Places, file: str) 
     return found
 
 
-def _line_of(places: Places, index: int, default: int) -> int:
+def _line_of(family: FamilySpec, places: Places, index: int, default: int) -> int:
     """The line of the value that :func:`check` refuses is that of its key, where the matrix spells it out."""
-    return places.get(("variants", index, "resolution"), places.get(("variants", index, "queries"), default))
+    keys = (("variants", index, key) for key in reversed(family.keys) if key != BATCH)
+    return next((places[key] for key in keys if key in places), default)
 
 
 def _check_backend(settings: VariantsFile, variants: Mapping[str, Variant], file: str, places: Places) -> None:
@@ -247,33 +248,50 @@ def _check_generations(settings: VariantsFile, fp8: list[str], file: str, places
         )
 
 
-def dims_of_checkpoint(checkpoint: str, base: str = ".") -> ModelDims:
-    """Dimensions for planning: from a local folder's ``config.json``, else those of facebook/sam3.
-
-    ``base`` is the folder that a relative one is relative to.
-    """
+def config_of_checkpoint(checkpoint: str, base: str = ".") -> tuple[Path, dict[str, Any]]:
+    """The ``config.json`` of a local checkpoint and what it holds, nothing where there is none; ``base`` is the folder
+    that a relative one is relative to."""
     config = Path(base) / Path(checkpoint).expanduser() / "config.json"
     if checkpoint == RANDOM_CHECKPOINT or not config.is_file():
-        return ModelDims()
+        return config, {}
     try:
-        return ModelDims.from_config(json.loads(config.read_text()))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise VariantsError(
-            f"{config} is not a SAM3 configuration: {error}", "point model.checkpoint at a SAM3 checkpoint"
-        ) from None
+        content = json.loads(config.read_text())
+    except ValueError as error:
+        raise _no_configuration(config, FAMILIES[DEFAULT], error) from None
+    return config, content if isinstance(content, dict) else {}
 
 
-def parse(text: str, file: str = "variants.yaml", dims: ModelDims | None = None, base: str = ".") -> Variants:
+def _no_configuration(config: Path, family: FamilySpec, error: Exception) -> VariantsError:
+    what = f"{config} is not a {family.title} configuration: {error}"
+    return VariantsError(what, f"point model.checkpoint at a {family.title} checkpoint")
+
+
+def _family_of(data: Mapping[str, Any], config: Mapping[str, Any]) -> FamilySpec:
+    """The family that the file names, else the checkpoint's. A name that there is not is for the schema to refuse."""
+    model = data.get("model")
+    named = FAMILIES.get(str(model.get("family"))) if isinstance(model, dict) else None
+    return named or claimed_by(config) or FAMILIES[DEFAULT]
+
+
+def parse(text: str, file: str = "variants.yaml", dims: Any = None, base: str = ".") -> Variants:
     """Check the content of a ``variants.yaml``; ``dims`` replaces what the checkpoint itself would say.
 
     ``base`` is the folder of the file, which a local checkpoint is relative to. Raises :class:`VariantsError`: the
     value, its place (file, line, key) and the fix.
     """
-    settings, places = DOCUMENT.parse(text, file)
-    dims = dims or dims_of_checkpoint(settings.model.checkpoint, base)
-    variants = _expand(settings, dims, places, file)
+    data, _ = DOCUMENT.load(text, file)
+    model = data.get("model")
+    named = model.get("checkpoint") if isinstance(model, dict) else None
+    config, content = config_of_checkpoint(str(named), base) if named else (Path(), {})
+    family = _family_of(data, content)
+    settings, places = replace(DOCUMENT, model=variants_file(family)).parse(text, file)
+    try:
+        dims = dims or (family.dims_of(content) if content else family.dims())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _no_configuration(config, family, error) from None
+    variants = _expand(settings, family, dims, places, file)
     _check_backend(settings, variants, file, places)
-    return Variants(settings, variants, dims, file)
+    return Variants(settings, variants, dims, file, family)
 
 
 def read(path: Path, shown: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Lets TensorRT (10 and older) measure the scales of a vision encoder itself, on frames of a video or on pictures.
+"""Lets TensorRT (10 and older) measure the scales of a graph itself, on frames of a video or on pictures.
 
 A calibration is a build whose engine is thrown away: TensorRT asks for batches of frames while it runs, and hands over
 its cache of scales. Frames go through the runtime's own preprocessing, on the processor, while the GPU runs those
@@ -23,12 +23,11 @@ from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.building import Task
 from sam3_runtime.engines.building.tensorrt_calibrators import make_calibrator
 from sam3_runtime.engines.building.tensorrt_messages import OutOfMemory
-from sam3_runtime.families.sam3.contract import Range
+from sam3_runtime.families.base import RESOLUTION, Range
 from sam3_runtime.graphs.read import Graph, read_graph
 from sam3_runtime.imaging.preprocess import FloatArray, preprocess
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
 from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
-from sam3_runtime.records.records import Preprocessing
 
 Announce = Callable[[str], None]
 Upload = Callable[[FloatArray], int]
@@ -44,7 +43,7 @@ def calibrate(
     settings: Mapping[str, Any],
     announce: Announce = print,
 ) -> None:
-    """Calibrate the float32 vision encoder ``graph``; write TensorRT's ``cache`` and ``report``, what it holds for.
+    """Calibrate the float32 ``graph``; write TensorRT's ``cache`` and ``report``, what it holds for.
 
     ``params`` are ``source`` (a list), ``frames``, ``batch``, ``algorithm``, for percentiles ``percentile``, and
     ``toolchain``; ``settings`` the builder's that need not be those of the engine. Raises :class:`CalibrationError`
@@ -54,7 +53,7 @@ def calibrate(
     facts = read_graph(graph)
     resolution = _checked(facts, graph)
     frames = Frames(params["source"], params["frames"])
-    preprocessing = Preprocessing()
+    preprocessing = facts.preprocessing
     batch = min(params["batch"], frames.expected())
     pixels = prepared(
         frames, lambda image: preprocess([image], resolution, preprocessing), min(os.cpu_count() or 1, _THREADS)
@@ -64,7 +63,7 @@ def calibrate(
         graph=facts,
         path=graph.resolve(),
         engine=cache,
-        ranges={"B": Range(batch, batch, batch)},
+        ranges=dict.fromkeys(facts.part.dynamic, Range(batch, batch, batch)),
         settings=settings,
         announce=announce,
         precision="fp32",
@@ -103,12 +102,12 @@ def calibrate(
 def _checked(facts: Graph, graph: Path) -> int:
     """The resolution of a graph that can be calibrated."""
     again = f"delete it and run snakemake {graph}"
-    if facts.resolution is None:
+    if RESOLUTION not in facts.axes:
         raise CalibrationError(f"{graph} does not say its resolution", again)
     if facts.precision != "fp32" or facts.quantize:
         kind = facts.quantize or facts.precision
         raise CalibrationError(f"{graph} is {kind}: calibrators take float32 graphs", again)
-    return facts.resolution
+    return facts.axes[RESOLUTION]
 
 
 class Feed:

@@ -1,4 +1,4 @@
-"""Measures the ranges of a vision encoder's activations in PyTorch, on frames of a video or on pictures.
+"""Measures the ranges of a graph's activations in PyTorch, on frames of a video or on pictures.
 
 The module that runs is the one that was exported, in float32, and each frame goes through the runtime's own
 preprocessing. What is counted is the input of every Linear and Conv2d. Knows nothing of how an 8-bit graph looks.
@@ -18,7 +18,8 @@ from torch import nn
 
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.wording import counted
-from sam3_runtime.families.sam3.export.graph import build_module
+from sam3_runtime.families import exporter
+from sam3_runtime.families.base import RESOLUTION
 from sam3_runtime.graphs.read import Graph, read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.quantize.frames import Frames, measured_on, prepared
@@ -41,7 +42,7 @@ def measure_scales(
     params: Mapping[str, Any],
     announce: Announce = print,
 ) -> None:
-    """Measure the ranges of the vision encoder ``graph`` and write them to ``output``, a :class:`Calibration`.
+    """Measure the ranges of ``graph`` and write them to ``output``, a :class:`Calibration`.
 
     ``params`` are ``source`` (a list), ``frames``, ``algorithm`` and, for percentiles, ``percentile``. ``announce``
     takes what people who wait should see: on a CPU, how long it will take. Raises :class:`CalibrationError` when there
@@ -55,11 +56,12 @@ def measure_scales(
             f"delete {graph} and run snakemake {graph}",
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = build_module("vision-encoder", lock, resolution=facts.resolution).to(device)
+    resolution = _resolution(facts, graph)
+    module = exporter(lock.family, "graph").module_of(facts.part.name, lock, facts.axes, {}).to(device)
     observer = Observer(module)
-    preprocessing = Preprocessing()
+    preprocessing = facts.preprocessing
     frames = Frames(params["source"], params["frames"])
-    _run(module, observer, frames, _resolution(facts, graph), preprocessing, device, announce)
+    _run(module, observer, frames, resolution, preprocessing, device, announce)
     amax, without = observer.finish(params["algorithm"], params.get("percentile"))
     result = Calibration(
         **measured_on(frames, facts, preprocessing, params, started),
@@ -112,15 +114,15 @@ class Observer:
 
 def _overflow(layer: str) -> CalibrationError:
     return CalibrationError(
-        f"the input of {layer} is not finite: the encoder overflows in float32",
+        f"the input of {layer} is not finite: the model overflows in float32",
         "check the checkpoint's weights; no range can be measured on this one",
     )
 
 
 def _resolution(facts: Graph, graph: Path) -> int:
-    if facts.resolution is None:
+    if RESOLUTION not in facts.axes:
         raise CalibrationError(f"{graph} does not say its resolution", f"delete it and run snakemake {graph}")
-    return facts.resolution
+    return facts.axes[RESOLUTION]
 
 
 @contextmanager

@@ -177,7 +177,7 @@ class Insertion:
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             raise CalibrationError(
                 f"the weight of {module} is {kind}: float32 and float16 weights can be quantised",
-                "set `precision: {vision-encoder: fp16}` in variants.yaml",
+                "set `precision: fp16` for it in variants.yaml",
             )
         if node.op_type == "Conv" or (node.op_type == "Gemm" and _attribute(node, "transB")):
             return _Weight(tensor, module, axis=0)

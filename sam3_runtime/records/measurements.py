@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.records.records import Backend, Check, EngineRecord, Record, Toolchain, VariantConfig
 
 _STABLE = 0.1
@@ -37,7 +36,7 @@ class OfVariant(Record):
     date: str
 
 
-def of_variant(config: VariantConfig, records: Mapping[PartName, EngineRecord], device: str) -> dict[str, Any]:
+def of_variant(config: VariantConfig, records: Mapping[str, EngineRecord], device: str) -> dict[str, Any]:
     """The fields of :class:`OfVariant`, today."""
     return {
         "variant": config.variant,
@@ -265,9 +264,9 @@ class BaselineRun(Record):
 
 
 class BaselineWay(Record):
-    """transformers as it is, or compiled. ``failed`` says why there are no runs."""
+    """The model's own library as it is, or compiled. ``failed`` says why there are no runs."""
 
-    name: Literal["transformers", "torch.compile"]
+    name: str
     attention: str
     runs: tuple[BaselineRun, ...] = ()
     compile_seconds: float | None = Field(None, description="of the first calls at every batch")

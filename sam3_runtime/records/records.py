@@ -17,14 +17,23 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import digest_of, write_atomically
 from sam3_runtime.core.hints import command_for
 from sam3_runtime.engines.registry import BACKENDS
-from sam3_runtime.families.sam3.contract import ModelDims
+from sam3_runtime.families import FAMILIES, family_of
+from sam3_runtime.families.base import BATCH, RESOLUTION, FamilySpec
 
 if TYPE_CHECKING:
     Backend = str
@@ -89,6 +98,30 @@ class SealedRecord(Record):
         return record
 
 
+Resample = Literal["bilinear-antialias", "bicubic-antialias", "lanczos-antialias"]
+
+
+class Preprocessing(Record):
+    """How an image becomes R×R numbers: resized on 8-bit values, /255, then (x - mean) / std per channel, RGB.
+
+    ``stretch`` resizes both sides to R. ``crop`` resizes the shorter one to R / ``crop``, the other in proportion, and
+    takes the middle; those two fields are not written where they have their defaults.
+    """
+
+    resample: Resample = "bilinear-antialias"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    fit: Literal["stretch", "crop"] = "stretch"
+    crop: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = dump(self)
+        return {
+            name: value for name, value in written.items() if (name, value) not in (("fit", "stretch"), ("crop", None))
+        }
+
+
 class CheckpointLock(Record):
     """The weights that a work folder was first built from.
 
@@ -100,10 +133,17 @@ class CheckpointLock(Record):
     commit: str | None
     digest: str
     dims: dict[str, int]
+    family: str | None = Field(None, description="of the model; null: that of records which name none")
+    preprocessing: Preprocessing | None = Field(None, description="the model's own; null: the family's")
 
     @property
-    def model_dims(self) -> ModelDims:
-        return ModelDims(**self.dims)
+    def spec(self) -> FamilySpec:
+        return family_of(self.family)
+
+    @property
+    def model_dims(self) -> Any:
+        """The dimensions as their family has them."""
+        return self.spec.dims(**self.dims)
 
     def at(self, location: str) -> CheckpointLock:
         """The same lock, with the place that the checkpoint is loaded from here."""
@@ -164,10 +204,48 @@ class Layers(Record):
         return eight / known if whole and known * 2 >= whole else None
 
 
-class EngineRecord(SealedRecord):
+class OfFamily(SealedRecord):
+    """A record about a variant or an engine of one. In the file the axes stand by their names among the other fields:
+    ``"resolution": 672``; what an engine does not differ by is null."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"family"})
+
+    family: str | None = Field(None, description="of the model; null: that of records which name none")
+    axes: dict[str, int | None]
+
+    @property
+    def spec(self) -> FamilySpec:
+        return family_of(self.family)
+
+    @property
+    def batch(self) -> int:
+        return self.axes[BATCH] or 0
+
+    @property
+    def resolution(self) -> int:
+        """In pixels; 0 for an engine that does not differ by it."""
+        return self.axes[RESOLUTION] or 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "axes" in data or data.get("family") not in (None, *FAMILIES):
+            return data
+        keys = family_of(data.get("family")).keys
+        axes = {key: data[key] for key in keys if key in data}
+        return {name: value for name, value in data.items() if name not in axes} | {"axes": axes}
+
+    @model_serializer(mode="wrap")
+    def _spread(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = dump(self)
+        axes = written.pop("axes", {})
+        return {**written, **axes}
+
+
+class EngineRecord(OfFamily):
     """What one engine is. Written by the job that built it; the runtime reads it before it opens the engine."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"layers", "modified"})
+    ADDED: ClassVar[frozenset[str]] = OfFamily.ADDED | {"layers", "modified"}
 
     part: str
     graph: str = Field(description="name of the graph, such as decoder_q50")
@@ -181,9 +259,6 @@ class EngineRecord(SealedRecord):
     quantize: Literal["int8", "fp8"] | None = None
     calibration_key: str | None = None
     dims: dict[str, int]
-    resolution: int | None = None
-    queries: int | None = None
-    batch: int
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
     profile: dict[str, tuple[int, int, int]] = Field(description="min, opt, max of each dynamic dimension")
@@ -197,21 +272,12 @@ class EngineRecord(SealedRecord):
     modified: int | None = Field(None, description="time stamp of the engine's file, in seconds since 1970")
 
 
-class Preprocessing(Record):
-    """Stretch to R×R (bilinear, antialiased, on 8-bit values), /255, then (x - mean) / std per channel, RGB."""
+class VariantConfig(OfFamily):
+    """The variant's own facts; what its engines are stands in their records.
 
-    resample: Literal["bilinear-antialias"] = "bilinear-antialias"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-
-class VariantConfig(SealedRecord):
-    """The variant's own facts; what its engines are stands in their records."""
+    In the file each asset stands by its name: ``"tokenizer_sha256"``."""
 
     variant: str
-    batch: int
-    queries: int
-    resolution: int
     quantize: Literal["int8", "fp8"] | None
     backend: Backend
     dims: dict[str, int]
@@ -220,8 +286,28 @@ class VariantConfig(SealedRecord):
     commit: str | None
     checkpoint_digest: str
     preprocessing: Preprocessing = Preprocessing()
-    tokenizer_sha256: str
-    notice: str = "The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's."
+    assets: dict[str, str] = Field(description="SHA-256 of each file beside the engines that running needs")
+    notice: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_assets(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "assets" in data or data.get("family") not in (None, *FAMILIES):
+            return data
+        spec = family_of(data.get("family"))
+        found = {asset: data[_key(asset)] for asset in spec.assets if _key(asset) in data}
+        kept = {name: value for name, value in data.items() if name not in map(_key, found)}
+        return {"notice": spec.notice} | kept | {"assets": found}
+
+    @model_serializer(mode="wrap")
+    def _spread_assets(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = dump(self)
+        axes, assets = written.pop("axes", {}), written.pop("assets", {})
+        return {**written, **axes, **{_key(asset): digest for asset, digest in assets.items()}}
+
+
+def _key(asset: str) -> str:
+    return f"{Path(asset).stem}_sha256"
 
 
 class Check(Record):

@@ -10,23 +10,29 @@ from dataclasses import replace
 from typing import Any
 
 from sam3_runtime.core.wording import counted
+from sam3_runtime.families import family_of, main_part
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import UNKNOWN, Layers
 from sam3_runtime.report.text import percent
 
-VISION = "vision-encoder"
 NOT_WORTH_IT = "not worth it"
 _HALF = 0.5
 
 
 def method_of(found: Measured) -> str | None:
-    """How the 8-bit encoder got its scales, ``qdq`` or ``calibrator``; None for a variant without 8 bits."""
-    vision = found.engines.get(VISION)
-    if not vision or not vision["quantize"]:
+    """How the engine in 8 bits got its scales, ``qdq`` or ``calibrator``; None for a variant without 8 bits."""
+    engine = main_engine(found)
+    if not engine.get("quantize"):
         return None
     # Scales that are written into a graph make it a graph of its own, named after its type.
-    return "qdq" if str(vision["graph"]).endswith(vision["quantize"]) else "calibrator"
+    return "qdq" if str(engine["graph"]).endswith(engine["quantize"]) else "calibrator"
+
+
+def main_engine(found: Measured) -> dict[str, Any]:
+    """What is known of the part that may be in 8 bits; nothing where there is no such engine."""
+    part = main_part(found.engines)
+    return found.engines.get(part.name, {}) if part else {}
 
 
 def name_of(found: Measured) -> str:
@@ -35,46 +41,57 @@ def name_of(found: Measured) -> str:
     return f"{found.variant} ({method})" if method == "calibrator" else found.variant
 
 
-def vision_ms(found: Measured) -> tuple[int, float] | None:
-    """Images at once, and milliseconds an image, of the vision encoder at the most images that it was measured with.
+def main_ms(found: Measured) -> tuple[int, float] | None:
+    """Images at once, and milliseconds an image, of that part at the most images that it was measured with.
 
     Alone where it was measured alone, else as a stage of the rounds with the most cameras.
     """
-    if found.bench is None:
+    main = main_part(found.bench.engines) if found.bench else None
+    if found.bench is None or main is None:
         return None
-    alone = [part for part in found.bench.parts if part.part == VISION]
+    alone = [part for part in found.bench.parts if part.part == main.name]
     if alone:
         most = max(alone, key=lambda part: part.images)
         return most.images, most.per_image
     rounds = max(found.bench.cameras, key=lambda camera: camera.cameras)
-    return rounds.cameras, rounds.stages["vision"].median / rounds.cameras
+    return rounds.cameras, rounds.stages[main.stage].median / rounds.cameras
 
 
 def sibling_of(found: Measured, others: Sequence[Measured]) -> Measured | None:
-    """The variant of the same batch, queries and resolution without 8 bits, where it is in the table."""
-    variant = Variant.from_name(found.variant)
+    """The variant of the same axes without 8 bits, where it is in the table."""
+    variant = Variant.from_name(found.variant, family_of(_family(found)))
     plain = replace(variant, quantize="none").name
     return next((one for one in others if one.variant == plain), None) if variant.quantize != "none" else None
 
 
 def slower_than_sibling(found: Measured, others: Sequence[Measured]) -> str | None:
-    """Says so where an 8-bit variant's vision encoder takes longer than that of its floating-point sibling."""
+    """Says so where what an 8-bit variant has in 8 bits takes longer than in its floating-point sibling."""
     sibling = sibling_of(found, others)
-    ours, theirs = vision_ms(found), vision_ms(sibling) if sibling else None
+    ours, theirs = main_ms(found), main_ms(sibling) if sibling else None
     if sibling is None or ours is None or theirs is None or ours[0] != theirs[0] or ours[1] <= theirs[1]:
         return None
     more = (ours[1] / theirs[1] - 1) * 100
     return (
-        f"{name_of(found)} is **{NOT_WORTH_IT}** here: its vision encoder takes {ours[1]:.2f} ms an image at "
+        f"{name_of(found)} is **{NOT_WORTH_IT}** here: its {_spoken(found)} takes {ours[1]:.2f} ms an image at "
         f"{counted(ours[0], 'image')}, {more:.1f} % more than {sibling.variant} ({theirs[1]:.2f} ms)"
     )
 
 
 def eight_bit_share(found: Measured) -> float | None:
-    """Share of the vision encoder's matrix work that runs in 8 bits; None for others, and where too little is known."""
-    vision = found.engines.get(VISION, {})
-    layers = vision.get("layers") if vision.get("quantize") else None
+    """Share of its matrix work that runs in 8 bits; None for variants without, and where too little is known."""
+    engine = main_engine(found)
+    layers = engine.get("layers") if engine.get("quantize") else None
     return Layers.model_validate(layers).eight_bit_share if layers else None
+
+
+def _family(found: Measured) -> str | None:
+    return next(iter(found.engines.values()), {}).get("family")
+
+
+def _spoken(found: Measured) -> str:
+    """The part that may be in 8 bits, in words."""
+    part = main_part(found.engines)
+    return part.name.replace("-", " ") if part else "engine"
 
 
 def _work(engine: dict[str, Any]) -> dict[str, int]:
@@ -92,7 +109,7 @@ def warnings_of(found: Sequence[Measured]) -> list[str]:
     for one in found:
         share = eight_bit_share(one)
         if share is not None and share < _HALF:
-            what = f"only {percent(share)} of its vision encoder's matrix work runs in 8 bits"
+            what = f"only {percent(share)} of its {_spoken(one)}'s matrix work runs in 8 bits"
             lines.append(f"{name_of(one)}: {what}, as far as TensorRT tells")
     return lines
 

@@ -17,12 +17,13 @@ from pydantic import ValidationError
 
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import write_atomically
+from sam3_runtime.families import FAMILIES, main_part
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import Baseline, BenchResult, Measured, Rounds
 from sam3_runtime.report.comparisons import (
-    VISION,
     eight_bit_share,
+    main_engine,
     method_of,
     name_of,
     notes_of,
@@ -184,7 +185,7 @@ def _accuracy(found: Measured) -> Row:
         columns["method"] = method
     if found.engines:
         share = eight_bit_share(found)
-        columns["vision precision"] = precision_used(found.engines.get(VISION, {}))
+        columns["vision precision"] = precision_used(main_engine(found))
         columns |= {} if share is None else {"8-bit share": percent(share)}
         columns["engines MiB"] = round(sum(one["sizes"]["file"] for one in found.engines.values()) / MIB)
         columns["build s"] = round(sum(one["build_seconds"] for one in found.engines.values()))
@@ -225,20 +226,17 @@ def _speed(bench: BenchResult) -> list[Row]:
 
 
 def _parts(bench: BenchResult) -> Row:
-    """Each part alone: the vision encoder an image, the others a call."""
+    """Each part alone: those without prompts an image, the others a call."""
     columns: Row = {}
     for part in bench.parts:
-        shown = f"{part.per_image if part.part == 'vision-encoder' else part.latency.median:.2f}{_mark(part.stable)}"
+        shown = f"{part.latency.median if part.prompts else part.per_image:.2f}{_mark(part.stable)}"
         columns[_part_name(part.part, part.images, part.prompts)] = shown
     return columns
 
 
 def _part_name(part: str, images: int, prompts: int) -> str:
-    if part == "vision-encoder":
-        return f"vision, {images} at once"
-    if part == "decoder":
-        return f"decoder, P={prompts} N={images}"
-    return f"{part.removesuffix('-encoder')}, P={prompts}"
+    known = next(spec.parts[part] for spec in FAMILIES.values() if part in spec.parts)
+    return known.label.format(part=part, images=images, prompts=prompts)
 
 
 def _gain(bench: BenchResult) -> Row:
@@ -266,9 +264,9 @@ def _saved(now: float, before: float) -> str:
 def _beside(bench: BenchResult, baseline: Baseline) -> list[Row]:
     """Milliseconds an image, and how many times as long the alternatives take, at each batch that both were measured
     at. End to end is compared where both looked for as many prompts and kept as many masks."""
-    rows = []
+    rows, main = [], main_part(bench.engines)
     for batch in sorted({run.batch for way in baseline.ways for run in way.runs}):
-        camera, alone = bench.camera(batch), bench.part("vision-encoder", batch)
+        camera, alone = bench.camera(batch), bench.part(main.name, batch) if main else None
         kept = baseline.masks * baseline.prompts * batch
         alike = camera if camera and bench.prompts == baseline.prompts and abs(camera.masks_kept - kept) < 0.5 else None
         row: Row = {"images": batch}

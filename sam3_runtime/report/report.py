@@ -17,7 +17,7 @@ from typing import Any
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import without_folders, write_atomically
 from sam3_runtime.core.wording import counted
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families import FAMILIES
 from sam3_runtime.measure.memory import MIB, predict, smallest_card
 from sam3_runtime.plan.paths import Step, chain
 from sam3_runtime.plan.planning import Plan
@@ -40,9 +40,9 @@ def gather(folder: Path, plan: Plan, name: str) -> Measured:
     """What is known of one variant. ``status`` is that of its verdict, or ``failed`` or ``missing`` without one."""
     steps = [step for step in chain(plan, plan.variant(name)) if step.stage not in _NOT_JUDGED]
     directory = folder / "engines" / name
-    read = {part: _read(EngineRecord, directory / f"{part}.engine.json") for part in PART_NAMES}
+    read = {part: _read(EngineRecord, directory / f"{part}.engine.json") for part in plan.family.parts}
     records = {str(part): record for part, record in read.items() if record is not None}
-    absent = [part for part in PART_NAMES if part not in records]
+    absent = [part for part in plan.family.parts if part not in records]
     if absent:
         return _without_verdict(folder, name, steps, f"no engine for {', '.join(absent)}")
     digests = {part: record.sha256 for part, record in records.items()}
@@ -144,18 +144,23 @@ def accuracy_columns(found: Measured) -> Row:
     cosines = [value for name, value in worst.items() if name.endswith("cosine")]
     # `min` alone would drop a NaN that is not first.
     lowest = min(cosines, key=lambda value: -inf if isnan(value) else value, default=None)
-    return {
-        "found": found.found,
-        "expected": found.detections,
-        "cosine": _rounded(lowest, 6),
-        "agreement": _rounded(worst.get("agreement"), 4),
-        "mask_iou": _rounded(worst.get("mask IoU"), 4),
-    } | _ap_columns(found.accuracy)
+    counts: Row = {"found": found.found, "expected": found.detections} if found.detections else {}
+    columns = {name: column for spec in FAMILIES.values() for name, column in spec.columns.items()}
+    held = {column: _rounded(worst[name], 4) for name, column in columns.items() if name in worst}
+    return counts | {"cosine": _rounded(lowest, 6)} | held | _data_set_columns(found.accuracy)
 
 
-def _ap_columns(accuracy: dict[str, Any] | None) -> Row:
-    kinds = {kind: accuracy[kind] for kind in ("box", "mask") if accuracy[kind]} if accuracy else {}
-    return {f"{kind}_ap": _rounded(one["ap"], 4) for kind, one in kinds.items()}
+def _data_set_columns(accuracy: dict[str, Any] | None) -> Row:
+    """What was measured on a data set, where there is one."""
+    columns: Row = {}
+    for spec in FAMILIES.values():
+        for column, place in spec.accuracy.items():
+            value: Any = accuracy
+            for key in place:
+                value = value.get(key) if isinstance(value, dict) else None
+            if value is not None:
+                columns[column] = _rounded(value, 4)
+    return columns
 
 
 def _bench_columns(result: BenchResult | None) -> Row:
@@ -184,7 +189,8 @@ def make_table(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any
     toolchain: Toolchain | None = _read(Toolchain, folder / "toolchain.json")
     lock: CheckpointLock | None = _read(CheckpointLock, folder / "checkpoint.lock")
     found = [gather(folder, plan, name) for name in plan.names]
-    gpus = {str(gpu) for one in found if one.engines for gpu in one.engines["decoder"]["settings"].get("gpus", [])}
+    settings = [engine["settings"] for one in found for engine in one.engines.values()]
+    gpus = {str(gpu) for one in settings for gpu in one.get("gpus", [])}
     rows = [row_of(one) for one in found]
     for place, note in notes_of(found).items():
         rows[place]["note"] = note

@@ -191,9 +191,9 @@ def benchmark_stream(
     seconds, engines_ms = sum(periods) / 1e3, sum(one.calls * one.alone.median for one in calls)
     busy = [one.busy_percent for one in seen.readings if one.busy_percent is not None]
     return StreamBench(
-        **of_variant(config, records, device_name(records["decoder"].toolchain)),
+        **of_variant(config, records, device_name(next(iter(records.values())).toolchain)),
         driver=gpu.driver if gpu else None,
-        toolchain=records["decoder"].toolchain,
+        toolchain=next(iter(records.values())).toolchain,
         threads=threads,
         classes=len(detector.classes),
         kept=top,

@@ -17,7 +17,7 @@ from sam3_runtime.cli import infer as cli_infer
 from sam3_runtime.cli.infer import BOX_ON_VIDEO, Summary, infer
 from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
-from sam3_runtime.engines.running.fake import write_fake_variant
+from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.prompts import PromptError
 from sam3_runtime.media.sources import load_image, read_video
 from tests.media.test_sources import VARIABLE, not_utf8, odd_name

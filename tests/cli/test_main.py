@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sam3_runtime.cli.show import print_variant
 from sam3_runtime.deploy.overview import describe
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families.sam3.parts import PART_NAMES
 from tests.engine_records import engine_record, write_engine
 from tests.records.test_records import config
 

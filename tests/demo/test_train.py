@@ -29,7 +29,7 @@ from demo.train_losses import WEIGHTS, losses, overlaps, total  # noqa: E402
 from demo.train_model import PRIOR, Trainee  # noqa: E402
 from demo.train_state import PART, WARM_UP, Progress, average, learning_rate, read_state, write_state  # noqa: E402
 from sam3_runtime.core.errors import CheckpointError  # noqa: E402
-from sam3_runtime.families.sam3.contract import BOX_PADDING_LABEL  # noqa: E402
+from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL  # noqa: E402
 
 IMAGES = 3
 CPU = train.Place(0, 1, torch.device("cpu"))

@@ -11,7 +11,7 @@ import pytest
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import link_relatively
 from sam3_runtime.deploy.pack import ArchiveError, accuracy_path, pack, unpack
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families.sam3.parts import PART_NAMES
 from tests.engine_records import write_engine
 from tests.records.test_records import config
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.engines.running.fake import write_fake_variant
 from sam3_runtime.engines.running.host import HostDevice
+from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.measure import benchmark as module
 from sam3_runtime.measure.benchmark import benchmark
 from sam3_runtime.measure.memory import MIB

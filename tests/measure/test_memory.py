@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families.sam3.parts import PART_NAMES
 from sam3_runtime.measure.memory import (
     CUDA_CONTEXT_MIB,
     MIB,

@@ -16,7 +16,7 @@ pytest.importorskip("filelock")
 
 from sam3_runtime.engines import building as builders
 from sam3_runtime.engines.building import CalibrationCache, build_engine
-from sam3_runtime.families.sam3.contract import ModelDims
+from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.graphs.read import Graph
 from sam3_runtime.plan.planning import make_plan
 from sam3_runtime.records.records import Toolchain

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sam3_runtime.families.sam3.contract import PARTS
+from sam3_runtime.families.sam3.parts import PARTS
 from sam3_runtime.plan.paths import engine_id, graph_id, id_pattern, parse_id
 from sam3_runtime.plan.variants import Variant
 

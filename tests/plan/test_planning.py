@@ -8,7 +8,7 @@ import pytest
 
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.core.gpus import Gpu
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families.sam3.parts import PART_NAMES
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.records.records import Toolchain

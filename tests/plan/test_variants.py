@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam3_runtime.core.errors import VariantsError
-from sam3_runtime.families.sam3.contract import ModelDims
+from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.plan.settings import json_schema
 from sam3_runtime.plan.variants import Variant, parse, read
 

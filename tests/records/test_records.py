@@ -11,7 +11,7 @@ import pytest
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import digest_of
 from sam3_runtime.deploy.configure import check_agreement
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families.sam3.parts import PART_NAMES
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig, Verdict
 from tests.engine_records import DIMS, engine_record
 

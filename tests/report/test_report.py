@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.families.sam3.contract import PART_NAMES
+from sam3_runtime.families.sam3.parts import PART_NAMES
 from sam3_runtime.plan.paths import chain
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.plan.variants import Variant

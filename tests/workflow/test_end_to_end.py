@@ -12,7 +12,7 @@ import pytest
 
 from demo.scenes import HELD_OUT, Scene, Thing, scene
 from sam3_runtime import Prompt, extract, load, open_detector, read_project
-from sam3_runtime.families.sam3.contract import PartName
+from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.reference import read_reference
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.measure.verify import compare as compare_engines

@@ -19,7 +19,7 @@ from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.gpus import cuda_version, find_gpu
 from sam3_runtime.engines.cache import provide
 from sam3_runtime.engines.registry import BACKENDS, BUILT
-from sam3_runtime.families.sam3.contract import ModelDims, Range, part_of_graph, profile
+from sam3_runtime.families.base import BATCH, Range
 from sam3_runtime.graphs.read import Graph, QuantizeName, read_graph
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.plan.settings import Algorithm
@@ -60,10 +60,6 @@ class Task:
     calibration: CalibrationCache | None = None
     builder: BuilderName = "auto"
     timing_cache: Path | None = None
-
-    @property
-    def dims(self) -> ModelDims:
-        return ModelDims(**self.graph.dims)
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ def build_engine(
         raise BuildError(
             f"{onnx} is a {graph.precision} graph, and {precision} was asked for", f"run snakemake --force {onnx}"
         )
-    ranges = profile(part_of_graph(graph.name), ModelDims(**graph.dims), batch, settings.get("optimal"))
+    ranges = graph.spec.profile(graph.part, graph.spec.dims(**graph.dims), batch, settings.get("optimal"))
     depends_on = {
         "onnx": graph.sha256,
         "graph": graph.name,
@@ -179,7 +175,9 @@ def _record(
 ) -> EngineRecord:
     peak = process_mib("VmHWM")  # a job is a process of its own
     return EngineRecord(
-        part=part_of_graph(graph.name).name,
+        part=graph.part.name,
+        family=graph.family,
+        axes=dict.fromkeys(graph.spec.keys) | graph.axes | {BATCH: batch},
         graph=graph.name,
         sha256=sha256_of(engine),
         onnx_sha256=graph.sha256,
@@ -191,9 +189,6 @@ def _record(
         quantize=quantize,
         calibration_key=depends_on["calibration"],
         dims=graph.dims,
-        resolution=graph.resolution,
-        queries=graph.queries,
-        batch=batch,
         inputs=built.inputs,
         outputs=built.outputs,
         profile={symbol: tuple(values) for symbol, values in depends_on["profile"].items()},

@@ -1,6 +1,6 @@
 """From a graph to a serialised engine through NVIDIA's builder, for TensorRT 8.6 to 11 and TensorRT-RTX.
 
-They share it under two module names; ``trt`` is either. Profiles come from the contract, sizes from what the build
+They share it under two module names; ``trt`` is either. Profiles come from the family, sizes from what the build
 says. Knows no generation and no setting of either: its caller says how the network is typed and sets the builder's
 configuration.
 """
@@ -21,7 +21,7 @@ from sam3_runtime.engines.building import Built, Task
 from sam3_runtime.engines.building.tensorrt_messages import BuildLog, OutOfMemory, build_error, is_out_of_memory
 from sam3_runtime.engines.building.tensorrt_progress import elapsed_time, make_monitor
 from sam3_runtime.engines.running.tensorrt_logger import logger_of
-from sam3_runtime.families.sam3.contract import Range, Shape, Tensor, fixed_dims, part_of_graph, resolve
+from sam3_runtime.families.base import Range, Shape, Tensor, resolve
 from sam3_runtime.records.records import TensorRecord
 
 TYPES = {
@@ -194,26 +194,22 @@ def profile_shapes(task: Task, ranges: Mapping[str, Range]) -> dict[str, tuple[S
     """The smallest, the tuned and the largest shape of every input."""
     return {
         tensor.name: tuple(
-            resolve(tensor.shape, _fixed(task) | {dim: getattr(r, side) for dim, r in ranges.items()})
+            resolve(tensor.shape, task.graph.fixed | {dim: getattr(r, side) for dim, r in ranges.items()})
             for side in _SIDES
         )
-        for tensor in part_of_graph(task.graph.name).inputs
+        for tensor in task.graph.part.inputs
     }
 
 
-def _fixed(task: Task) -> dict[str, int]:
-    return fixed_dims(task.dims, task.graph.resolution, task.graph.queries)
-
-
 def tensors(task: Task, types: Mapping[str, str]) -> tuple[tuple[TensorRecord, ...], tuple[TensorRecord, ...]]:
-    """Inputs and outputs of those ``types`` (NVIDIA's names), their dynamic dimensions under the contract's names."""
-    spec = part_of_graph(task.graph.name)
+    """Inputs and outputs of those ``types`` (NVIDIA's names), their dynamic dimensions under the family's names."""
+    spec = task.graph.part
 
     def record(tensor: Tensor) -> TensorRecord:
         if tensor.name not in types:
             raise BuildError(f"{task.path.name} has no tensor {tensor.name}", f"export it again: snakemake {task.path}")
         dtype = TYPES[types[tensor.name]]
-        return TensorRecord(name=tensor.name, shape=resolve(tensor.shape, _fixed(task)), dtype=dtype)
+        return TensorRecord(name=tensor.name, shape=resolve(tensor.shape, task.graph.fixed), dtype=dtype)
 
     return tuple(map(record, spec.inputs)), tuple(map(record, spec.outputs))
 

@@ -28,7 +28,7 @@ from sam3_runtime.engines.building.tensorrt_messages import BuildLog, build_erro
 from sam3_runtime.engines.building.tensorrt_progress import make_monitor
 from sam3_runtime.engines.building.tensorrt_recipe import Recipe, known_tactics, mismatch
 from sam3_runtime.engines.building.timing_cache import TimingCache
-from sam3_runtime.families.sam3.contract import Range
+from sam3_runtime.families.base import Range
 
 _MIB = 1 << 20
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.engines.building import CalibrationCache, Task
 from sam3_runtime.engines.building.tensorrt_common import profile_shapes
-from sam3_runtime.families.sam3.contract import Part, Shape, part_of_graph
+from sam3_runtime.families.base import Part, Shape
 from sam3_runtime.plan.toolchain import release_of
 
 OLDEST = (8, 6)
@@ -95,8 +95,8 @@ def make_recipe(task: Task, version: str, *, calibrating: bool = False) -> Recip
     flagged = implicit or graph.precision != task.precision
     typed = release >= STRONG_TYPING and not flagged
     if not typed and graph.quantize == "fp8":
-        raise BuildError(f"TensorRT {version} builds no FP8 vision encoder", "use quantize: int8, or TensorRT 10")
-    spec, narrow = part_of_graph(graph.name), task.precision == "fp16"
+        raise BuildError(f"TensorRT {version} builds no FP8 {graph.part.name}", "use quantize: int8, or TensorRT 10")
+    spec, narrow = graph.part, task.precision == "fp16"
     settings = task.settings
     return Recipe(
         release=release,
@@ -126,7 +126,7 @@ def known_tactics(recipe: Recipe) -> tuple[str, ...]:
 
 def command_line(recipe: Recipe, task: Task, engine: Path, timing_cache: Path | None = None) -> list[str]:
     """The recipe as arguments of ``trtexec``. Names and meanings are those of the release's own --help."""
-    spec = part_of_graph(task.graph.name)
+    spec = task.graph.part
     arguments = [f"--onnx={task.path}", f"--saveEngine={engine}", "--skipInference", "--noTF32"]
     arguments += ["--profilingVerbosity=detailed"]
     dynamic = {name: sides for name, sides in recipe.profile.items() if len(set(sides)) > 1 or _varies(spec, name)}
@@ -159,7 +159,7 @@ def command_line(recipe: Recipe, task: Task, engine: Path, timing_cache: Path | 
 
 
 def _varies(spec: Part, name: str) -> bool:
-    return any(isinstance(dim, str) and dim in spec.dynamic_dims for dim in spec.input(name).shape)
+    return any(isinstance(dim, str) and dim in spec.dynamic for dim in spec.input(name).shape)
 
 
 def say(recipe: Recipe, task: Task) -> str:

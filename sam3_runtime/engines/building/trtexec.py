@@ -23,7 +23,6 @@ from sam3_runtime.engines.building.tensorrt_messages import BuildLog, OutOfMemor
 from sam3_runtime.engines.building.tensorrt_progress import elapsed_time
 from sam3_runtime.engines.building.tensorrt_recipe import Recipe, command_line, mismatch
 from sam3_runtime.engines.building.timing_cache import TimingCache
-from sam3_runtime.families.sam3.contract import part_of_graph
 
 _LINE = re.compile(r"^(?:\[[^\]]+\] )?\[(?P<severity>[VIWEF])\] (?:\[TRT\] )?(?P<text>.*)$")
 _SEVERITIES = {"V": "VERBOSE", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "INTERNAL_ERROR"}
@@ -109,5 +108,5 @@ def types_of(task: Task, recipe: Recipe) -> dict[str, str]:
     integer = "INT64" if recipe.release >= _INT64_BOUND else "INT32"
     floating = "HALF" if task.precision == "fp16" else "FLOAT"
     names = {"float": floating, "float32": "FLOAT", "int64": integer, "bool": "BOOL"}
-    spec = part_of_graph(task.graph.name)
+    spec = task.graph.part
     return {tensor.name: names[tensor.dtype] for tensor in (*spec.inputs, *spec.outputs)}

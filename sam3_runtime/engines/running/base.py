@@ -1,7 +1,6 @@
 """The smallest interface of an engine that works: named inputs and outputs, ``infer``, ``close``.
 
-What may be fed is checked here once, for every backend, against the engine's own record. Knows the contract's symbols
-(B, P, N, n, L) and no backend.
+What may be fed is checked here once, for every backend, against the engine's own record. Knows no backend and no model.
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.postprocess import Finish, Size
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Preprocessing, TensorRecord
 
 Array = NDArray[Any]
-BATCH_SYMBOLS = ("B", "P", "N")
-"""Dimensions whose limit is the variant's batch."""
 
 
 class DeviceArray(ABC):
@@ -198,11 +194,9 @@ def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Va
         _check_tensor(record.part, spec, feeds[spec.name], values)
     for symbol, value in values.items():
         _check_range(record, symbol, value, variant)
-    if "N" in values and values["N"] not in (1, values.get("P", 1)):
-        raise EngineError(
-            f"the {record.part} got features of {counted(values['N'], 'image')} and {counted(values['P'], 'prompt')}",
-            "give the features of one image, or of one image for each prompt",
-        )
+    refusal = record.spec.sizes(record.part, values)
+    if refusal:
+        raise EngineError(*refusal)
     return values
 
 
@@ -227,7 +221,7 @@ def _check_range(record: EngineRecord, symbol: str, value: int, variant: Variant
     low, _, high = record.profile.get(symbol, (0, 0, value))
     if low <= value <= high:
         return
-    if value > high and symbol in BATCH_SYMBOLS:
+    if value > high and symbol in record.spec.batched:
         raise too_large_a_batch(record, value, variant)
     raise EngineError(f"the {record.part} got {symbol} = {value}", f"this engine takes {symbol} from {low} to {high}")
 

@@ -21,8 +21,8 @@ from pydantic import Field, FiniteFloat, ValidationError
 
 from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, printable
 from sam3_runtime.core.files import sha256_of, written_whole
-from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.families.sam3.features import EncodedPrompt, Tokens
+from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.projects import ClassSection, Project
 from sam3_runtime.imaging.drawing import Color, color_of
@@ -30,7 +30,7 @@ from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.media.source_files import locate
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.plan.settings import Share
+from sam3_runtime.plan.sections import Share
 from sam3_runtime.records.measurements import shareable
 from sam3_runtime.records.records import Backend, Record, SealedRecord, VariantConfig
 
@@ -118,7 +118,7 @@ class Bank:
                 f"{_checkpoint(config)}, to which its features mean nothing",
                 again,
             )
-        if record.tokenizer_sha256 != config.tokenizer_sha256:
+        if record.tokenizer_sha256 != config.assets["tokenizer.json"]:
             raise RecordError(
                 f"the words of {self.file} were read with another tokenizer than {config.variant}'s", again
             )
@@ -274,7 +274,7 @@ def extract(pipeline: Pipeline, project: Project, references: Mapping[str, Refer
         checkpoint=shareable(config.checkpoint),
         commit=config.commit,
         checkpoint_digest=config.checkpoint_digest,
-        tokenizer_sha256=config.tokenizer_sha256,
+        tokenizer_sha256=config.assets["tokenizer.json"],
         resolution=config.resolution,
         backend=config.backend,
         precision={part: engines[part].quantize or engines[part].precision for part in parts_for(project)},

@@ -21,7 +21,7 @@ from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, ClassInfo, extract, load_bank, read_references
 from sam3_runtime.families.sam3.batches import StageHook, TakeFromSources, images_of
-from sam3_runtime.families.sam3.contract import PART_NAMES, PartName
+from sam3_runtime.families.sam3.parts import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import read_project
 from sam3_runtime.imaging.postprocess import Detections

@@ -18,7 +18,6 @@ from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.running.base import AnyArray, Device, Engine
 from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.families.sam3.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turns, job_of
-from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.families.sam3.features import (
     EncodedPrompt,
     Features,
@@ -28,6 +27,7 @@ from sam3_runtime.families.sam3.features import (
     joined,
     prompt_rows,
 )
+from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows
 from sam3_runtime.imaging.postprocess import Detections, begin_detections
 from sam3_runtime.imaging.preprocess import Image, check_image
@@ -54,7 +54,7 @@ class Pipeline:
     def __init__(
         self,
         config: VariantConfig,
-        engines: dict[PartName, Engine],
+        engines: dict[str, Engine],
         tokenizer: Tokenizer | None,
         status: str = "unverified",
         reason: str = "",
@@ -71,7 +71,7 @@ class Pipeline:
         self._texts_lock = Lock()
 
     @property
-    def records(self) -> dict[PartName, EngineRecord]:
+    def records(self) -> dict[str, EngineRecord]:
         return {part: engine.record for part, engine in self.engines.items()}
 
     @property

@@ -27,7 +27,8 @@ from sam3_runtime.core.placed_yaml import Document, Places, dotted, nearest_plac
 from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError
 from sam3_runtime.imaging.drawing import Color
 from sam3_runtime.media.source_files import PACKAGE
-from sam3_runtime.plan.settings import NonNegative, Section, Share, json_schema
+from sam3_runtime.plan.sections import NonNegative, Section, Share
+from sam3_runtime.plan.settings import json_schema
 
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
 _HOW = 'write "#rrggbb" in quotes, or [red, green, blue] from 0 to 255'

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sam3_runtime.core.errors import RecordError, Sam3Error, printable
 from sam3_runtime.core.hints import command_for
 from sam3_runtime.core.wording import counted
-from sam3_runtime.families.sam3.contract import BOX_PADDING_LABEL, MAX_BOXES
+from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL, MAX_BOXES
 
 BOXES_ONLY_TEXT = "visual"
 """The words of a prompt that has boxes alone, as in transformers."""

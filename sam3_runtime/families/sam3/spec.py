@@ -1,11 +1,14 @@
-"""The axes of SAM3's variants. Its parts and their tensors are in ``contract.py``. Pure."""
+"""What SAM3 tells the build: the axes of its variants, what they may be, and what is said about it. Its parts are in
+``parts.py``. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from sam3_runtime.families.base import BATCH, Axis, FamilySpec, Refusal
-from sam3_runtime.families.sam3.contract import ModelDims
+from sam3_runtime.core.wording import counted
+from sam3_runtime.families.base import BATCH, RESOLUTION, Axis, Estimated, FamilySpec, Range, Refusal
+from sam3_runtime.families.sam3.parts import MAX_BOXES, PARTS, ModelDims, fixed_dims
 
 
 def _own_values(dims: ModelDims) -> dict[str, int]:
@@ -27,9 +30,77 @@ def _refuse(dims: ModelDims, values: Mapping[str, int]) -> Refusal | None:
     return None
 
 
+def _claims(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") in ("sam3", "sam3_video")
+
+
+def _fixed(dims: ModelDims, axes: Mapping[str, int]) -> dict[str, int]:
+    return fixed_dims(dims, axes.get(RESOLUTION), axes.get("queries"))
+
+
+def _ranges(dims: ModelDims, batch: int) -> dict[str, Range]:
+    """N is 1 or P: its range is that of P, and the tuned value is P's too."""
+    return {
+        "B": Range(1, batch, batch),
+        "P": Range(1, batch, batch),
+        "N": Range(1, batch, batch),
+        "n": Range(1, min(8, MAX_BOXES), MAX_BOXES),
+        "L": Range(1, dims.text_tokens, dims.max_prompt_tokens),
+    }
+
+
+def _sizes(part: str, values: Mapping[str, int]) -> Refusal | None:
+    prompts = values.get("P", 1)
+    if values.get("N", 1) in (1, prompts):
+        return None
+    return (
+        f"the {part} got features of {counted(values['N'], 'image')} and {counted(prompts, 'prompt')}",
+        "give the features of one image, or of one image for each prompt",
+    )
+
+
+_FULL_SIZE = 256  # channels of the full-size model
+_SCRATCH_PER_TOKEN = 27 << 10  # bytes: 1 125 MiB at 1008 and 500 MiB at 672, batch 8, TensorRT-RTX 1.7 (docs/results)
+
+
+def _full_size(dims: ModelDims) -> bool:
+    return dims.channels >= _FULL_SIZE
+
+
+def _scratch(dims: ModelDims, axes: Mapping[str, int]) -> int:
+    return _SCRATCH_PER_TOKEN * axes[BATCH] * dims.grid(axes[RESOLUTION]) ** 2
+
+
 SAM3 = FamilySpec(
     name="sam3",
-    axes=(Axis(BATCH, "b", 8), Axis("queries", "q", 50, place="file"), Axis("resolution", "r")),
+    title="SAM3",
+    axes=(Axis(BATCH, "b", 8), Axis("queries", "q", 50, place="file"), Axis(RESOLUTION, "r")),
+    parts=PARTS,
+    dims=ModelDims,
+    dims_of=ModelDims.from_config,
+    claims=_claims,
     own_values=_own_values,
     refuse=_refuse,
+    fixed=_fixed,
+    ranges=_ranges,
+    sizes=_sizes,
+    batched=("B", "P", "N"),
+    columns={"agreement": "agreement", "mask IoU": "mask_iou"},
+    accuracy={"box_ap": ("box", "ap"), "mask_ap": ("mask", "ap")},
+    full_size=_full_size,
+    estimated=Estimated(
+        parameters={"vision-encoder": 454.0e6, "text-encoder": 353.8e6, "geometry-encoder": 8.1e6, "decoder": 23.4e6},
+        scratch=_scratch,
+        made_of="weights: 840 million parameters in the precision asked for; buffers: every tensor at the largest "
+        "batch; scratch: 27 KiB for each token of each image, as full-size vision encoders took; files: a graph and an "
+        "engine of each, 100 MB for each reference",
+    ),
+    notice="The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's.",
+    archive_notice="""\
+The engines in this folder contain the weights of the checkpoint that config.json names. The weights of
+SAM 3 (facebook/sam3) are Meta's and come under the SAM License, which you accept where you download them
+(https://huggingface.co/facebook/sam3). Whoever passes these files on passes the weights on, and that licence applies.
+The pictures in reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their
+own licences.
+""",
 )

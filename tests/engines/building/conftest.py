@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx.checker") and pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from sam3_runtime.families.sam3.contract import PARTS  # noqa: E402
+from sam3_runtime.families.sam3.parts import PARTS  # noqa: E402
 from sam3_runtime.plan.paths import graph_id  # noqa: E402
 from sam3_runtime.plan.variants import Variant  # noqa: E402
 from tests.workflow.conftest import WorkFolder, exported_once, make_folder  # noqa: E402, F401

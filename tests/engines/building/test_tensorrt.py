@@ -17,7 +17,8 @@ pytest.importorskip("filelock")
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import Gpu, find_gpu
 from sam3_runtime.engines.building import CalibrationCache, Task, build_engine, tensorrt
-from sam3_runtime.families.sam3.contract import ModelDims, part_of_graph, profile
+from sam3_runtime.families.sam3.parts import ModelDims
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.plan.toolchain import release_of
 from tests.engines.building.conftest import QUERIES
@@ -60,7 +61,7 @@ def make_task(graph: Path, folder: Path, release: str, **changes: Any) -> Task:
         graph=facts,
         path=graph,
         engine=folder / f"{graph.stem}.engine",
-        ranges=profile(part_of_graph(facts.name), ModelDims(**facts.dims), BATCH),
+        ranges=SAM3.profile(SAM3.part_of(facts.name), ModelDims(**facts.dims), BATCH),
         settings={},
         precision="fp16",
         toolchain={"backend": "tensorrt", "version": release, "gpu": H200.name, "compute_capability": "9.0"},
@@ -112,7 +113,7 @@ def test_the_profile_is_the_contracts(typed_graphs: dict[str, Path], tmp_path: P
     module = use("8.6.1")
     graph = typed_graphs["geometry-encoder"]
     optimal = {"n": 3, "P": 2}
-    ranges = profile(part_of_graph("geometry-encoder"), ModelDims(**read_graph(graph).dims), BATCH, optimal)
+    ranges = SAM3.profile(SAM3.part_of("geometry-encoder"), ModelDims(**read_graph(graph).dims), BATCH, optimal)
     tensorrt.build(make_task(graph, tmp_path, "8.6.1", ranges=ranges))
     shapes = module._told.profiles[0]
     assert shapes["input_boxes"] == ((1, 1, 4), (2, 3, 4), (4, 27, 4))

@@ -21,7 +21,6 @@ from sam3_runtime.engines.building import Task, build_engine, tensorrt_rtx  # no
 from sam3_runtime.engines.building.tensorrt_common import make_logger  # noqa: E402
 from sam3_runtime.engines.building.tensorrt_messages import BuildLog  # noqa: E402
 from sam3_runtime.engines.building.tensorrt_progress import make_monitor  # noqa: E402
-from sam3_runtime.families.sam3.contract import ModelDims, part_of_graph, profile  # noqa: E402
 from sam3_runtime.graphs.read import read_graph  # noqa: E402
 from sam3_runtime.plan.toolchain import probe  # noqa: E402
 from sam3_runtime.records.records import EngineRecord  # noqa: E402
@@ -54,7 +53,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EngineRecor
 def compile_alone(graph: Path, engine: Path, gpus: Sequence[str] = BOTH) -> Any:
     """The builder without cache and record."""
     facts = read_graph(graph)
-    ranges = profile(part_of_graph(facts.name), ModelDims(**facts.dims), BATCH)
+    ranges = facts.spec.profile(facts.part, facts.spec.dims(**facts.dims), BATCH)
     return tensorrt_rtx.build(Task(facts, graph, engine, ranges, {"gpus": list(gpus)}))
 
 

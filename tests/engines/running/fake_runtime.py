@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.core.files import sha256_of
-from sam3_runtime.engines.running.fake import FakeEngine, config_of, verdict_of, write_fake_variant
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, ModelDims, PartName, resolve
+from sam3_runtime.engines.running.fake import FakeEngine
+from sam3_runtime.families.base import resolve
+from sam3_runtime.families.sam3.fake import config_of, verdict_of, write_fake_variant
+from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, ModelDims, PartName
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Backend, EngineRecord, Sizes, TensorRecord, Toolchain
 from tests.engines.building.trt_api import member_class, read_api

@@ -7,8 +7,10 @@ import pytest
 
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.running.base import check_feeds
-from sam3_runtime.engines.running.fake import SMALL_DIMS, FakeEngine, fake_record
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
+from sam3_runtime.engines.running.fake import FakeEngine
+from sam3_runtime.families.base import resolve
+from sam3_runtime.families.sam3.fake import SMALL_DIMS, fake_record
+from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName, fixed_dims
 from sam3_runtime.plan.variants import Variant
 
 VARIANT = Variant((8, 50, 112))

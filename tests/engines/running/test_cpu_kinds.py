@@ -25,8 +25,8 @@ from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.engines.building.onnxruntime import build
 from sam3_runtime.engines.running import open_engine
-from sam3_runtime.engines.running.fake import fake_record
 from sam3_runtime.engines.running.onnxruntime import _PRODUCT, saturates
+from sam3_runtime.families.sam3.fake import fake_record
 from sam3_runtime.plan.toolchain import _cpu_info, eight_bit_products
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Sizes, TensorRecord, Toolchain

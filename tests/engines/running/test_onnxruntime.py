@@ -10,7 +10,7 @@ import pytest
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.engines.running import EngineOptions, open_engine
-from sam3_runtime.engines.running.fake import fake_record
+from sam3_runtime.families.sam3.fake import fake_record
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Sizes, Toolchain
 

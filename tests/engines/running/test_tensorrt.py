@@ -24,11 +24,11 @@ from sam3_runtime.engines.running import open_device, open_engine
 from sam3_runtime.engines.running.base import EngineOptions
 from sam3_runtime.engines.running.cuda import Cuda, CudaArray
 from sam3_runtime.engines.running.cuda_device import CudaDevice
-from sam3_runtime.engines.running.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.engines.running.on_demand import OnDemandEngine
 from sam3_runtime.engines.running.tensorrt import TensorRtEngine
 from sam3_runtime.families.sam3.batches import TakeFromSources, images_of
-from sam3_runtime.families.sam3.contract import PART_NAMES, ModelDims, PartName
+from sam3_runtime.families.sam3.fake import SMALL_DIMS, write_fake_variant
+from sam3_runtime.families.sam3.parts import PART_NAMES, ModelDims, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks

@@ -16,8 +16,8 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.gpus import Gpu, find_gpu
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.running import open_engine
-from sam3_runtime.engines.running.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.engines.running.tensorrt_rtx import check_header, check_version
+from sam3_runtime.families.sam3.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.toolchain import probe
 from sam3_runtime.plan.variants import Variant

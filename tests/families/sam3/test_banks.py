@@ -17,8 +17,9 @@ import pytest
 from sam3_runtime.core.errors import OutputError, ProjectError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.engines.running.fake import FakeEngine, write_fake_variant
+from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.families.sam3.banks import Bank, extract, load_bank, parts_for, read_references
+from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.drawing import color_of

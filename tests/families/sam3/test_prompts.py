@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.engines.running.fake import small_tokenizer
+from sam3_runtime.families.sam3.fake import small_tokenizer
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError, Tokenizer, box_rows
 
 BOX = (10.0, 20.0, 30.0, 60.0)

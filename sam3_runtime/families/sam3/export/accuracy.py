@@ -5,7 +5,7 @@ What it finds goes through the same postprocessing and the same metrics as what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +31,32 @@ LEAST_AP = 0.05
 
 
 def compute_accuracy(
-    lock: CheckpointLock, output: Path, *, resolution: int, annotations: Path, images: Path | None, limit: int
+    lock: CheckpointLock, output: Path, *, resolution: int, data: Mapping[str, str], limit: int
 ) -> None:
     """Ask the model everything about the first ``limit`` pictures, and write its accuracy and them to ``output``.
 
     Raises :class:`DataSetError` for the data set, :class:`ExportError` where its pictures make the file too large, and
     :class:`CheckpointError` where the model finds next to nothing.
     """
-    data = read_concepts(annotations, images, limit=limit)
-    data = _readable(data)
-    size = sum(3 * image.size[0] * image.size[1] for image in data.images)
+    pictures = Path(data["images"]) if "images" in data else None
+    concepts = _readable(read_concepts(Path(data["annotations"]), pictures, limit=limit))
+    size = sum(3 * image.size[0] * image.size[1] for image in concepts.images)
     if size > LARGEST_FILE:
         raise ExportError(
-            f"{counted(len(data.images), 'picture')}: {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
+            f"{counted(len(concepts.images), 'picture')}: {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
             "lower accuracy.limit, or use smaller pictures",
         )
-    detect = TorchDetector(lock, resolution, data.phrases)
-    answers = [one for listed in answer_all(questions_of(data), detect, batch=1) for one in listed]
-    found = measure(data, answers, THRESHOLD)
+    detect = TorchDetector(lock, resolution, concepts.phrases)
+    answers = [one for listed in answer_all(questions_of(concepts), detect, batch=1) for one in listed]
+    found = measure(concepts, answers, THRESHOLD)
     print(f"float32 PyTorch at {resolution}: {found.model_dump_json()}")
     if (found.box.ap or 0.0) < LEAST_AP:
         raise CheckpointError(
-            f"the reference of {lock.checkpoint} finds next to nothing on {data.name}: its box AP is {found.box.ap}",
+            f"the reference of {lock.checkpoint} finds next to nothing on {concepts.name}: "
+            f"its box AP is {found.box.ap}",
             "its categories must be phrases that the model knows; leave `accuracy:` out for random weights",
         )
-    write_accuracy_reference(output, AccuracyReference(resolution, lock.digest, data, found))
+    write_accuracy_reference(output, AccuracyReference(resolution, lock.digest, concepts, found))
 
 
 def _readable(data: ConceptData) -> ConceptData:

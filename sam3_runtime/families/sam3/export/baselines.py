@@ -32,10 +32,10 @@ from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.families.sam3.export.checkpoint import lock
 from sam3_runtime.families.sam3.export.weights import load_model
+from sam3_runtime.families.sam3.settings import BenchSection
 from sam3_runtime.measure.gpu_monitor import Monitor, clocks_of, process_mib, read
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.measure.timing import timed_windows
-from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.records.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
 from sam3_runtime.records.records import CheckpointLock

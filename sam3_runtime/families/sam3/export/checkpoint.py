@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.core.files import digest_of, sha256_of, write_atomically
-from sam3_runtime.families.sam3.contract import ModelDims
 from sam3_runtime.families.sam3.export.tokenizer import small_tokenizer_json
+from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.records.checkpoint_files import INDEX, WEIGHTS, checkpoint_digest, shards_of
 from sam3_runtime.records.records import CheckpointLock
 
@@ -89,6 +89,11 @@ def tokenizer_folder(lock: CheckpointLock) -> Path | None:
             f"{folder} has no tokenizer.json", "copy the one of facebook/sam3 there: prompts cannot be read without it"
         )
     return folder
+
+
+def write_asset(lock: CheckpointLock, _name: str, output: Path) -> None:
+    """Write the only one, ``tokenizer.json``, to ``output``."""
+    write_tokenizer(lock, output)
 
 
 def write_tokenizer(lock: CheckpointLock, output: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam3_runtime.families.sam3.contract import BOX_PADDING_LABEL
 from sam3_runtime.families.sam3.export.layers import Attention, AttentionForm, additive_mask, repeated, reshape
+from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL
 
 LARGEST_BOX = 2
 """Sides of the image; a larger box is sampled more coarsely than torchvision would."""

@@ -15,16 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam3_runtime.families.sam3.contract import PARTS, PartName, resolve
+from sam3_runtime.families.base import resolve
 from sam3_runtime.families.sam3.export.graph import build_module, export_part
 from sam3_runtime.families.sam3.export.islands import ISLANDS
 from sam3_runtime.families.sam3.export.reference import widest_gap
 from sam3_runtime.families.sam3.export.rounded import RoundedGraph
 from sam3_runtime.families.sam3.export.scene import ROWS, Scene
 from sam3_runtime.families.sam3.export.weights import load_model
+from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName
+from sam3_runtime.families.sam3.settings import ReferenceSection
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.plan.settings import ReferenceSection
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
 
 Array = NDArray[Any]
@@ -149,11 +150,10 @@ def compare_detections(ours: Array, theirs: Array) -> Detections:
 def compare_small(lock: CheckpointLock, resolutions: Sequence[int], folder: Path) -> Iterator[dict[str, Any]]:
     """The chain at each resolution: one row each."""
     for resolution in resolutions:
-        graphs: dict[PartName, Path] = {part: folder / f"{part}.onnx" for part in PARTS}
+        graphs: dict[PartName, Path] = {part: folder / f"{part}.onnx" for part in PART_NAMES}
+        axes = {"resolution": resolution, "queries": lock.model_dims.queries}
         for part, path in graphs.items():
-            export_part(
-                part, lock, path, precision="fp16", **PARTS[part].graph_axes(resolution, lock.model_dims.queries)
-            )
+            export_part(part, lock, path, precision="fp16", **PARTS[part].graph_axes(axes))
         chain = Chain(Scene.of(lock, resolution, photographs(resolution, ROWS)), graphs)
         found, same = chain.run()
         yield {
@@ -193,7 +193,7 @@ def try_islands(lock: CheckpointLock, part: PartName, resolution: int, folder: P
     queries = lock.model_dims.queries
     feeds = seeded_feeds(lock, part, resolution)
     with torch.no_grad():
-        module = build_module(part, lock, **PARTS[part].graph_axes(resolution, queries))
+        module = build_module(part, lock, **PARTS[part].graph_axes({"resolution": resolution, "queries": queries}))
         said = dict(zip((tensor.name for tensor in PARTS[part].outputs), module(*feeds.values()), strict=True))
     wanted = _floats({name: value.numpy() for name, value in said.items()})
     default = set(ISLANDS)
@@ -215,7 +215,7 @@ def rounded_losses(
 ) -> dict[str, dict[str, float]]:
     """The losses of one part, exported with these islands."""
     path = folder / f"{part}.onnx"
-    sizes = PARTS[part].graph_axes(resolution, lock.model_dims.queries)
+    sizes = PARTS[part].graph_axes({"resolution": resolution, "queries": lock.model_dims.queries})
     export_part(part, lock, path, precision="fp16", islands=islands, **sizes)
     got = _floats(RoundedGraph(path)(feeds))
     return {name: loss(got[name], value) for name, value in wanted.items()}

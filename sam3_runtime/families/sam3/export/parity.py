@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam3_runtime.core.files import write_atomically
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, PartName
 from sam3_runtime.families.sam3.export.checkpoint import RANDOM, lock
 from sam3_runtime.families.sam3.export.graph import Precision, export_part
 from sam3_runtime.families.sam3.export.losses import measure_full, measure_losses
 from sam3_runtime.families.sam3.export.losses_report import describe_losses
 from sam3_runtime.families.sam3.export.scene import ROWS, Scene, decoder_feeds
+from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName
 from sam3_runtime.records.records import CheckpointLock
 
 QUERIES = 50
@@ -120,7 +120,7 @@ def compare_all(lock: CheckpointLock, resolutions: Sequence[int], folder: Path) 
         for part in PART_NAMES:
             if part == "text-encoder" and resolution != resolutions[0]:
                 continue
-            path, axes = folder / f"{part}.onnx", PARTS[part].graph_axes(resolution, QUERIES)
+            path, axes = folder / f"{part}.onnx", PARTS[part].graph_axes({"resolution": resolution, "queries": QUERIES})
             export_part(part, lock, path, **axes)
             graph, nodes = Graph(path), len(onnx.load(str(path), load_external_data=False).graph.node)
             shown = axes.get("resolution")
@@ -144,7 +144,7 @@ def _compare(part: PartName, scene: Scene, graph: Graph, rows: int) -> Differenc
 
 def measure(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
     """Export one full-size part with random weights in this process: seconds, peak memory and file size."""
-    axes = PARTS[part].graph_axes(size, QUERIES)
+    axes = PARTS[part].graph_axes({"resolution": size, "queries": QUERIES})
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{part}.onnx"
         start = time.perf_counter()

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from sam3_runtime.families.sam3.contract import BOX_PADDING_LABEL
 from sam3_runtime.families.sam3.export.weights import load_model
+from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL
 from sam3_runtime.records.records import CheckpointLock
 
 ROWS = 3

@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from sam3_runtime.families.sam3.contract import PartName
 from sam3_runtime.families.sam3.export.parity import Graph
 from sam3_runtime.families.sam3.export.scene import Scene
+from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.records.records import CheckpointLock
 from tests.conftest import SMALL
 
@@ -45,7 +45,7 @@ def scene(demo_lock: CheckpointLock) -> Callable[[int], Scene]:
 _EXPORT = """
 import sys
 from pathlib import Path
-from sam3_runtime.families.sam3.contract import PARTS
+from sam3_runtime.families.sam3.parts import PARTS
 from sam3_runtime.families.sam3.export import checkpoint
 from sam3_runtime.families.sam3.export.graph import export_part
 lock, folder, size, precision = checkpoint.lock(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

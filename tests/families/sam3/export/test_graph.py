@@ -11,9 +11,10 @@ import onnx
 import pytest
 
 from sam3_runtime.core.errors import ExportError
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, PartName, fixed_dims, resolve
+from sam3_runtime.families.base import resolve
 from sam3_runtime.families.sam3.export import checkpoint
 from sam3_runtime.families.sam3.export.graph import export_part
+from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName, fixed_dims
 from sam3_runtime.graphs.cleanup import FORBIDDEN
 from sam3_runtime.records.records import CheckpointLock
 from tests.conftest import SMALL

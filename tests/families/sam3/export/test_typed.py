@@ -15,13 +15,13 @@ import torch
 from onnx import TensorProto
 
 from sam3_runtime.core.errors import ExportError
-from sam3_runtime.families.sam3.contract import PART_NAMES, PARTS, PartName
 from sam3_runtime.families.sam3.export import graph as export_graph
 from sam3_runtime.families.sam3.export.islands import ISLANDS
 from sam3_runtime.families.sam3.export.losses import Chain, by_query, loss, photographs, rounded_losses, seeded_feeds
 from sam3_runtime.families.sam3.export.parity import compare_decoder, compare_geometry, compare_text, compare_vision
 from sam3_runtime.families.sam3.export.rounded import RoundedGraph
 from sam3_runtime.families.sam3.export.scene import Scene, decoder_feeds
+from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName
 from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.records.records import CheckpointLock
 from tests.conftest import SMALL

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from sam3_runtime.core.errors import CheckpointError
-from sam3_runtime.families.sam3.export.checkpoint import lock
+from sam3_runtime.families import exporter
 from sam3_runtime.records.records import CheckpointLock
 
 
-def lock_once(path: Path, checkpoint: str, revision: str | None, location: str) -> CheckpointLock:
-    """Lock the checkpoint ``checkpoint``, loaded from ``location``; a lock that is there already stays as it is.
+def lock_once(
+    path: Path, checkpoint: str, revision: str | None, location: str, family: str | None = None
+) -> CheckpointLock:
+    """Lock the checkpoint ``checkpoint`` of a family, loaded from ``location``; a lock that is there stays as it is.
 
     Raises :class:`CheckpointError` when the weights are no longer those of the lock.
     """
     known = CheckpointLock.read(path) if path.is_file() else None
-    found = lock(location, known.commit if known and known.commit else revision)
+    found: CheckpointLock = exporter(family, "checkpoint").lock(
+        location, known.commit if known and known.commit else revision
+    )
     if known and known.digest != found.digest:
         raise CheckpointError(
             f"the weights of {checkpoint} changed since this folder was first built "

@@ -1,0 +1,74 @@
+"""Opens, judges and measures SAM3's engines: what the rest of the package asks of a family that runs. NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sam3_runtime.engines.running.base import Device, Engine
+from sam3_runtime.evaluation.gate import losses, measure_pipeline
+from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_reference
+from sam3_runtime.families.sam3 import gate
+from sam3_runtime.families.sam3.parts import ModelDims
+from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prompts import Tokenizer
+from sam3_runtime.families.sam3.reference import Reference
+from sam3_runtime.families.sam3.reference import read_reference as read
+from sam3_runtime.families.sam3.workload import Workload
+from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.measure.judging import Judged
+from sam3_runtime.records.records import Check, VariantConfig
+
+
+def open_model(
+    config: VariantConfig, engines: dict[str, Engine], device: Device, *, directory: Path, status: str, reason: str
+) -> Pipeline:
+    """The pipeline over the engines that were opened."""
+    tokenizer = None
+    if "text-encoder" in engines:
+        tokenizer = Tokenizer(directory / "tokenizer.json", ModelDims(**config.dims).text_tokens)
+    return Pipeline(config, engines, tokenizer, status, reason, device)
+
+
+def read_reference(path: Path, config: VariantConfig) -> Reference:
+    """What float32 PyTorch said; :class:`RecordError` where it is of something else than this variant."""
+    reference = read(path)
+    gate.check_reference(reference, config)
+    return reference
+
+
+def pictures(path: Path) -> list[Image]:
+    """Those of a reference, which travel with a variant."""
+    return list(read(path).pictures.values())
+
+
+def judge(model: Pipeline, reference: Reference, limits: Mapping[str, float]) -> Judged:
+    """Hold the engines against the reference."""
+    return gate.judged(model, reference, limits)
+
+
+def read_accuracy(path: Path, _config: VariantConfig) -> AccuracyReference:
+    """What float32 PyTorch reaches on a data set, and its pictures."""
+    return read_accuracy_reference(path)
+
+
+def judge_accuracy(
+    model: Pipeline, reached: AccuracyReference, limits: Mapping[str, float]
+) -> tuple[dict[str, Any], list[Check]]:
+    """What the engines reach there, and by how much that is less."""
+    measured = measure_pipeline(model, reached)
+    return measured.model_dump(), list(losses(measured, reached.accuracy, limits["ap_loss"]))
+
+
+def evaluate(directory: Path, data: Mapping[str, str], output: Path) -> Iterator[str]:
+    """Measure the variant on a whole data set; ``output`` gets the result. Gives lines for people."""
+    from sam3_runtime.cli.evaluate import evaluate as measured
+
+    images = Path(data["images"]) if "images" in data else None
+    return measured(directory, Path(data["annotations"]), images=images, output=output).lines()
+
+
+def workload(model: Pipeline, settings: Mapping[str, Any]) -> Workload:
+    """What the benchmark times."""
+    return Workload(model, settings)
