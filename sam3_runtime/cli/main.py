@@ -11,7 +11,7 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -78,7 +78,9 @@ def infer(
             "frame: on a video it follows nothing (for that: stream --track, with the box in a project file)."
         ),
     ] = None,
-    conf: Annotated[float, typer.Option(help="Score that a detection must exceed.", min=0, max=1)] = 0.3,
+    conf: Annotated[
+        float | None, typer.Option(help="Score that a detection must exceed; 0.3 by default.", min=0, max=1)
+    ] = None,
     top: Annotated[
         int | None, typer.Option(help="Keep this many best of each prompt, whatever their score.", min=1)
     ] = None,
@@ -86,16 +88,23 @@ def infer(
     output: Annotated[Path, typer.Option(help="Where results are written.")] = Path("out"),
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
 ) -> None:
-    """Detect on pictures and a video: annotated copies, and one JSON line a picture with boxes, scores and masks."""
-    from sam3_runtime.cli.infer import infer as run_infer
-
-    summary = run_infer(
+    """Detect on pictures and a video: annotated copies, and one JSON line a picture with boxes, scores and masks. A
+    classifier says the best classes of each picture instead."""
+    summary = _runtime_of(engines).infer(
         engines, images=images or [], video=video, prompts=prompt or [], boxes=box or [],
         conf=conf, top=top, frames=frames, output=output, threads=threads,
     )  # fmt: skip
     for line in summary.lines():
         console.print(line, markup=False, highlight=False)
     raise typer.Exit(summary.exit_code)
+
+
+def _runtime_of(directory: Path) -> Any:
+    """What runs the engines of a variant's family."""
+    from sam3_runtime.deploy.configure import read_config
+    from sam3_runtime.families import runtime
+
+    return runtime(read_config(directory).family)
 
 
 @app.command()
@@ -182,7 +191,9 @@ def verify(
 @app.command()
 def evaluate(
     directory: Variant,
-    annotations: Annotated[Path, typer.Argument(help="The data set: COCO JSON whose categories are phrases.")],
+    annotations: Annotated[
+        Path, typer.Argument(help="The data set: COCO JSON whose categories are phrases; a classifier's folder.")
+    ],
     images: Annotated[
         Path | None, typer.Option(help="The folder of its pictures; that of the annotations by default.")
     ] = None,
@@ -201,10 +212,9 @@ def evaluate(
     detections: Annotated[Path | None, typer.Option(help="A JSON file of all answers, as COCO results.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)] = None,
 ) -> None:
-    """Measure a variant on a data set in COCO's format: AP of boxes and masks, cgF1, false alarms."""
-    from sam3_runtime.cli.evaluate import evaluate as run_evaluate
-
-    found = run_evaluate(
+    """Measure a variant on a data set in COCO's format: AP of boxes and masks, cgF1, false alarms. A classifier on a
+    folder with one of pictures for each class: top-1 and top-5 accuracy."""
+    found = _runtime_of(directory).evaluate(
         directory, annotations, images=images, threshold=threshold, limit=limit, prompts=prompts.value,
         all_categories=all_categories, areas="relative" if relative_areas else "coco", output=output,
         detections=detections, threads=threads,

@@ -15,6 +15,13 @@ from sam3_runtime.core.hints import command_for, rebuild_hint, work_folder_of
 from sam3_runtime.records.records import CheckpointLock, EngineRecord, Preprocessing, VariantConfig
 
 
+def read_config(directory: Path) -> VariantConfig:
+    """What the variant in ``directory`` is; :class:`RecordError` where it is no variant's folder."""
+    if not directory.is_dir():
+        raise RecordError(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
+    return VariantConfig.read(directory / "config.json")
+
+
 def read_records(directory: Path, parts: Iterable[str] | None = None) -> dict[str, EngineRecord]:
     """The records of all parts in a variant's folder, or of some of them, by part."""
     if parts is None:

@@ -14,7 +14,7 @@ from typing import Any
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.core.hints import rebuild_hint
-from sam3_runtime.deploy.configure import check_agreement, check_name, read_records
+from sam3_runtime.deploy.configure import check_agreement, check_name, read_config, read_records
 from sam3_runtime.deploy.overview import status_of
 from sam3_runtime.engines.running import check_engine, check_file, engine_file, open_device, open_engine
 from sam3_runtime.engines.running.base import Device, Engine, EngineOptions
@@ -56,9 +56,7 @@ def load(
     for an engine that does not load here; each says how to rebuild.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise RecordError(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
-    config = VariantConfig.read(directory / "config.json")
+    config = read_config(directory)
     spec = config.spec
     chosen = _chosen(spec, parts)
     records = read_records(directory, chosen)

@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import Any
 
 from sam3_runtime.families.base import FamilySpec, Part
+from sam3_runtime.families.classifier.spec import CLASSIFIER
 from sam3_runtime.families.sam3.spec import SAM3
 
-FAMILIES: dict[str, FamilySpec] = {spec.name: spec for spec in (SAM3,)}
+FAMILIES: dict[str, FamilySpec] = {spec.name: spec for spec in (SAM3, CLASSIFIER)}
 """By name; a checkpoint that tells nothing is of the first."""
 DEFAULT = next(iter(FAMILIES))
 """What records and graphs are of that name no family: there was one."""

@@ -38,6 +38,8 @@ FORBIDDEN = frozenset(_FORBIDDEN.split())
 # Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
 _SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
 _NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split": ("num_outputs",)}
+_AXES_WERE_AN_ATTRIBUTE = frozenset("ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd".split())
+"""Reductions of opset 17 have their axes as an attribute, those of 18 as an input."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -185,6 +187,9 @@ def _forget_origin(model: ir.Model, name: str) -> None:
 def _relabel(model: ir.Model) -> None:
     """Call the graph opset 17, having made sure that none of its operators means anything else there."""
     for node in model.graph:
+        if node.op_type in _AXES_WERE_AN_ATTRIBUTE:
+            _axes_as_attribute(node)
+            continue
         new = onnx.defs.get_schema(node.op_type, TRACED_OPSET, node.domain).since_version
         if new > OPSET and node.op_type not in _SAME_WITHOUT_NEW_ATTRIBUTES:
             raise ExportError(f"{node.op_type} means something else in opset {OPSET} than in {TRACED_OPSET}")
@@ -193,3 +198,14 @@ def _relabel(model: ir.Model) -> None:
     model.opset_imports.clear()
     model.opset_imports[""] = OPSET
     model.ir_version = IR_VERSION
+
+
+def _axes_as_attribute(node: ir.Node) -> None:
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is not None:
+        known = ir.convenience.get_const_tensor(axes)
+        if known is None:
+            raise ExportError(f"{node.name} reduces axes that are computed", "report this as a defect of the export")
+        node.attributes["axes"] = ir.AttrInt64s("axes", [int(axis) for axis in known.numpy().reshape(-1)])
+    node.resize_inputs(1)
+    node.attributes.pop("noop_with_empty_axes", None)

@@ -1,23 +1,29 @@
-"""Turns pictures into what the vision encoder takes: stretched to R×R with antialiasing, on 8-bit values, normalised.
+"""Turns pictures into what a model takes: resized to R×R with antialiasing, on 8-bit values, normalised.
 
-The one preprocessing of this project: inference, calibration, verification and benchmark call it. Needs NumPy alone
-and knows no engine.
+The one preprocessing of this project: inference, calibration, verification and benchmark call it. Needs NumPy and
+Pillow, and knows no engine.
 
-The reference is transformers' image processor, that is torchvision's antialiased bilinear resize of 8-bit images on a
-CPU. It resizes the width, rounds to 8 bits, then the height, and rounds again, with weights rounded to 16-bit integers.
-Both steps are products with a banded matrix whose weights depend on the source size alone. All the values are integers
-times one power of two, so that float32 sums are exact while a source is at most four times the resolution: there the
-result is torchvision's, bit for bit; beyond, one pixel in 30 000 differs, by one level of 255.
+What is cropped, or resized by another filter than the bilinear one, goes through Pillow and is normalised after /255:
+bit for bit what timm's and torchvision's transforms make of a PIL image.
+
+The reference of a bilinear stretch is transformers' image processor, that is torchvision's antialiased bilinear resize
+of 8-bit images on a CPU. It resizes the width, rounds to 8 bits, then the height, and rounds again, with weights
+rounded to 16-bit integers. Both steps are products with a banded matrix whose weights depend on the source size alone.
+All the values are integers times one power of two, so that float32 sums are exact while a source is at most four times
+the resolution: there the result is torchvision's, bit for bit; beyond, one pixel in 30 000 differs, by one level of
+255.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.records.records import Preprocessing
@@ -31,6 +37,12 @@ _SINGLE_THREAD = 1 << 18
 # Multiply-adds up to which OpenBLAS does not start its threads. For products as small as these they cost more than
 # they give, and beside engines that keep every core busy they took 30 times as long.
 _WEIGHT_BITS = 15  # torchvision rounds weights to signed 16-bit integers
+_FILTERS = {
+    "bilinear-antialias": Pillow.Resampling.BILINEAR,
+    "bicubic-antialias": Pillow.Resampling.BICUBIC,
+    "lanczos-antialias": Pillow.Resampling.LANCZOS,
+}
+_MOST_PIXELS = 1 << 28  # of a picture that was resized by its shorter side
 
 
 def preprocess(
@@ -39,17 +51,22 @@ def preprocess(
     """Resize each image to ``resolution`` squared and normalise it.
 
     Takes B images, RGB uint8 [H, W, 3] of any size each. Returns float32 [B, 3, R, R], in ``out`` where it is given.
-    :class:`SourceError` for an array that is no such image.
+    :class:`SourceError` for an array that is no such image, and for one that is too narrow to be resized by its
+    shorter side.
     """
     shape = (len(images), 3, resolution, resolution)
     if out is None:
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32:
         raise ValueError(f"out is {out.dtype} {out.shape}, and float32 {shape} is written")
-    mean, std = scaled_statistics(preprocessing)
+    stretches = is_plain_stretch(preprocessing)
+    mean, std = scaled_statistics(preprocessing) if stretches else _statistics(preprocessing)
     for image, target in zip(images, out, strict=True):
         check_image(image)
-        _resize(image, target)
+        if stretches:
+            _resize(image, target)
+        else:
+            np.divide(_crop(image, resolution, preprocessing).transpose(2, 0, 1), np.float32(255), out=target)
         np.subtract(target, mean[:, None, None], out=target)
         np.divide(target, std[:, None, None], out=target)
     return out
@@ -57,8 +74,17 @@ def preprocess(
 
 def scaled_statistics(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
     """Mean and deviation of each channel, float32 [3], with /255 folded into them, as the reference does it."""
-    scale = np.float32(255)
-    return np.asarray(preprocessing.mean, np.float32) * scale, np.asarray(preprocessing.std, np.float32) * scale
+    mean, std = _statistics(preprocessing)
+    return mean * np.float32(255), std * np.float32(255)
+
+
+def _statistics(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
+    return np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+
+
+def is_plain_stretch(preprocessing: Preprocessing) -> bool:
+    """Whether this is a bilinear stretch and nothing else: what a GPU does itself."""
+    return (preprocessing.fit, preprocessing.crop, preprocessing.resample) == ("stretch", None, "bilinear-antialias")
 
 
 def check_image(image: Image) -> None:
@@ -90,6 +116,24 @@ def _resize(image: Image, out: FloatArray) -> None:
         for part in _parts(resolution, band):
             np.matmul(band.weights, columns[:, band.source, part], out=out[:, band.target, part])
     _round(out)
+
+
+def _crop(image: Image, resolution: int, preprocessing: Preprocessing) -> Image:
+    """The centre of the resized image, uint8 [R, R, 3]; sizes and places are rounded as torchvision does it."""
+    height, width, _ = image.shape
+    side = math.floor(resolution / (preprocessing.crop or 1.0))
+    tall = wide = side
+    if preprocessing.fit == "crop":
+        short = min(height, width)
+        tall, wide = int(side * height / short), int(side * width / short)
+    if tall * wide > _MOST_PIXELS:
+        raise SourceError(
+            f"an image of {width} x {height} pixels would have {wide} x {tall} with its shorter side at {side}",
+            "crop it: no more than a square of it is looked at",
+        )
+    resized = Pillow.fromarray(np.ascontiguousarray(image)).resize((wide, tall), _FILTERS[preprocessing.resample])
+    top, left = round((tall - resolution) / 2), round((wide - resolution) / 2)
+    return np.asarray(resized)[top : top + resolution, left : left + resolution]
 
 
 def _parts(length: int, band: _Band) -> Iterator[slice]:

@@ -6,12 +6,11 @@ Pure: works on what tables hold, reads no file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from sam3_runtime.core.wording import counted
-from sam3_runtime.families import family_of, main_part
-from sam3_runtime.plan.variants import Variant
+from sam3_runtime.families import main_part
+from sam3_runtime.families.base import EIGHT_BIT
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import UNKNOWN, Layers
 from sam3_runtime.report.text import percent
@@ -59,9 +58,8 @@ def main_ms(found: Measured) -> tuple[int, float] | None:
 
 def sibling_of(found: Measured, others: Sequence[Measured]) -> Measured | None:
     """The variant of the same axes without 8 bits, where it is in the table."""
-    variant = Variant.from_name(found.variant, family_of(_family(found)))
-    plain = replace(variant, quantize="none").name
-    return next((one for one in others if one.variant == plain), None) if variant.quantize != "none" else None
+    plain, _, form = found.variant.rpartition("_")
+    return next((one for one in others if one.variant == plain), None) if form in EIGHT_BIT else None
 
 
 def slower_than_sibling(found: Measured, others: Sequence[Measured]) -> str | None:
@@ -82,10 +80,6 @@ def eight_bit_share(found: Measured) -> float | None:
     engine = main_engine(found)
     layers = engine.get("layers") if engine.get("quantize") else None
     return Layers.model_validate(layers).eight_bit_share if layers else None
-
-
-def _family(found: Measured) -> str | None:
-    return next(iter(found.engines.values()), {}).get("family")
 
 
 def _spoken(found: Measured) -> str:

@@ -22,7 +22,6 @@ from typing import Any
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.engines.running.base import AnyArray, Engine
-from sam3_runtime.families.sam3.batches import TakeFromSources
 from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
@@ -32,6 +31,7 @@ from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import EngineCalls, Reading, StreamBench, latency, of_variant, stable
 from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources, frame_at
 from sam3_runtime.streams.flow import Flow, FlowSettings
+from sam3_runtime.streams.images import TakeFromSources
 
 _Shape = tuple[tuple[str, int], ...]
 _WARM_UP = 3  # calls of an engine alone; a shape is replayed as a CUDA graph from its third run on

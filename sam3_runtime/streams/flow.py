@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from sam3_runtime.families.sam3.batches import SourceImage, TakeFromSources
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Source, find_sources
+from sam3_runtime.streams.images import SourceImage, TakeFromSources
 from sam3_runtime.streams.readers import Frame, LiveSettings, Readers, Tell
 from sam3_runtime.streams.rounds import Channel, Inbox
 from sam3_runtime.streams.summaries import RunSummary, Tally

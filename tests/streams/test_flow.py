@@ -15,13 +15,13 @@ import pytest
 import sam3_runtime
 from sam3_runtime.core.errors import EngineError, SourceError
 from sam3_runtime.deploy.loading import load
-from sam3_runtime.families.sam3.batches import TakeFromSources, images_of
 from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result, Rounds, stream
+from sam3_runtime.streams.images import TakeFromSources, images_of
 from sam3_runtime.streams.readers import LiveSettings
 from tests.streaming import CLASSES, Capture, Clock, Listed, Seeing, camera, picture, threads_of_runs, within
 

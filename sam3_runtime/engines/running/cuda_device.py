@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sam3_runtime.engines.running.base import AnyArray, Array, Device
 from sam3_runtime.engines.running.cuda import Block, Cuda, CudaArray
 from sam3_runtime.imaging.postprocess import PackedMasks, Size
-from sam3_runtime.imaging.preprocess import Image, check_image, scaled_statistics, taps_of
+from sam3_runtime.imaging.preprocess import Image, check_image, is_plain_stretch, preprocess, scaled_statistics, taps_of
 from sam3_runtime.records.records import Preprocessing
 
 _TABLES_KEPT = 16  # of source sizes; a camera has one
@@ -47,7 +47,9 @@ class CudaDevice(Device):
 
     def preprocess(
         self, images: Sequence[Image], resolution: int, preprocessing: Preprocessing, dtype: str
-    ) -> CudaArray:
+    ) -> AnyArray:
+        if not is_plain_stretch(preprocessing):  # no kernel does it: the engine takes it to the device
+            return np.asarray(preprocess(images, resolution, preprocessing), dtype)
         shape = (len(images), 3, resolution, resolution)
         item = np.dtype(dtype).itemsize
         pixels = CudaArray(self.cuda, self.cuda.block("pixels", prod(shape) * item).pointer, shape, dtype)

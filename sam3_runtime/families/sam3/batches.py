@@ -1,50 +1,26 @@
-"""A batch of images on its way through the vision encoder, the next one, begun while the device is at the last, and
-whose turn it is.
+"""A batch of images on its way through the vision encoder, and the next one, begun while the device is at the last.
 
 Knows the order of the steps; what they do is the pipeline's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from threading import Lock, get_ident
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.running.base import AnyArray
 from sam3_runtime.families.sam3.features import EncodedPrompt, Features
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError, as_prompt
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.streams.images import Take
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
 StageHook = Callable[[Stage], AbstractContextManager[object]]
 """Called with a stage's name, gives the context that the stage runs in: a stopwatch, for example. On a GPU a stage may
 end before its work does: who measures calls :meth:`Device.synchronize`."""
-Take = Callable[[bool], Sequence[Image]]
-"""Gives the next batch of images; told whether it may wait for one."""
-
-
-class SourceImage(NamedTuple):
-    """An image of a run over sources: the index of its ``source``, its ``number`` there, from 0 and dropped ones
-    included, and its time in the source in ``seconds``. A model that keeps something by source needs them."""
-
-    image: Image
-    source: int
-    number: int
-    seconds: float
-
-
-TakeFromSources = Callable[[bool], Sequence[SourceImage]]
-"""Likewise with where each image is from."""
-
-
-def images_of(take: TakeFromSources) -> Take:
-    """For a model to which every image is the first."""
-    return lambda wait: [one.image for one in take(wait)]
-
 
 Asked = Prompt | EncodedPrompt
 """A prompt to be encoded for each image, or one whose tokens are there."""
@@ -133,38 +109,3 @@ class Ahead:
             self.preprocess()
         if self.batch is not None:
             self.batch.encode()
-
-
-class Turns:
-    """Who may run the engines of a pipeline: one at a time, or, where they are ``concurrent``, everybody.
-
-    A turn is never held while the caller's own code runs, ``stages`` and ``take`` excepted.
-    """
-
-    def __init__(self, concurrent: bool) -> None:
-        self.concurrent = concurrent
-        self._lock = Lock()
-        self._thread: int | None = None
-        self._count = 0
-
-    @contextmanager
-    def take(self) -> Iterator[int]:
-        """Wait for a turn; gives its number, by which who comes again knows whether others came in between.
-
-        :class:`EngineError` in the thread that has the turn, which would wait for itself.
-        """
-        if self.concurrent:
-            yield 0
-            return
-        if self._thread == get_ident():
-            raise EngineError(
-                "a pipeline was called by what it calls itself, `stages` or `take`: on a GPU that would wait for ever",
-                "note what to look at, and call the pipeline once this call is through",
-            )
-        with self._lock:
-            self._thread = get_ident()
-            self._count += 1
-            try:
-                yield self._count
-            finally:
-                self._thread = None

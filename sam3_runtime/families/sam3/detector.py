@@ -17,17 +17,18 @@ from typing import Any
 from typing_extensions import Self
 
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.deploy.configure import read_records
+from sam3_runtime.deploy.configure import read_config, read_records
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, ClassInfo, extract, load_bank, read_references
-from sam3_runtime.families.sam3.batches import StageHook, TakeFromSources, images_of
+from sam3_runtime.families.sam3.batches import StageHook
 from sam3_runtime.families.sam3.parts import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import read_project
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure import memory
-from sam3_runtime.records.records import VariantConfig
+from sam3_runtime.streams.images import TakeFromSources, images_of
 
 DETECTING: tuple[PartName, ...] = ("vision-encoder", "decoder")
 """The parts that classes of a bank need."""
@@ -113,6 +114,9 @@ def open_detector(directory: str | Path, classes: str | Path, *, top: int | None
     opened; :class:`ProjectError`; and what :func:`sam3_runtime.load` raises.
     """
     directory, classes = Path(directory), Path(classes)
+    config = read_config(directory)
+    if config.spec is not SAM3:
+        raise RecordError(f"{directory} is a {config.spec.title}, which detects nothing", "use sam3-runtime infer")
     if classes.suffix.lower() in _PROJECT_SUFFIXES:
         project = read_project(classes)
         references = read_references(project)
@@ -122,7 +126,7 @@ def open_detector(directory: str | Path, classes: str | Path, *, top: int | None
         except BaseException:
             pipeline.close()
             raise
-    bank = load_bank(classes, VariantConfig.read(directory / "config.json"))
+    bank = load_bank(classes, config)
     detector = Detector(load(directory, parts=DETECTING, **options), bank, top=top)
     detector.saved = saving(directory)
     if detector.saved is not None:

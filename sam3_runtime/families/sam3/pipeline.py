@@ -17,7 +17,8 @@ from typing_extensions import Self
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.running.base import AnyArray, Device, Engine
 from sam3_runtime.engines.running.host import HostDevice
-from sam3_runtime.families.sam3.batches import Ahead, Asked, Batch, Job, StageHook, Take, Turns, job_of
+from sam3_runtime.engines.running.turns import Turns
+from sam3_runtime.families.sam3.batches import Ahead, Asked, Batch, Job, StageHook, job_of
 from sam3_runtime.families.sam3.features import (
     EncodedPrompt,
     Features,
@@ -32,6 +33,7 @@ from sam3_runtime.families.sam3.prompts import Prompt, PromptError, Tokenizer, a
 from sam3_runtime.imaging.postprocess import Detections, begin_detections
 from sam3_runtime.imaging.preprocess import Image, check_image
 from sam3_runtime.records.records import EngineRecord, VariantConfig
+from sam3_runtime.streams.images import Take
 
 THRESHOLD = 0.3
 """Score that a detection must exceed, as in transformers (Meta's own processor takes 0.5)."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam3_runtime.engines.running.base import Device, Engine
 from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_reference
 from sam3_runtime.families.sam3 import gate
 from sam3_runtime.families.sam3.parts import ModelDims
-from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.prompts import Tokenizer
 from sam3_runtime.families.sam3.reference import Reference
 from sam3_runtime.families.sam3.reference import read_reference as read
@@ -19,6 +19,10 @@ from sam3_runtime.families.sam3.workload import Workload
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure.judging import Judged
 from sam3_runtime.records.records import Check, VariantConfig
+
+if TYPE_CHECKING:
+    from sam3_runtime.cli.evaluate import Evaluation
+    from sam3_runtime.cli.infer import Summary
 
 
 def open_model(
@@ -61,12 +65,25 @@ def judge_accuracy(
     return measured.model_dump(), list(losses(measured, reached.accuracy, limits["ap_loss"]))
 
 
-def evaluate(directory: Path, data: Mapping[str, str], output: Path) -> Iterator[str]:
-    """Measure the variant on a whole data set; ``output`` gets the result. Gives lines for people."""
-    from sam3_runtime.cli.evaluate import evaluate as measured
-
+def evaluate_data_set(directory: Path, data: Mapping[str, str], output: Path) -> Iterator[str]:
+    """Measure the variant on the whole data set of `accuracy:`; ``output`` gets the result. Gives lines for people."""
     images = Path(data["images"]) if "images" in data else None
-    return measured(directory, Path(data["annotations"]), images=images, output=output).lines()
+    found: Evaluation = evaluate(directory, Path(data["annotations"]), images=images, output=output)
+    return found.lines()
+
+
+def evaluate(directory: Path, annotations: Path, **options: Any) -> Evaluation:
+    """``sam3-runtime evaluate``: see :mod:`sam3_runtime.cli.evaluate`."""
+    from sam3_runtime.cli.evaluate import evaluate as run
+
+    return run(directory, annotations, **options)
+
+
+def infer(directory: Path, *, conf: float | None, **options: Any) -> Summary:
+    """``sam3-runtime infer``: see :mod:`sam3_runtime.cli.infer`."""
+    from sam3_runtime.cli.infer import infer as run
+
+    return run(directory, conf=THRESHOLD if conf is None else conf, **options)
 
 
 def workload(model: Pipeline, settings: Mapping[str, Any]) -> Workload:

@@ -41,6 +41,13 @@ def test_preprocessing_is_the_hosts(device: CudaDevice, gpu: FakeGpu, size: tupl
     closed(device, gpu)
 
 
+def test_what_no_kernel_does_is_done_on_the_host(device: CudaDevice, gpu: FakeGpu) -> None:
+    cropped = Preprocessing(fit="crop", crop=0.875, resample="bicubic-antialias")
+    found = device.preprocess([picture(48, 64)], 56, cropped, "float16")
+    assert np.array_equal(np.asarray(found), preprocess([picture(48, 64)], 56, cropped).astype("float16"))
+    closed(device, gpu)
+
+
 def test_pictures_of_all_sizes_together(device: CudaDevice, gpu: FakeGpu) -> None:
     pictures = [picture(*size, seed=place) for place, size in enumerate(SIZES)]
     for chosen in (pictures, pictures[::-1], pictures[2:3], pictures):

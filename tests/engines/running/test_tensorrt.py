@@ -26,7 +26,6 @@ from sam3_runtime.engines.running.cuda import Cuda, CudaArray
 from sam3_runtime.engines.running.cuda_device import CudaDevice
 from sam3_runtime.engines.running.on_demand import OnDemandEngine
 from sam3_runtime.engines.running.tensorrt import TensorRtEngine
-from sam3_runtime.families.sam3.batches import TakeFromSources, images_of
 from sam3_runtime.families.sam3.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.families.sam3.parts import PART_NAMES, ModelDims, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
@@ -38,6 +37,7 @@ from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from sam3_runtime.streams.flow import Rounds, stream
+from sam3_runtime.streams.images import TakeFromSources, images_of
 from tests.engines.running.conftest import InstallTensorRt
 from tests.engines.running.fake_gpu import Card, FakeGpu
 from tests.engines.running.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant

@@ -20,7 +20,8 @@ from sam3_runtime.core.errors import EngineError, RecordError, SourceError
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.engines.running.host import HostDevice
-from sam3_runtime.families.sam3.batches import Stage, Turns
+from sam3_runtime.engines.running.turns import Turns
+from sam3_runtime.families.sam3.batches import Stage
 from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.parts import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline

@@ -17,7 +17,8 @@ from transformers import Sam3Config, Sam3Model
 from transformers.initialization import no_init_weights
 
 from sam3_runtime.core.errors import CheckpointError
-from sam3_runtime.families.sam3.export.checkpoint import RANDOM, RANDOM_SEED, folder_of, verify
+from sam3_runtime.families.sam3.export.checkpoint import RANDOM, RANDOM_SEED, folder_of
+from sam3_runtime.graphs.checkpoints import verify
 from sam3_runtime.records.records import CheckpointLock
 
 _VIDEO_PREFIX = "detector_model."

@@ -1,0 +1,51 @@
+"""Measures what float32 PyTorch reaches on a folder of labelled pictures. Judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sam3_runtime.core.errors import CheckpointError, SourceError
+from sam3_runtime.families.classifier.export.checkpoint import config_of, labels_of
+from sam3_runtime.families.classifier.export.reference import VERSIONS, logits_of
+from sam3_runtime.families.classifier.labels import read_labelled
+from sam3_runtime.families.classifier.parts import ClassifierDims
+from sam3_runtime.families.classifier.reference import Reference, accuracy_of, check_size, write_reference
+from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.sources import load_image
+from sam3_runtime.records.records import CheckpointLock
+
+
+def compute_accuracy(
+    lock: CheckpointLock, output: Path, *, resolution: int, data: Mapping[str, str], limit: int
+) -> None:
+    """Ask the model about ``limit`` pictures of the labelled folder ``data["folder"]``, and write what it says, what is
+    right, and the pictures to ``output``. Pictures that cannot be read are left out, and the log names them.
+
+    Raises :class:`SourceError` for the folder, :class:`ExportError` where its pictures make the file too large, and
+    :class:`CheckpointError` where the model recognises nothing.
+    """
+    classes = ClassifierDims(**lock.dims).classes
+    labelled = read_labelled(Path(data["folder"]), labels_of(config_of(lock), classes), limit)
+    pictures: dict[str, Image] = {}
+    truth = []
+    for one in labelled:
+        try:
+            pictures[one.name] = load_image(one.path)
+            truth.append(one.truth)
+        except SourceError as error:
+            print(f"left out: {error}")
+    if not pictures:
+        raise SourceError(f"none of the pictures in {data['folder']} can be read", "see above")
+    check_size(list(pictures.values()), "lower accuracy.limit, or use smaller pictures")
+    logits, shown = logits_of(lock, resolution, list(pictures.values())), np.asarray(truth, np.int64)
+    reached = accuracy_of(logits, shown)
+    print(f"float32 PyTorch at {resolution}: {len(truth)} pictures, {reached}")
+    if reached["top5"] == 0:
+        raise CheckpointError(
+            f"the reference of {lock.checkpoint} recognises nothing in {data['folder']}",
+            "its folders must be the model's classes; leave `accuracy:` out for random weights",
+        )
+    write_reference(output, Reference(resolution, lock.digest, VERSIONS, pictures, logits, shown))

@@ -1,0 +1,184 @@
+"""Constructs timm models and gives them a checkpoint's weights, or seeded ones.
+
+Seeded weights are each drawn from a generator that is seeded by the weight's own name, so that they are the same on
+every machine. They keep what a gate needs: activations neither vanish nor explode, and different pictures have clearly
+different logits. Without care all logits of a random network point the same way, since what a ReLU lets through has
+the same positive mean everywhere; so each filter sums to zero. This module does not know what is done with a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from timm.data import create_transform, resolve_data_config
+from timm.layers import set_layer_config
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sam3_runtime.core.errors import CheckpointError, ExportError
+from sam3_runtime.families.classifier.export.checkpoint import (
+    RANDOM_SEED,
+    config_of,
+    folder_of,
+    random_digest,
+    timm_name,
+)
+from sam3_runtime.families.classifier.parts import ClassifierDims
+from sam3_runtime.graphs.checkpoints import verify
+from sam3_runtime.records.records import CheckpointLock
+
+_BIAS = 0.02
+_LAYER_SCALE = 0.5  # of `gamma`, which scales a residual branch
+_BRANCH = 0.3  # of batch norms that timm itself starts at zero: the ends of residual branches. With 1, fifty layers
+# make noise of a thousandth in a picture one of a fifth in its logits: nothing that float16 could follow.
+_ATTENTION = 1.5  # of queries, keys and values: attention to all places alike makes all pictures alike, and with 3
+# float16 no longer follows.
+_TOKEN = 0.1  # standard deviation of tokens and positions
+_NOISE = (4, 8)  # pictures, and pixels a side of one value of their noise
+
+
+@torch.no_grad()
+def load_model(lock: CheckpointLock, resolution: int, *, exportable: bool = False) -> Any:
+    """The model of ``lock`` for pictures of ``resolution`` pixels, float32, eval mode, no gradients.
+
+    ``exportable``: as timm writes models for ONNX. Raises :class:`CheckpointError` when weights are missing, of another
+    shape or no longer those of the lock, :class:`ExportError` for a resolution that the model does not take.
+    """
+    config, dims = config_of(lock), ClassifierDims(**lock.dims)
+    with set_layer_config(exportable=exportable):
+        model: Any = _construct(config, dims.classes).eval().requires_grad_(False)
+        if timm_name(lock.checkpoint) is None:
+            _read_weights(model, lock)
+        else:
+            if random_digest(config) != lock.digest:
+                hint = "delete checkpoint.lock to build this one anew, or install the timm that it was built with"
+                raise CheckpointError(f"timm {timm.__version__} has another {lock.checkpoint} than the lock", hint)
+            _draw_weights(model, dims.image_size)
+        if resolution != dims.image_size and hasattr(model, "set_input_size"):
+            with _taking(config, dims, resolution):
+                model.set_input_size(img_size=(resolution, resolution))
+        # Once, before anything is traced: some models work out their padding at the first picture.
+        with _taking(config, dims, resolution):
+            logits = model(torch.zeros(1, 3, resolution, resolution))
+    if tuple(logits.shape) != (1, dims.classes):
+        raise CheckpointError(f"{config['architecture']} gives {list(logits.shape)}, not [1, {dims.classes}]")
+    return model
+
+
+def transform_of(lock: CheckpointLock, resolution: int) -> Any:
+    """timm's own preprocessing for that resolution: a PIL image → float32 [3, R, R]."""
+    size = {"input_size": (3, resolution, resolution)}
+    return create_transform(**resolve_data_config(size, pretrained_cfg=dict(config_of(lock)["pretrained_cfg"])))
+
+
+def _construct(config: Mapping[str, Any], classes: int) -> nn.Module:
+    name = config["architecture"]
+    try:
+        model: nn.Module = timm.create_model(
+            name,
+            pretrained=False,
+            pretrained_cfg=dict(config["pretrained_cfg"]),
+            num_classes=classes,
+            **(config.get("model_args") or {}),
+        )
+    except (RuntimeError, TypeError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        hint = "see architecture and model_args in its config.json, or install a newer timm"
+        raise CheckpointError(f"timm {timm.__version__} cannot construct {name}: {first}", hint) from None
+    return model
+
+
+@contextmanager
+def _taking(config: Mapping[str, Any], dims: ClassifierDims, resolution: int) -> Iterator[None]:
+    """What a model says about a size that it does not take, which may be anything, as an :class:`ExportError`."""
+    try:
+        yield
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        first = str(error).partition("\n")[0] or type(error).__name__
+        raise ExportError(
+            f"{config['architecture']} takes no pictures of {resolution} pixels: {first}",
+            f"it was made for {dims.image_size}: use resolution: {dims.image_size}",
+        ) from None
+
+
+# A checkpoint's weights -------------------------------------------------------------------------------------------
+
+
+def _read_weights(model: nn.Module, lock: CheckpointLock) -> None:
+    folder = folder_of(lock)
+    verify(folder, lock)
+    # How many batches a norm has seen counts for training alone, and not every checkpoint has it.
+    wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    missing = [name for name in wanted if name not in folder.weights]
+    if missing:
+        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise CheckpointError(f"{folder.path} lacks weights: {few}", "use weights that timm.models.save_for_hf wrote")
+    read: dict[str, Tensor] = {}
+    for shard in folder.shards:
+        with safe_open(shard, framework="pt") as file:
+            for name, value in wanted.items():
+                if folder.weights[name] == shard:
+                    read[name] = file.get_tensor(name).to(value.dtype)
+    wrong = [name for name, value in read.items() if value.shape != wanted[name].shape]
+    if wrong:
+        shapes = f"shape {tuple(read[wrong[0]].shape)}, config.json says {tuple(wanted[wrong[0]].shape)}"
+        hint = "config.json and the weights are of different models: copy both again"
+        raise CheckpointError(f"{folder.path}: {wrong[0]} has {shapes}", hint)
+    model.load_state_dict(read, strict=False)
+
+
+# Seeded weights ---------------------------------------------------------------------------------------------------
+
+
+def _draw_weights(model: nn.Module, size: int) -> None:
+    for name, value in model.named_parameters():
+        value.copy_(_drawn(name, value))
+    _calibrate(model, size)
+
+
+def _drawn(name: str, initial: Tensor) -> Tensor:
+    """The weight of this name, whose value in a new model is ``initial``."""
+    last = name.rpartition(".")[2]
+    if initial.ndim < 2 and last == "weight":
+        return torch.full_like(initial, 1.0 if initial.any() else _BRANCH)
+    if initial.ndim < 2 and "gamma" in last:
+        return torch.full_like(initial, _LAYER_SCALE)
+    seed = int.from_bytes(hashlib.sha256(f"{RANDOM_SEED}/{name}".encode()).digest()[:8], "little") >> 1
+    drawn = torch.randn(initial.shape, generator=torch.Generator().manual_seed(seed))
+    if initial.ndim < 2:
+        return drawn.mul_(_BIAS)
+    if last.endswith(("pos_embed", "token")):
+        return drawn.mul_(_TOKEN)
+    rows = drawn.flatten(1)
+    if rows.shape[1] > 1:
+        rows -= rows.mean(dim=1, keepdim=True)
+    return drawn.mul_((_ATTENTION if name.endswith("qkv.weight") else 1.0) * rows.shape[1] ** -0.5)
+
+
+def _calibrate(model: nn.Module, size: int) -> None:
+    """Give each batch norm the scale of what comes in: one for all its channels, and a power of two, so that another
+    machine's rounding makes no other. The mean stays zero, as the filters make it."""
+    pictures, side = _NOISE
+    noise = torch.randn((pictures, 3, -(-size // side), -(-size // side)), generator=torch.Generator().manual_seed(0))
+    smooth = nn.functional.interpolate(noise, (size, size), mode="bilinear")
+
+    def scale(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
+        assert norm.running_var is not None
+        power = float(arguments[0].square().mean())
+        if power > 0:
+            norm.running_var.fill_(2.0 ** round(math.log2(power)))
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_var is not None]
+    hooks = [norm.register_forward_pre_hook(scale) for norm in norms]
+    if hooks:
+        model(smooth)
+    for hook in hooks:
+        hook.remove()

@@ -1,0 +1,46 @@
+"""What a classifier tells the build: the axes of its variants, what they may be, and what is said about it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sam3_runtime.families.base import BATCH, RESOLUTION, Axis, FamilySpec, Range, Refusal
+from sam3_runtime.families.classifier.parts import MODEL, ClassifierDims
+
+_SMALLEST = 32
+
+
+def _refuse(_dims: ClassifierDims, axes: Mapping[str, int]) -> Refusal | None:
+    """Which sizes a model takes, timm alone knows, at the export; every model halves pictures about five times."""
+    if axes[RESOLUTION] < _SMALLEST:
+        return f"resolution {axes[RESOLUTION]} is less than {_SMALLEST}", f"use {_SMALLEST} or more"
+    return None
+
+
+def _claims(config: Mapping[str, Any]) -> bool:
+    return "architecture" in config and "pretrained_cfg" in config
+
+
+CLASSIFIER = FamilySpec(
+    name="classifier",
+    title="classifier",
+    axes=(Axis(BATCH, "b", 8), Axis(RESOLUTION, "r", 224)),
+    parts={MODEL.name: MODEL},
+    dims=ClassifierDims,
+    dims_of=ClassifierDims.from_config,
+    claims=_claims,
+    own_values=lambda _dims: {},
+    refuse=_refuse,
+    fixed=lambda dims, axes: {"K": dims.classes, "R": axes[RESOLUTION]},
+    ranges=lambda _dims, batch: {"B": Range(1, batch, batch)},
+    batched=("B",),
+    columns={"top-1 agreement": "top1", "top-5 agreement": "top5"},
+    accuracy={"top1_acc": ("top1",), "top5_acc": ("top5",)},
+    notice="The weights are of the checkpoint's authors, under its licence. They are not covered by this project's.",
+    archive_notice="""\
+The engines in this folder contain the weights of the checkpoint that config.json names, under the licence of its
+authors. Whoever passes these files on passes the weights on, and that licence applies. The pictures in
+reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their own licences.
+""",
+)

@@ -1,0 +1,140 @@
+"""The module that is exported computes what timm does; seeded weights are fit for a gate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sam3_runtime.core.errors import CheckpointError, ExportError
+from sam3_runtime.families.classifier.export import checkpoint, graph
+from sam3_runtime.families.classifier.export.reference import logits_of
+from sam3_runtime.families.classifier.export.weights import load_model
+from sam3_runtime.records.records import CheckpointLock
+from tests.families.classifier.conftest import CONFIG, write_checkpoint
+
+Photos = dict[str, np.ndarray]
+
+
+def cosines(logits: np.ndarray) -> np.ndarray:
+    """Of every pair of rows."""
+    unit = logits / np.linalg.norm(logits, axis=1, keepdims=True)
+    return np.asarray((unit @ unit.T)[np.triu_indices(len(unit), 1)])
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenetv3_small_100", "vit_tiny_patch16_224", "convnext_atto"])
+def test_pictures_have_different_logits_and_a_little_noise_does_not(name: str, photos: Photos) -> None:
+    lock = checkpoint.lock(name)
+    images = list(photos.values())
+    logits = logits_of(lock, 224, images)
+    assert 0.01 < logits.std() < 10
+    found = cosines(logits)
+    assert found.mean() < 0.85
+    assert found.max() < 0.99
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    model = load_model(lock, 224)
+    near = [model(pixels), model(pixels + 1e-3 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(2)))]
+    assert torch.nn.functional.cosine_similarity(*near).min() > 0.999
+
+
+_SUM = """
+import sys
+from sam3_runtime.families.classifier.export import checkpoint, weights
+import hashlib, torch
+torch.manual_seed(int(sys.argv[1]))
+state = weights.load_model(checkpoint.lock("test_resnet"), 160).state_dict()
+print(hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest())
+"""
+
+
+def test_the_same_name_gives_the_same_weights() -> None:
+    """Whatever was drawn before, and in another process."""
+    runs = [subprocess.run([sys.executable, "-c", _SUM, seed], capture_output=True, check=True) for seed in "12"]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(runs[0].stdout) > 60
+
+
+def test_weights_are_the_folders(lock: CheckpointLock, folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    state = graph.module_of("model", lock, {"resolution": 96}, {}).state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in state.items())
+
+
+def test_weights_that_are_missing_wrong_or_changed_are_one_error(folder: Path, tmp_path: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    write_checkpoint(tmp_path)
+    save_file({name: value for name, value in state.items() if name != "fc.bias"}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks weights: fc.bias"):
+        load_model(checkpoint.lock(str(tmp_path)), 96)
+    save_file(state | {"fc.bias": torch.zeros(6)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"fc.bias has shape \(6,\), config.json says \(5,\)"):
+        load_model(checkpoint.lock(str(tmp_path)), 96)
+    before = checkpoint.lock(str(write_checkpoint(tmp_path)))
+    write_checkpoint(tmp_path, seed=1)
+    with pytest.raises(CheckpointError, match="weights changed"):
+        load_model(before, 96)
+
+
+def test_a_timm_that_has_another_configuration_is_noticed() -> None:
+    lock = checkpoint.lock("test_resnet").model_copy(update={"digest": "0" * 64})
+    with pytest.raises(CheckpointError, match="another test_resnet than the lock"):
+        load_model(lock, 160)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architecture": "resnet_of_tomorrow"}, "cannot construct resnet_of_tomorrow"),
+        ({"model_args": {"no": 1}}, "no"),
+    ],
+)
+def test_a_model_that_cannot_be_constructed_is_said(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | values))
+    with pytest.raises(CheckpointError, match=message):
+        load_model(checkpoint.lock(str(tmp_path)), 96)
+
+
+def test_a_transformer_takes_another_size_and_a_mixer_says_which() -> None:
+    lock = checkpoint.lock("test_vit")
+    other = lock.dims["image_size"] + 32
+    module = graph.module_of("model", lock, {"resolution": other}, {})
+    assert module(torch.zeros(2, 3, other, other)).shape == (2, 1000)
+    lock = checkpoint.lock("mixer_s32_224")
+    with pytest.raises(ExportError, match=r"takes no pictures of 256 pixels.*\n.*use resolution: 224"):
+        graph.module_of("model", lock, {"resolution": 256}, {})
+    with pytest.raises(ExportError, match="no part 'decoder'"):
+        graph.module_of("decoder", lock, {"resolution": 224}, {})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+def test_its_graph_computes_the_same(name: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    lock = checkpoint.lock(name)
+    size = lock.dims["image_size"]
+    module = graph.module_of("model", lock, {"resolution": size}, {})
+    example = torch.zeros(graph.TRACED["B"], 3, size, size)
+    batch = ({0: torch.export.Dim("B")},)
+    path = tmp_path / "model.onnx"
+    program = torch.onnx.export(module, (example,), dynamo=True, opset_version=18, dynamic_shapes=batch, verbose=False)
+    assert program is not None
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    wanted = load_model(lock, size)(pixels).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
+
+
+def test_facts_say_what_it_is(lock: CheckpointLock) -> None:
+    assert graph.facts(lock, {}, {})["architecture"] == "test_resnet"
+    assert graph.facts(lock, {}, {})["timm"].startswith("1.")
