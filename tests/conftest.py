@@ -21,6 +21,7 @@ from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.parts import PARTS, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import Project, read_project
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.paths import Id
 from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
@@ -91,12 +92,12 @@ def graph_path(demo_lock: CheckpointLock, run_folder: Path) -> GraphPath:
         attention: str = "fusable",
         precision: str = "fp32",
     ) -> Path:
-        axes = PARTS[part].graph_axes(resolution, queries)
+        axes = PARTS[part].graph_axes({"resolution": resolution, "queries": queries})
         name = f"decoder_q{queries}" if part == "decoder" else part
         at = "_".join(str(each) for each in (axes.get("resolution"), attention, precision))
 
         is_the_demos = (attention, precision) == ("fusable", "fp32")
-        if is_the_demos and (made := of_the_demo(str(Id(PARTS[part], axes)), part, demo_lock)):
+        if is_the_demos and (made := of_the_demo(str(Id(SAM3, PARTS[part], axes)), part, demo_lock)):
             return made
         path = run_folder / "graphs" / at / f"{name}.onnx"
         return once(path, lambda: export_part(part, demo_lock, path, attention=attention, precision=precision, **axes))

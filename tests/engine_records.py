@@ -52,6 +52,12 @@ def engine_record(part: str, batch: int = 8, resolution: int = 672, queries: int
     return EngineRecord(**fields | changes)
 
 
+def changed(record: EngineRecord, **changes: Any) -> EngineRecord:
+    """A copy with other values of some fields; axes are given by their names."""
+    axes = {axis: changes.pop(axis) for axis in record.axes if axis in changes}
+    return record.model_copy(update=changes | {"axes": {**record.axes, **axes}})
+
+
 def write_engine(folder: Path, part: str, content: bytes | None = None, **changes: Any) -> EngineRecord:
     """An engine's file in ``folder``, of the given content or of 1 MiB, and the record that is about it."""
     path = folder / f"{part}.engine"

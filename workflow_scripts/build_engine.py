@@ -4,7 +4,6 @@ from pathlib import Path
 
 from sam3_runtime.engines.building import build_engine
 from sam3_runtime.families import family_of
-from sam3_runtime.families.base import BATCH
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 from sam3_runtime.plan.paths import parse_id
@@ -15,7 +14,7 @@ with job(snakemake) as announce:
     build_engine(
         Path(snakemake.input.graph),
         Path(snakemake.output.engine),
-        batch=parse_id(snakemake.wildcards.engine, family_of(snakemake.config["family"])).axes[BATCH],
+        batch=parse_id(snakemake.wildcards.engine, family_of(snakemake.config["family"])).axes["batch"],
         precision=snakemake.params.precision,
         toolchain=snakemake.params.toolchain,
         settings=snakemake.params.settings | ({} if eight_bit is ... else eight_bit),

@@ -120,7 +120,8 @@ class FamilySpec:
     the latter for a part. ``batched`` are the symbols whose limit is the batch.
 
     ``columns`` are the table's for checks of the gate, by the check's name; ``accuracy`` its columns for what was
-    measured on a data set, each with its place there. ``full_size`` says whether an export needs most of a machine's
+    measured on a data set, each with its place there; ``legend`` says, by the first column that it is about, what they
+    mean. ``full_size`` says whether an export needs most of a machine's
     memory, so that one runs at a time. ``notice`` is about the licence of the weights, ``archive_notice`` what travels
     with them.
     """
@@ -141,6 +142,7 @@ class FamilySpec:
     archive_notice: str
     columns: Mapping[str, str] = field(default_factory=dict)
     accuracy: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    legend: Mapping[str, str] = field(default_factory=dict)
     sizes: Callable[[str, Mapping[str, int]], Refusal | None] = _none
     full_size: Callable[[Any], bool] = lambda _: False
     estimated: Estimated | None = None

@@ -38,7 +38,7 @@ FORBIDDEN = frozenset(_FORBIDDEN.split())
 # Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
 _SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
 _NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split": ("num_outputs",)}
-_AXES_WERE_AN_ATTRIBUTE = frozenset("ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd".split())
+_AXES_WERE_AN_ATTRIBUTE = frozenset(["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"])
 """Reductions of opset 17 have their axes as an attribute, those of 18 as an input."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 

@@ -135,6 +135,7 @@ class CheckpointLock(Record):
     dims: dict[str, int]
     family: str | None = Field(None, description="of the model; null: that of records which name none")
     preprocessing: Preprocessing | None = Field(None, description="the model's own; null: the family's")
+    random: bool = Field(False, description="seeded weights: for timing alone")
 
     @property
     def spec(self) -> FamilySpec:

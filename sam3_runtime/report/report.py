@@ -124,13 +124,10 @@ def _memory_columns(found: Measured) -> Row:
     columns: Row = {}
     if found.predicted:
         whole, kept = found.predicted["with_text"], found.predicted["without_text"]
-        columns = {
-            **{key: whole[key] for key in ("weights_mib", "scratch_mib", "buffers_mib")},
-            "vram_mib": whole["total_mib"],
-            "vram_no_text_mib": kept["total_mib"],
-            "card": smallest_card(whole["fits_gb"]),
-            "card_no_text": smallest_card(kept["fits_gb"]),
-        }
+        columns = {key: whole[key] for key in ("weights_mib", "scratch_mib", "buffers_mib")}
+        columns |= {"vram_mib": whole["total_mib"]} | ({"vram_no_text_mib": kept["total_mib"]} if kept != whole else {})
+        columns |= {"card": smallest_card(whole["fits_gb"])}
+        columns |= {"card_no_text": smallest_card(kept["fits_gb"])} if kept != whole else {}
     if found.bench and found.bench.device_memory:
         columns["vram_measured_mib"] = round(found.bench.device_memory.peak_mib)
     return columns
@@ -201,11 +198,15 @@ def make_table(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any
         "device": sorted({one.bench.device for one in found if one.bench}),
         "toolchain": toolchain.model_dump() if toolchain else None,
         "gpus": sorted(gpus, key=float),
-        "checkpoint": {"name": shareable(lock.checkpoint), "digest": lock.digest} if lock else None,
+        "checkpoint": _checkpoint(lock) if lock else None,
         "rows": rows,
         "warnings": warnings_of(found),
         "variants": [json.loads(one.model_dump_json()) for one in found],
     }
+
+
+def _checkpoint(lock: CheckpointLock) -> dict[str, Any]:
+    return {"name": shareable(lock.checkpoint), "digest": lock.digest} | ({"random": True} if lock.random else {})
 
 
 def write_tables(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sam3_runtime.core.gpus import names_of
+from sam3_runtime.families import FAMILIES
 from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.plan.variants import RANDOM_CHECKPOINT
 
@@ -55,26 +56,23 @@ _MEMORY = (
 )
 _MEMORY_LEGEND = (
     "Memory on the card is **predicted** from the engines' records, in MiB: `vram_mib` is weights, one block of "
-    "scratch that the four engines take in turn, and buffers at the largest batch; `vram_no_text_mib` once prompts are "
-    "encoded and the text encoder is released. `card` is the smallest of 6, 8, 12, 16 and 24 GB that it fits in, with "
-    f"{CUDA_CONTEXT_MIB} MiB assumed for the CUDA context. `vram_measured_mib` is the most that the process was seen "
-    "to take, context included."
+    "scratch that the engines take in turn, and buffers at the largest batch; `vram_no_text_mib` once what comes on "
+    "demand, such as a text encoder, is released. `card` is the smallest of 6, 8, 12, 16 and 24 GB that it fits in, "
+    f"with {CUDA_CONTEXT_MIB} MiB assumed for the CUDA context. `vram_measured_mib` is the most that the process was "
+    "seen to take, context included."
 )
 _NOT_MEASURED = "**not run on any RTX card**: accuracy and speed are not measured; that needs one."
+_SPECS = tuple(FAMILIES.values())
 _ACCURACY = (
-    *("note", "precision", "method", "found", "expected", "cosine", "agreement", "mask_iou", "box_ap", "mask_ap"),
+    *("note", "precision", "method", "found", "expected", "cosine"),
+    *(column for spec in _SPECS for column in (*spec.columns.values(), *spec.accuracy)),
     *("engines_mib", "build_s"),
-)
-DETECTIONS_LEGEND = (
-    "`found` is how many detections the variant keeps on the reference's pictures, `expected` how many float32 "
-    "PyTorch keeps there, both over all calls of the decoder: with a batch above 1 each prompt is asked three "
-    "times. `agreement` is what both keep, as a share of what either keeps, and `mask_iou` the mean over what both "
-    "keep; `cosine` is the lowest of all outputs against float32 PyTorch."
 )
 _STATUS_LEGEND = (
     "`status`: `passed` means within every limit of `gate:` beside float32 PyTorch, `rejected` that one is exceeded, "
     "`failed` that a job ended with an error, `missing` not built yet, `unverified` built for another machine and not "
-    "run. `precision` is what was asked for: `fp32+int8` has the vision encoder in INT8 and the rest in float32."
+    "run. `precision` is what was asked for: `fp32+int8` has one part in INT8 and the rest in float32. `cosine` is the "
+    "lowest of all outputs against float32 PyTorch."
 )
 _METHOD_LEGEND = (
     "`method` is where the scales of 8 bits come from: `qdq`, measured in PyTorch and written into the graph, or "
@@ -85,12 +83,11 @@ _UNSTABLE_LEGEND = (
     "work too; measure again for a number that counts."
 )
 _TIMES_LEGEND = (
-    "`box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of the data set of `accuracy:`. Stage times "
-    "are medians in ms for one camera, or for a round of N where they are called `Ncam_…`, the device waited for at "
-    "each border. `Ncam_ms` is one round of N images, one from each camera, from preprocessing to postprocessing, "
-    "images decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the process's largest resident set. "
-    "`engines_mib` and `build_s` are the sums over the four engines, those that variants share or that came from the "
-    "cache included."
+    "Stage times are medians in ms for one camera, or for a round of N where they are called `Ncam_…`, the device "
+    "waited for at each border. `Ncam_ms` is one round of N images, one from each camera, from preprocessing to "
+    "postprocessing, images decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the process's largest "
+    "resident set. `engines_mib` and `build_s` are the sums over the engines, those that variants share or that "
+    "came from the cache included."
 )
 
 
@@ -99,17 +96,18 @@ def legend(rows: Sequence[Row]) -> str:
     parts = [_STATUS_LEGEND]
     if any(row.get("method") for row in rows):
         parts.append(_METHOD_LEGEND)
-    parts += [DETECTIONS_LEGEND, _TIMES_LEGEND]
+    parts += [meant for spec in _SPECS for column, meant in spec.legend.items() if any(column in row for row in rows)]
+    parts.append(_TIMES_LEGEND)
     if any("(unstable)" in str(value) for row in rows for value in row.values()):
         parts.append(_UNSTABLE_LEGEND)
     return " ".join(parts)
 
 
-RANDOM_NOTE = "**The weights are random: times and memory are real, detections are not.**"
+RANDOM_NOTE = "**The weights are random: times and memory are real, answers are not.**"
 
 
 def checkpoint_is_random(checkpoint: dict[str, Any] | None) -> bool:
-    return bool(checkpoint and checkpoint["name"] == RANDOM_CHECKPOINT)
+    return bool(checkpoint and (checkpoint.get("random") or checkpoint["name"] == RANDOM_CHECKPOINT))
 
 
 def markdown(table: dict[str, Any]) -> str:

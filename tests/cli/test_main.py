@@ -31,7 +31,7 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
 def write_variant(engines: Path, **changes: object) -> Path:
     found = config(**changes)
     for part in PART_NAMES:
-        queries = found.queries if part == "decoder" else 50
+        queries = found.axes["queries"] if part == "decoder" else 50
         write_engine(engines / found.variant, part, queries=queries)
     found.write(engines / found.variant / "config.json")
     return engines / found.variant

@@ -11,10 +11,10 @@ import pytest
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.families.sam3.fake import write_fake_variant
+from sam3_runtime.families.sam3.settings import BenchSection
 from sam3_runtime.measure import benchmark as module
 from sam3_runtime.measure.benchmark import benchmark
 from sam3_runtime.measure.memory import MIB
-from sam3_runtime.plan.settings import BenchSection
 from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)

@@ -16,12 +16,14 @@ from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
+from sam3_runtime.families.sam3 import runtime
+from sam3_runtime.families.sam3.gate import compare
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.families.sam3.reference import SAMPLED, Box, Case, Reference
+from sam3_runtime.families.sam3.settings import GateSection, Limits
 from sam3_runtime.measure import verify as module
-from sam3_runtime.measure.verify import compare, verify_here
-from sam3_runtime.plan.settings import GateSection, Limits
+from sam3_runtime.measure.verify import verify_here
 from sam3_runtime.records.records import Check, Counts, Verdict
 
 TEXTS = ("dog", "cup", "visual")
@@ -185,7 +187,7 @@ def judge(fake_variant: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A variant whose reference is what it says itself."""
     with load(fake_variant) as pipeline:
         reference = reference_of(pipeline)
-    monkeypatch.setattr(module, "read_reference", lambda _path: reference)
+    monkeypatch.setattr(runtime, "read", lambda _path: reference)
     monkeypatch.setattr(module, "sha256_of", lambda _path: "0" * 64)
     return fake_variant
 
@@ -228,7 +230,7 @@ def test_a_failure_names_the_files_that_were_there(
     fake_variant: Path, fake_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "reference").touch()
-    monkeypatch.setattr(module, "read_reference", lambda _: reference_of(fake_pipeline))
+    monkeypatch.setattr(runtime, "read", lambda _: reference_of(fake_pipeline))
     monkeypatch.setattr(module, "load", refuse)
     (fake_variant / "decoder.engine").write_bytes(b"another")
     (fake_variant / "text-encoder.engine").unlink()
@@ -250,6 +252,6 @@ def test_a_reference_that_judges_nothing_is_no_verdict(
     fake_variant: Path, fake_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
 ) -> None:
     """What is wrong there is not the engines': no job may keep it as their verdict."""
-    monkeypatch.setattr(module, "read_reference", lambda _: replace(reference_of(fake_pipeline), **change))
+    monkeypatch.setattr(runtime, "read", lambda _: replace(reference_of(fake_pipeline), **change))
     with pytest.raises(RecordError, match=said):
         module.verify(fake_variant, fake_variant, Limits().model_dump(), "cpu")

@@ -66,8 +66,7 @@ def key_of(folder: Path, backend: str, graph: str, monkeypatch: pytest.MonkeyPat
         quantize="int8" if eight_bit and not calibrated else None,
         calibration_key="c" * 64 if eight_bit and not calibrated else None,
         dims=ModelDims().to_dict(),
-        resolution=672,
-        queries=50,
+        axes={"resolution": 672, "queries": 50},
         opset=17,
     )
     (folder / "scales").write_bytes(b"scales")

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from sam3_runtime.families.sam3.parts import PARTS
+from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.paths import engine_id, graph_id, id_pattern, parse_id
 from sam3_runtime.plan.variants import Variant
 
@@ -25,7 +26,7 @@ def test_ids_are_what_folders_have_been_called() -> None:
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_an_id_is_read_back(part: object) -> None:
     engine = engine_id(part, INT8)  # type: ignore[arg-type]
-    found = parse_id(engine)
+    found = parse_id(engine, SAM3)
     assert (found.part, str(found)) == (part, engine)
     assert found.axes["batch"] == 8
     assert str(found.graph("")) == graph_id(part, INT8)  # type: ignore[arg-type]
@@ -34,12 +35,12 @@ def test_an_id_is_read_back(part: object) -> None:
 @pytest.mark.parametrize("text", ["encoder", "r672/decoder_50", "b8_r672/decoder_q50_int16", "x8/decoder_q50", ""])
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no graph and no engine"):
-        parse_id(text)
+        parse_id(text, SAM3)
 
 
 def test_patterns_take_the_ids_and_nothing_else() -> None:
-    engines = re.compile(id_pattern(PARTS.values(), batch=True))
-    graphs = re.compile(id_pattern(PARTS.values(), batch=False, endings=("_fp32",)))
+    engines = re.compile(id_pattern(SAM3, PARTS.values(), batch=True))
+    graphs = re.compile(id_pattern(SAM3, PARTS.values(), batch=False, endings=("_fp32",)))
     for part in PARTS.values():
         assert engines.fullmatch(engine_id(part, INT8))
         assert not graphs.fullmatch(engine_id(part, INT8))

@@ -13,7 +13,7 @@ from sam3_runtime.core.files import digest_of
 from sam3_runtime.deploy.configure import check_agreement
 from sam3_runtime.families.sam3.parts import PART_NAMES
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig, Verdict
-from tests.engine_records import DIMS, engine_record
+from tests.engine_records import DIMS, changed, engine_record
 
 
 def config(**changes: Any) -> VariantConfig:
@@ -105,7 +105,7 @@ def test_an_edited_configuration_is_noticed(tmp_path: Path) -> None:
 def test_engines_that_do_not_belong_together_are_told(part: str, changes: dict[str, Any]) -> None:
     records = {name: engine_record(name) for name in PART_NAMES}
     check_agreement(Path("engines/b8_q50_r672"), config(), records)
-    records[part] = records[part].model_copy(update=changes)
+    records[part] = changed(records[part], **changes)
     with pytest.raises(RecordError, match=rf"{part}.engine is not of b8_q50_r672: its {next(iter(changes))}"):
         check_agreement(Path("engines/b8_q50_r672"), config(), records)
 

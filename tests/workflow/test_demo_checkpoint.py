@@ -9,9 +9,9 @@ import pytest
 
 from demo.scenes import HELD_OUT, Scene, Thing, phrases_of, scene
 from sam3_runtime import Prompt, load
+from sam3_runtime.families.sam3.gate import mask_iou
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.imaging.postprocess import Detections
-from sam3_runtime.measure.verify import mask_iou
 from tests.workflow.conftest import WorkFolder
 
 pytest.importorskip("transformers")

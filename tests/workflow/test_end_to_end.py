@@ -12,13 +12,13 @@ import pytest
 
 from demo.scenes import HELD_OUT, Scene, Thing, scene
 from sam3_runtime import Prompt, extract, load, open_detector, read_project
+from sam3_runtime.families.sam3.gate import compare as compare_engines
+from sam3_runtime.families.sam3.gate import mask_iou
 from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.reference import read_reference
+from sam3_runtime.families.sam3.settings import Limits
 from sam3_runtime.imaging.postprocess import Detections
-from sam3_runtime.measure.verify import compare as compare_engines
-from sam3_runtime.measure.verify import mask_iou
 from sam3_runtime.media.sinks import write_picture
-from sam3_runtime.plan.settings import Limits
 from tests.workflow.conftest import WorkFolder
 
 RESOLUTION = 224

@@ -37,6 +37,11 @@ CLASSIFIER = FamilySpec(
     batched=("B",),
     columns={"top-1 agreement": "top1", "top-5 agreement": "top5"},
     accuracy={"top1_acc": ("top1",), "top5_acc": ("top5",)},
+    legend={
+        "top1": "`top1` is the share of pictures whose best class is float32 PyTorch's, `top5` the mean share of its "
+        "five best that are among ours.",
+        "top1_acc": "`top1_acc` and `top5_acc` are the accuracy on the pictures (`limit`) of `accuracy:`.",
+    },
     notice="The weights are of the checkpoint's authors, under its licence. They are not covered by this project's.",
     archive_notice="""\
 The engines in this folder contain the weights of the checkpoint that config.json names, under the licence of its

@@ -87,6 +87,13 @@ SAM3 = FamilySpec(
     batched=("B", "P", "N"),
     columns={"agreement": "agreement", "mask IoU": "mask_iou"},
     accuracy={"box_ap": ("box", "ap"), "mask_ap": ("mask", "ap")},
+    legend={
+        "found": "`found` is how many detections the variant keeps on the reference's pictures, `expected` how many "
+        "float32 PyTorch keeps there, both over all calls of the decoder: with a batch above 1 each prompt is asked "
+        "three times. `agreement` is what both keep, as a share of what either keeps, and `mask_iou` the mean over "
+        "what both keep.",
+        "box_ap": "`box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of `accuracy:`.",
+    },
     full_size=_full_size,
     estimated=Estimated(
         parameters={"vision-encoder": 454.0e6, "text-encoder": 353.8e6, "geometry-encoder": 8.1e6, "decoder": 23.4e6},

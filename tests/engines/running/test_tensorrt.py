@@ -26,6 +26,7 @@ from sam3_runtime.engines.running.cuda import Cuda, CudaArray
 from sam3_runtime.engines.running.cuda_device import CudaDevice
 from sam3_runtime.engines.running.on_demand import OnDemandEngine
 from sam3_runtime.engines.running.tensorrt import TensorRtEngine
+from sam3_runtime.families.sam3 import gate, runtime
 from sam3_runtime.families.sam3.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.families.sam3.parts import PART_NAMES, ModelDims, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
@@ -551,9 +552,9 @@ def test_a_verdict_says_which_card_it_was_made_on(
 ) -> None:
     install_tensorrt(RELEASE)
     gpu.cards = [Card("Fake H100")]
-    monkeypatch.setattr(verify, "read_reference", lambda _: SimpleNamespace(cases=()))
-    monkeypatch.setattr(verify, "check_reference", lambda *_: None)
-    monkeypatch.setattr(verify, "compare", lambda *_: (verify._Findings(), ()))
+    monkeypatch.setattr(runtime, "read", lambda _: SimpleNamespace(cases=()))
+    monkeypatch.setattr(gate, "check_reference", lambda *_: None)
+    monkeypatch.setattr(gate, "compare", lambda *_: (gate._Findings(), ()))
     (tmp_path / "reference.npz").write_bytes(b"only its digest is wanted")
     verdict = verify.verify(write(), tmp_path / "reference.npz", {}, "Fake H200")
     assert (verdict.status, verdict.device) == ("passed", "Fake H100")

@@ -69,7 +69,7 @@ def photos() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def reference(lock: CheckpointLock, photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("reference") / "r96.safetensors"
-    compute_reference(lock, path, resolution=RESOLUTION, images=photos, settings={})
+    compute_reference(lock, path, resolution=RESOLUTION, images=photos)
     return path
 
 
@@ -89,9 +89,9 @@ class TorchEngine(Engine):
 
 def config_of(lock: CheckpointLock, batch: int = 3) -> VariantConfig:
     return VariantConfig(
-        variant=f"b{batch}_r{RESOLUTION}", batch=batch, queries=1, resolution=RESOLUTION, quantize=None,
-        backend="fake", dims=lock.dims, checkpoint="small", revision=None, commit=None,
-        checkpoint_digest=lock.digest, preprocessing=lock.preprocessing, tokenizer_sha256="",
+        family="classifier", variant=f"b{batch}_r{RESOLUTION}", axes={"batch": batch, "resolution": RESOLUTION},
+        quantize=None, backend="fake", dims=lock.dims, checkpoint="small", revision=None, commit=None,
+        checkpoint_digest=lock.digest, preprocessing=lock.preprocessing, assets={"labels.json": ""}, notice="",
     )  # fmt: skip
 
 
@@ -99,9 +99,10 @@ def record_of(lock: CheckpointLock, batch: int = 3) -> EngineRecord:
     images = TensorRecord(name="images", shape=("B", 3, RESOLUTION, RESOLUTION), dtype="float32")
     logits = TensorRecord(name="logits", shape=("B", lock.dims["classes"]), dtype="float32")
     return EngineRecord(
-        part=PART, graph=PART, sha256="a" * 64, onnx_sha256="", checkpoint_digest=lock.digest, backend="fake",
-        precision="fp32", dims=lock.dims, resolution=RESOLUTION, batch=batch, inputs=(images,), outputs=(logits,),
-        profile={"B": (1, batch, batch)}, sizes=Sizes(file=0), build_seconds=0, command="",
+        family="classifier", part=PART, graph=PART, sha256="a" * 64, onnx_sha256="", checkpoint_digest=lock.digest,
+        backend="fake", precision="fp32", dims=lock.dims, axes={"batch": batch, "resolution": RESOLUTION},
+        inputs=(images,), outputs=(logits,), profile={"B": (1, batch, batch)}, sizes=Sizes(file=0), build_seconds=0,
+        command="",
         toolchain=Toolchain(backend="fake", version="1"), settings={}, cache_key=digest_of(batch),
     )  # fmt: skip
 

@@ -135,6 +135,14 @@ def test_its_graph_computes_the_same(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
-def test_facts_say_what_it_is(lock: CheckpointLock) -> None:
-    assert graph.facts(lock, {}, {})["architecture"] == "test_resnet"
-    assert graph.facts(lock, {}, {})["timm"].startswith("1.")
+@pytest.mark.filterwarnings("ignore")
+def test_facts_say_what_it_is(lock: CheckpointLock, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    from sam3_runtime.graphs.export import export_graph
+
+    export_graph("model", lock, tmp_path / "model.onnx", axes={"resolution": 96})
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert (facts["family"], facts["part"], facts["checkpoint_digest"]) == ("classifier", "model", lock.digest)
+    assert facts["timm"].startswith("1.")

@@ -15,29 +15,38 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sam3_runtime import loading
 from sam3_runtime.core.errors import CheckpointError, ExportError, RecordError, SourceError
+from sam3_runtime.deploy import loading
 from sam3_runtime.families.classifier import reference as records
 from sam3_runtime.families.classifier.export.accuracy import compute_accuracy
 from sam3_runtime.families.classifier.export.reference import compute_reference, logits_of
-from sam3_runtime.families.classifier.reference import Reference, accuracy_of, read_reference, write_reference
+from sam3_runtime.families.classifier.reference import Reference, accuracy_of, write_reference
+from sam3_runtime.families.classifier.reference import read_reference as read_file
 from sam3_runtime.families.classifier.runtime import (
     Classifier,
     _agreement,
-    check_reference,
     evaluate,
+    evaluate_data_set,
     infer,
     judge,
     judge_accuracy,
     open_model,
+    read_accuracy,
+    read_reference,
     workload,
 )
 from sam3_runtime.families.classifier.settings import SECTIONS, GateSection
+from sam3_runtime.measure.verify import _verdict_of
 from sam3_runtime.records.records import CheckpointLock
 from tests.families.classifier.conftest import NAMES, RESOLUTION, Open, config_of
 
 Photos = dict[str, np.ndarray]
 GATE = GateSection().float.model_dump()
+
+
+@pytest.fixture
+def wanted(reference: Path, lock: CheckpointLock) -> Reference:
+    return read_reference(reference, config_of(lock))
 
 
 def test_logits_are_pytorchs_in_any_number(opened: Open, lock: CheckpointLock, photos: Photos) -> None:
@@ -92,19 +101,20 @@ def test_labels_must_fit_the_engine(opened: Open, tmp_path: Path) -> None:
 # --- the gate ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_model_passes(opened: Open, reference: Path) -> None:
-    found = judge(opened(), reference, GATE)
+def test_the_same_model_passes(opened: Open, wanted: Reference) -> None:
+    found = judge(opened(), wanted, GATE)
     assert [check.name for check in found.checks] == [
         "logit cosine", "same picture in every slot", "top-1 agreement", "top-5 agreement",
     ]  # fmt: skip
     assert all(check.passed for check in found.checks)
     assert found.cases == 4 + 6
-    assert found.passed == "10 of 10 best classes as float32 PyTorch has them; 4 checks"
+    said = "10 of 10 best classes as float32 PyTorch has them; 4 checks"
+    assert _verdict_of(found.passed, found.checks) == ("passed", said)
     assert max(found.errors.values()) < 1e-4
 
 
-def test_a_batch_of_one_is_judged_without_slots(opened: Open, reference: Path) -> None:
-    found = judge(opened(batch=1), reference, GATE)
+def test_a_batch_of_one_is_judged_without_slots(opened: Open, wanted: Reference) -> None:
+    found = judge(opened(batch=1), wanted, GATE)
     assert (found.cases, [check.passed for check in found.checks]) == (4, [True] * 3)
 
 
@@ -121,9 +131,9 @@ def test_a_batch_of_one_is_judged_without_slots(opened: Open, reference: Path) -
     ids=["rows in reverse", "classes in reverse", "an empty slot", "NaN", "an offset"],
 )  # fmt: skip
 def test_what_is_wrong_is_noticed(
-    opened: Open, reference: Path, wrong: Callable[[np.ndarray], np.ndarray], missed: set[str]
+    opened: Open, wanted: Reference, wrong: Callable[[np.ndarray], np.ndarray], missed: set[str]
 ) -> None:
-    found = judge(opened(wrong=wrong), reference, GATE)
+    found = judge(opened(wrong=wrong), wanted, GATE)
     failed = {check.name for check in found.checks if not check.passed}
     assert failed >= missed
 
@@ -141,42 +151,41 @@ def test_a_reference_of_something_else_is_refused(
     lock: CheckpointLock, reference: Path, opened: Open, tmp_path: Path
 ) -> None:
     config = config_of(lock)
-    check_reference(reference, config)
-    for other in ({"checkpoint_digest": "0" * 64}, {"resolution": 128}):
+    read = read_reference(reference, config)
+    for other in ({"checkpoint_digest": "0" * 64}, {"axes": {**config.axes, "resolution": 128}}):
         with pytest.raises(RecordError, match="of another checkpoint or resolution"):
-            check_reference(reference, config.model_copy(update=other))
-    read = read_reference(reference)
+            read_reference(reference, config.model_copy(update=other))
     write_reference(tmp_path / "r", replace(read, pictures={}, logits=read.logits[:0]))
     with pytest.raises(RecordError, match="holds no picture"):
-        check_reference(tmp_path / "r", config)
+        read_reference(tmp_path / "r", config)
     write_reference(tmp_path / "r", replace(read, logits=read.logits[:, :4]))
     with pytest.raises(RecordError, match="has 4 classes, the engine 5"):
-        judge(opened(), tmp_path / "r", GATE)
+        judge(opened(), read_reference(tmp_path / "r", config), GATE)
 
 
 def test_a_reference_is_read_as_written(reference: Path, photos: Photos, tmp_path: Path) -> None:
-    found = read_reference(reference)
+    found = read_file(reference)
     assert list(found.pictures) == list(photos)
     assert all(np.array_equal(found.pictures[name], photos[name]) for name in photos)
     assert (found.resolution, found.logits.dtype, set(found.versions)) == (RESOLUTION, np.float32, {"torch", "timm"})
     with pytest.raises(RecordError, match="is missing"):
-        read_reference(tmp_path / "none")
+        read_file(tmp_path / "none")
     (tmp_path / "half").write_bytes(reference.read_bytes()[:-100])
     with pytest.raises(RecordError, match="is damaged"):
-        read_reference(tmp_path / "half")
+        read_file(tmp_path / "half")
     write_reference(tmp_path / "short", replace(found, logits=found.logits[:2]))
     with pytest.raises(RecordError, match="as many logits as pictures"):
-        read_reference(tmp_path / "short")
+        read_file(tmp_path / "short")
 
 
 def test_a_reference_has_pictures_and_an_end(
     lock: CheckpointLock, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ExportError, match="needs pictures"):
-        compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images={}, settings={})
+        compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images={})
     monkeypatch.setattr(records, "LARGEST_FILE", 2_000_000)
     with pytest.raises(ExportError, match=r"4 pictures: 3 MB, more than 2"):
-        compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images=photos, settings={})
+        compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images=photos)
 
 
 # --- labelled pictures ------------------------------------------------------------------------------------------------
@@ -203,19 +212,21 @@ def reached(lock: CheckpointLock, labelled: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_accuracy_is_counted_and_held_against_the_references(opened: Open, reached: Path, reference: Path) -> None:
-    stored = read_reference(reached)
+def test_accuracy_is_counted_and_held_against_the_references(
+    opened: Open, lock: CheckpointLock, reached: Path, reference: Path
+) -> None:
+    stored = read_accuracy(reached, config_of(lock))
     assert stored.truth is not None
     assert accuracy_of(stored.logits, stored.truth) == {"top1": 0.75, "top5": 1.0}
-    measured, checks = judge_accuracy(opened(), reached, GATE)
+    measured, checks = judge_accuracy(opened(), stored, GATE)
     assert measured == {"top1": 0.75, "top5": 1.0, "images": 4}
     assert [(check.name, check.value, check.passed) for check in checks] == [
         ("top-1 loss", 0.0, True), ("top-5 loss", 0.0, True),
     ]  # fmt: skip
-    _, checks = judge_accuracy(opened(wrong=lambda logits: -logits), reached, GATE)
+    _, checks = judge_accuracy(opened(wrong=lambda logits: -logits), stored, GATE)
     assert (checks[0].value, checks[0].passed) == (0.5, False)
     with pytest.raises(RecordError, match="does not say what its pictures show"):
-        judge_accuracy(opened(), reference, GATE)
+        read_accuracy(reference, config_of(lock))
 
 
 def test_a_reference_that_recognises_nothing_means_nothing(
@@ -240,7 +251,7 @@ def loads(opened: Open, monkeypatch: pytest.MonkeyPatch) -> Classifier:
 
 @pytest.mark.usefixtures("loads")
 def test_a_whole_folder_is_evaluated(labelled: Path, tmp_path: Path) -> None:
-    lines = list(evaluate(tmp_path, {"folder": str(labelled)}, tmp_path / "out/accuracy.json"))
+    lines = list(evaluate_data_set(tmp_path, {"folder": str(labelled)}, tmp_path / "out/accuracy.json"))
     assert "left out: " in lines[0]
     assert "broken.png" in lines[0]
     assert lines[1] == "4 pictures: top-1 75.00%, top-5 100.00%"
@@ -253,7 +264,7 @@ def test_a_whole_folder_is_evaluated(labelled: Path, tmp_path: Path) -> None:
 def test_infer_prints_and_writes_the_best_classes(labelled: Path, tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, soft_wrap=True)
-    summary = infer(tmp_path, [f"{labelled}/*/*.png"], tmp_path / "out", None, console, top=2)
+    summary = infer(tmp_path, images=[f"{labelled}/*/*.png"], output=tmp_path / "out", console=console, top=2)
     assert (summary.images, summary.unread, summary.exit_code) == (4, 1, 1)
     assert "broken.png is no picture that can be read" in shown.getvalue()
     lines = [json.loads(line) for line in (tmp_path / "out/images.jsonl").read_text().splitlines()]
@@ -263,7 +274,7 @@ def test_infer_prints_and_writes_the_best_classes(labelled: Path, tmp_path: Path
         assert f"{line['image']}: {line['classes'][0]['name']} {line['classes'][0]['score']:.1%}" in shown.getvalue()
     assert sum(summary.found.values()) == 4
     with pytest.raises(SourceError, match="nothing to look at"):
-        infer(tmp_path, [], tmp_path / "out")
+        infer(tmp_path, images=[], output=tmp_path / "out")
 
 
 def test_sections_have_their_defaults() -> None:

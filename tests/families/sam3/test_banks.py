@@ -353,7 +353,7 @@ def test_boxes_hold_for_one_resolution_and_words_for_all(
 
 def test_another_tokenizer_is_refused(shop_bank: Bank, fake_pipeline: Pipeline) -> None:
     with pytest.raises(RecordError, match="read with another tokenizer"):
-        shop_bank.check(fake_pipeline.config.model_copy(update={"tokenizer_sha256": "1" * 64}))
+        shop_bank.check(fake_pipeline.config.model_copy(update={"assets": {"tokenizer.json": "1" * 64}}))
 
 
 def test_the_archive_is_one_that_numpy_reads(shop_bank: Bank, tmp_path: Path) -> None:

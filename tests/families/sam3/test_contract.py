@@ -30,7 +30,7 @@ def test_a_prompt_holds_at_most_sixty_tokens() -> None:
 def test_a_profile_covers_every_dynamic_dimension(part: str) -> None:
     spec = PARTS[part]  # type: ignore[index]
     ranges = SAM3.profile(spec, ModelDims(), batch=4, optimal={"P": 99, "B": 2})
-    assert set(ranges) == set(spec.dynamic_dims)
+    assert set(ranges) == set(spec.dynamic)
     for symbol, found in ranges.items():
         assert found.min <= found.opt <= found.max, symbol
     symbols = {dim for tensor in spec.outputs for dim in tensor.shape if isinstance(dim, str)}

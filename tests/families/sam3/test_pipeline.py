@@ -29,6 +29,7 @@ from sam3_runtime.families.sam3.prompts import Prompt, PromptError
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
+from tests.engine_records import changed
 from tests.streaming import within
 
 BOXES = Prompt("cup", ((5, 5, 20, 25), (1, 2, 9, 9)), (1, 0))
@@ -197,7 +198,7 @@ def test_engines_that_do_not_belong_together_are_refused(
     directory: Path, change: dict[str, object], message: str
 ) -> None:
     path = directory / "decoder.engine.json"
-    EngineRecord.read(path).model_copy(update=change).write(path)
+    changed(EngineRecord.read(path), **change).write(path)
     with pytest.raises(RecordError, match=message):
         load(directory)
 

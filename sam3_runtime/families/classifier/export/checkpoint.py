@@ -60,6 +60,7 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
         dims=dims.to_dict(),
         family=CLASSIFIER.name,
         preprocessing=preprocessing_of(config),
+        random=name is not None,
     )
 
 

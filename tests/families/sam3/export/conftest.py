@@ -50,7 +50,8 @@ from sam3_runtime.families.sam3.export import checkpoint
 from sam3_runtime.families.sam3.export.graph import export_part
 lock, folder, size, precision = checkpoint.lock(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 for part in sys.argv[5:]:
-    export_part(part, lock, folder / f"{part}.onnx", precision=precision, **PARTS[part].graph_axes(size, 50))
+    axes = PARTS[part].graph_axes({"resolution": size, "queries": 50})
+    export_part(part, lock, folder / f"{part}.onnx", precision=precision, **axes)
 """
 
 

@@ -59,9 +59,8 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_reference(
     monkeypatch.setattr(accuracy, "_readable", remember)
     monkeypatch.setattr(accuracy, "TorchDetector", Knowing)
     lock: Any = SimpleNamespace(digest="d", checkpoint="demo")
-    accuracy.compute_accuracy(
-        lock, tmp_path / "reached.safetensors", resolution=224, annotations=path, images=None, limit=6
-    )
+    data = {"annotations": str(path)}
+    accuracy.compute_accuracy(lock, tmp_path / "reached.safetensors", resolution=224, data=data, limit=6)
     said = capsys.readouterr().out
     assert said.count("left out: ") == 2
     assert "left out, see above: 2 of the 6 pictures of annotations.json" in said
