@@ -1,8 +1,11 @@
 # make demo | accuracy | test | lint | parity | rtx-table | kernels | schema; each sets up .venv first, if it is not there.
 PYTHON ?= python3
 BACKEND ?= onnxruntime
+FAMILY ?= sam3
 BIN := .venv/bin
-DEMO := demo/work/$(BACKEND)
+DEMO := demo/work/$(if $(filter sam3,$(FAMILY)),,$(FAMILY)-)$(BACKEND)
+DEMO_OF_sam3 := demo/run.py
+DEMO_OF_classifier := -m demo.classifier
 SNAKEMAKE := $(BIN)/python -m snakemake
 INSTALLED := .venv/.installed
 SHELL := bash
@@ -30,8 +33,10 @@ $(INSTALLED): pyproject.toml
 	  $(BIN)/pip install --quiet --no-deps 'trackeval==1.3.0'
 	@touch $@
 
+# Of a family: make demo FAMILY=classifier.
 demo: $(INSTALLED)
-	@$(BIN)/python demo/run.py --backend $(BACKEND) --folder $(DEMO)
+	@test -n "$(DEMO_OF_$(FAMILY))" || { echo "Error: there is no demo of FAMILY=$(FAMILY). Hint: sam3 or classifier"; exit 1; }
+	@$(BIN)/python $(DEMO_OF_$(FAMILY)) --backend $(BACKEND) --folder $(DEMO)
 
 # docs/accuracy.md: the demo's checkpoint on 500 scenes, every resolution, number of queries and precision.
 accuracy: $(INSTALLED)

@@ -7,6 +7,6 @@ from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 
 with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
-    evaluate = runtime(snakemake.config["family"]).evaluate
+    evaluate = runtime(snakemake.config["family"]).evaluate_data_set
     lines = evaluate(Path(snakemake.input.config).parent, snakemake.config["data_set"], Path(snakemake.output.result))
     print("\n".join(lines))

@@ -48,6 +48,7 @@ def tidy(model: ir.Model, name: str) -> None:
     _store_transposed_weights(model.graph)
     optimizer.fold_constants(model, input_size_limit=FOLDED_ELEMENTS, output_size_limit=FOLDED_ELEMENTS)
     _drop_whole_slices(model.graph)
+    _fix_reshapes(model.graph)
     for clean in (
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),
@@ -139,6 +140,25 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
         if (start, end, step) == (0, np.iinfo(np.int64).max, 1) and not node.outputs[0].is_graph_output():
             node.outputs[0].replace_all_uses_with(source)
             graph.remove(node, safe=True)
+
+
+def _fix_reshapes(graph: ir.Graph) -> None:
+    """Write down a shape that is computed only to keep the first dimension, as flattening does: 0 takes it over.
+    TensorRT 8.6 does not know the rank of what the computed one gives."""
+    for node in graph:
+        source, computed = (*node.inputs, None, None)[:2]
+        if node.op_type != "Reshape" or source is None or computed is None:
+            continue
+        before, after = source.shape, node.outputs[0].shape
+        if ir.convenience.get_const_tensor(computed) is not None:
+            continue
+        if before is None or after is None or before[0] != after[0] or not all(isinstance(d, int) for d in after[1:]):
+            continue
+        kept = ir.tensor(np.array([0, *after[1:]], np.int64), name=f"{node.outputs[0].name}/shape")
+        shape = ir.node("Constant", [], attributes={"value": kept})
+        graph.insert_before(node, shape)
+        node.replace_input_with(1, shape.outputs[0])
+        node.attributes.pop("allowzero", None)
 
 
 def _scope(node: ir.Node) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.families import FAMILIES
-from sam3_runtime.families.base import BATCH, Axis, FamilySpec
+from sam3_runtime.families.base import BATCH, Axis
+from sam3_runtime.families.classifier.spec import CLASSIFIER
 from sam3_runtime.plan.settings import variants_file
 from sam3_runtime.plan.variants import Variant
 
-CLASSES = FamilySpec(
-    name="classes",
+CLASSES = replace(
+    CLASSIFIER,
     axes=(Axis(BATCH, "b", 16), Axis("resolution", "r")),
-    own_values=lambda dims: {"resolution": dims},
-    refuse=lambda _dims, values: ("too small", "use 32") if values["resolution"] < 32 else None,
+    own_values=lambda dims: {"resolution": dims.image_size},
 )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.engines.registry import BACKENDS
+from sam3_runtime.families import FAMILIES
+from sam3_runtime.families.base import FamilySpec
 from sam3_runtime.plan import code_digest as module
 from sam3_runtime.plan.code_digest import ALTERNATIVES, PACKAGE, PLUMBING, code_digest, code_of
 
@@ -31,6 +33,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     copy = tmp_path / "sam3_runtime"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(module, "PACKAGE", copy)
+    forget()
     yield copy
     forget()
 
@@ -99,9 +102,11 @@ def test_one_part_is_exported_without_the_others_code(package: Path) -> None:
     )  # whose layers those of the geometry encoder are
 
 
-def test_everything_that_runs_on_a_gpu_counts() -> None:
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_everything_that_runs_on_a_gpu_counts(family: FamilySpec) -> None:
+    """Of what the rules name: see :meth:`Plan.running_modules`."""
     for script in ("verify_variant", "bench_variant", "evaluate_variant"):
-        found = code_of(SCRIPTS / f"{script}.py", *BACKENDS["tensorrt-rtx"].run_code)
+        found = code_of(SCRIPTS / f"{script}.py", *BACKENDS["tensorrt-rtx"].run_code, f"{family.code}/runtime")
         assert found >= {
             "engines/running/__init__",
             "engines/running/base",
@@ -144,7 +149,41 @@ def test_only_choosers_import_by_a_computed_name() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 computed.add(path.relative_to(PACKAGE).as_posix())
     nvidias_library = {"engines/running/tensorrt.py", "engines/building/tensorrt.py"}
-    assert computed == {"__init__.py", "engines/running/__init__.py", "engines/building/__init__.py"} | nvidias_library
+    choosers = {"__init__.py", "families/__init__.py", "engines/running/__init__.py", "engines/building/__init__.py"}
+    assert computed == choosers | nvidias_library
+
+
+CHOSEN = {
+    "exporter": ("PLAN.exporting_module(", "eight_bit_part.code", "export_code"),
+    "runtime": ("running_modules()",),
+}
+"""What gives a family's modules, and what the code of a rule has then."""
+
+
+def test_rules_name_what_their_scripts_have_a_family_choose() -> None:
+    """:func:`exporter` and :func:`runtime` import by a computed name: the rules say which module it is."""
+    rules = "\n".join(path.read_text() for path in sorted((PROJECT / "rules").glob("*.smk")))
+    asked = {}
+    for rule in re.split(r"\n(?:use )?rule ", rules)[1:]:
+        script, said = re.search(r"workflow_scripts/(\w+)\.py", rule), re.search(r" code=(.+),\n", rule)
+        if script and said:
+            path = SCRIPTS / f"{script[1]}.py"
+            files = [path, *(PACKAGE / f"{name}.py" for name in code_of(path))]
+            asked[script[1]] = {name for file in files for name in taken_of_families(file) & CHOSEN.keys()}
+            for name in asked[script[1]]:
+                assert any(module in said[1] for module in CHOSEN[name]), (script[1], name, said[1])
+    assert {script for script, names in asked.items() if "runtime" in names} == {
+        "verify_variant", "bench_variant", "evaluate_variant",
+    }  # fmt: skip
+    assert {script for script, names in asked.items() if "exporter" in names} == {
+        "copy_asset", "export_graph", "compute_reference", "compute_accuracy", "measure_scales", "measure_baseline",
+    }  # fmt: skip
+
+
+def taken_of_families(path: Path) -> set[str]:
+    """What a file imports of the package of families itself."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in nodes if node.module == "sam3_runtime.families" for alias in node.names}
 
 
 def test_what_was_found_is_remembered_and_an_edit_is_seen(

@@ -64,7 +64,7 @@ def test_runs_and_baselines_in_one_table(tmp_path: Path) -> None:
     assert small["memory"] == [{"loaded": 2400.0, "ready": 1900.0, "peak": 2000.0, "measured as": "process"}]
     for part in ("GPU: NVIDIA H200", "driver: 580.1", "tensorrt 8.6.1", "SM 1980 MHz", "random (222222222222)"):
         assert part in text
-    assert "detections are not" in text
+    assert "answers are not" in text
 
 
 def test_a_joined_table_can_be_joined_again(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.workflow.conftest import PROJECT, WorkFolder
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
 LOOK = """
 import importlib.util, json, pathlib, sam3_runtime
-absent = ("torch", "transformers", "snakemake", "onnx", "onnxscript", "matplotlib", "skimage")
+absent = ("torch", "transformers", "timm", "snakemake", "onnx", "onnxscript", "matplotlib", "skimage")
 there = [name for name in absent if importlib.util.find_spec(name)]
 print(json.dumps([there, str(pathlib.Path(sam3_runtime.__file__).parent)]))
 """

@@ -25,7 +25,6 @@ from sam3_runtime.families.classifier.reference import read_reference as read_fi
 from sam3_runtime.families.classifier.runtime import (
     Classifier,
     _agreement,
-    evaluate,
     evaluate_data_set,
     infer,
     judge,
@@ -279,7 +278,7 @@ def test_infer_prints_and_writes_the_best_classes(labelled: Path, tmp_path: Path
 
 def test_sections_have_their_defaults() -> None:
     assert {name for name, section in SECTIONS.items() if name != "accuracy" and section() is not None} == {
-        "export", "reference", "bench", "gate",
+        "export", "optimal", "reference", "bench", "gate",
     }  # fmt: skip
     gate = GateSection()
     assert (gate.float.top1, gate.int8.top1, gate.fp8.logit_cosine) == (0.95, 0.75, 0.98)
