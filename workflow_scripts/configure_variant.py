@@ -1,4 +1,4 @@
-"""Write what a variant is, once its four engines agree about it."""
+"""Write what a variant is, once its engines agree about it."""
 
 from pathlib import Path
 

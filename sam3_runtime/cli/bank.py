@@ -14,7 +14,7 @@ from rich.table import Table
 from sam3_runtime.core.wording import counted
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, ClassRecord, extract, parts_for, read_references
-from sam3_runtime.families.sam3.detector import saving
+from sam3_runtime.families.sam3.detector import detecting_config, saving
 from sam3_runtime.families.sam3.projects import read_project
 
 
@@ -26,6 +26,7 @@ def extract_bank(project_file: Path, engines: Path, output: Path, threads: int |
     """
     project = read_project(project_file)
     references = read_references(project)
+    detecting_config(engines)
     with load(engines, parts=parts_for(project), threads=threads) as pipeline:
         bank = extract(pipeline, project, references)
     bank.save(output)

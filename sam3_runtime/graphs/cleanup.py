@@ -19,6 +19,7 @@ from onnxscript import optimizer
 
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.families.base import Part, resolve
+from sam3_runtime.graphs.read import AXES_WERE_AN_ATTRIBUTE
 
 OPSET = 17
 TRACED_OPSET = 18
@@ -38,8 +39,6 @@ FORBIDDEN = frozenset(_FORBIDDEN.split())
 # Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
 _SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
 _NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split": ("num_outputs",)}
-_AXES_WERE_AN_ATTRIBUTE = frozenset(["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"])
-"""Reductions of opset 17 have their axes as an attribute, those of 18 as an input."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -207,7 +206,7 @@ def _forget_origin(model: ir.Model, name: str) -> None:
 def _relabel(model: ir.Model) -> None:
     """Call the graph opset 17, having made sure that none of its operators means anything else there."""
     for node in model.graph:
-        if node.op_type in _AXES_WERE_AN_ATTRIBUTE:
+        if node.op_type in AXES_WERE_AN_ATTRIBUTE:
             _axes_as_attribute(node)
             continue
         new = onnx.defs.get_schema(node.op_type, TRACED_OPSET, node.domain).since_version

@@ -20,6 +20,8 @@ from sam3_runtime.records.records import Preprocessing
 
 QuantizeName = Literal["int8", "fp8"]
 PrecisionName = Literal["fp32", "fp16"]
+AXES_WERE_AN_ATTRIBUTE = frozenset(["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"])
+"""Reductions that have their axes as an attribute in opset 17, and as an input from 18 on."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from sam3_runtime.core.errors import CalibrationError
 from sam3_runtime.core.files import written_whole
-from sam3_runtime.graphs.read import QuantizeName, read_graph
+from sam3_runtime.graphs.read import AXES_WERE_AN_ATTRIBUTE, QuantizeName, read_graph
 from sam3_runtime.quantize.record import Calibration, match_modules
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -101,6 +101,9 @@ def _refuse_foreign(calibration: Calibration, scales: Path, graph: Path) -> None
 def _raise_opset(model: Any) -> None:
     """Call the graph opset 19, having made sure that all of its operators mean there what they mean in 17."""
     for node in model.graph.node:
+        if node.op_type in AXES_WERE_AN_ATTRIBUTE:
+            _axes_as_input(node, model.graph)
+            continue
         since = onnx.defs.get_schema(node.op_type, _OPSET, node.domain).since_version
         if since > model.opset_import[0].version and node.op_type not in _SAME_SINCE_17:
             raise CalibrationError(
@@ -108,6 +111,15 @@ def _raise_opset(model: Any) -> None:
             )
     model.opset_import[0].version = _OPSET
     model.ir_version = _IR_VERSION
+
+
+def _axes_as_input(node: Any, graph: Any) -> None:
+    axes = next((attribute for attribute in node.attribute if attribute.name == "axes"), None)
+    if axes is not None:
+        name = f"{node.name}/axes"
+        graph.initializer.append(numpy_helper.from_array(np.array(axes.ints, np.int64), name))
+        node.input.append(name)
+        node.attribute.remove(axes)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from sam3_runtime.core.errors import CalibrationError, RecordError
 from sam3_runtime.graphs.read import read_graph
-from sam3_runtime.quantize.insert import quantize_graph
+from sam3_runtime.quantize.insert import _raise_opset, quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from tests.quantize.conftest import Calibrate
 
@@ -198,3 +198,22 @@ def test_nothing_half_written_stays_behind(small_graph: Path, calibrate: Calibra
     with pytest.raises(onnx.checker.ValidationError):
         quantize(small_graph, scales)
     assert set(small_graph.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("axes", [[-1, -2], None])
+def test_a_reduction_keeps_its_axes_when_the_opset_is_raised(axes: list[int] | None) -> None:
+    """They are an attribute in 17 and an input in 19."""
+    given = {} if axes is None else {"axes": axes}
+    node = helper.make_node("ReduceMean", ["x"], ["y"], name="pool", keepdims=0, **given)
+    pixels_in = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4, 5])
+    graph = helper.make_graph(
+        [node], "reduces", [pixels_in], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    pixels = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    before = ort.InferenceSession(model.SerializeToString()).run(None, {"x": pixels})[0]
+    _raise_opset(model)
+    assert model.opset_import[0].version == 19
+    after = ort.InferenceSession(model.SerializeToString()).run(None, {"x": pixels})[0]
+    assert np.array_equal(before, after)
+    assert before.shape == ((2, 3) if axes else ())

@@ -327,7 +327,11 @@ def _refuse_options(given: Mapping[str, Any], **defaults: Any) -> None:
     """:class:`OptionError` for what a command was told that means nothing here."""
     for name, value in given.items():
         if value and value != defaults.get(name):
-            raise OptionError(f"a classifier takes no --{name.replace('_', '-')}", "leave it out")
+            raise OptionError(f"a classifier takes no --{_SPOKEN.get(name, name.replace('_', '-'))}", "leave it out")
+
+
+_SPOKEN = {"prompts": "prompt", "boxes": "box"}
+"""Options of which there may be several, as the command line has them."""
 
 
 def _read(labelled: Sequence[Labelled]) -> tuple[list[Image], list[int], list[SourceError]]:

@@ -28,6 +28,7 @@ from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure import memory
+from sam3_runtime.records.records import VariantConfig
 from sam3_runtime.streams.images import TakeFromSources, images_of
 
 DETECTING: tuple[PartName, ...] = ("vision-encoder", "decoder")
@@ -114,9 +115,7 @@ def open_detector(directory: str | Path, classes: str | Path, *, top: int | None
     opened; :class:`ProjectError`; and what :func:`sam3_runtime.load` raises.
     """
     directory, classes = Path(directory), Path(classes)
-    config = read_config(directory)
-    if config.spec is not SAM3:
-        raise RecordError(f"{directory} is a {config.spec.title}, which detects nothing", "use sam3-runtime infer")
+    config = detecting_config(directory)
     if classes.suffix.lower() in _PROJECT_SUFFIXES:
         project = read_project(classes)
         references = read_references(project)
@@ -132,6 +131,14 @@ def open_detector(directory: str | Path, classes: str | Path, *, top: int | None
     if detector.saved is not None:
         log.info("%s: %s", directory, detector.saved)
     return detector
+
+
+def detecting_config(directory: Path) -> VariantConfig:
+    """What the variant in ``directory`` is; :class:`RecordError` where it is of a family that detects nothing."""
+    config = read_config(directory)
+    if config.spec is not SAM3:
+        raise RecordError(f"{directory} is a {config.spec.title}, which detects nothing", "use sam3-runtime infer")
+    return config
 
 
 def saving(directory: Path) -> str | None:
