@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam3_runtime.core.errors import VariantsError
+from sam3_runtime.core.errors import VariantsError, WorkFolderError
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
 from sam3_runtime.families.base import FamilySpec
 from sam3_runtime.media.source_files import PACKAGE
@@ -279,6 +279,11 @@ def make_plan(file: Path, folder: Path) -> Plan:
     checked = parse(text, shown, base=base)
     location = checkpoint_location(checked.settings.model.checkpoint, base)
     lock = locked_checkpoint(checked.settings, folder, location)
+    if lock and lock.spec is not checked.family:
+        raise WorkFolderError(
+            f"this work folder was built for a {lock.spec.title}, and {shown} is of a {checked.family.title}",
+            "one folder holds one model: build the other with snakemake --directory FOLDER",
+        )
     if lock and lock.model_dims != checked.dims:
         checked = parse(text, shown, dims=lock.model_dims)
     plan = Plan(checked, resolve(checked.settings, folder), base, lock.checkpoint if lock else None)

@@ -82,6 +82,18 @@ def eight_bit_share(found: Measured) -> float | None:
     return Layers.model_validate(layers).eight_bit_share if layers else None
 
 
+def _in_float(found: Measured) -> str | None:
+    """Says so where a backend computes in float what has scales of 8 bits, as ONNX Runtime does with convolutions."""
+    engine = main_engine(found)
+    products = engine.get("precision_got") or {}
+    if not engine.get("quantize") or engine.get("layers") or not products or engine["quantize"] in products:
+        return None
+    return (
+        f"{name_of(found)} rounds to {engine['quantize']} and **computes in float**: {engine['backend']} runs none of "
+        "its products in 8 bits, so that it says what 8 bits cost in accuracy, and nothing about their speed"
+    )
+
+
 def _spoken(found: Measured) -> str:
     """The part that may be in 8 bits, in words."""
     part = main_part(found.engines)
@@ -100,6 +112,7 @@ def notes_of(found: Sequence[Measured]) -> dict[int, str]:
 def warnings_of(found: Sequence[Measured]) -> list[str]:
     """Lines below the table."""
     lines = [line for one in found if (line := slower_than_sibling(one, found))]
+    lines += [line for one in found if (line := _in_float(one))]
     for one in found:
         share = eight_bit_share(one)
         if share is not None and share < _HALF:
