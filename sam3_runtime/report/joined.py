@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.families import FAMILIES, main_part
+from sam3_runtime.families.base import RESOLUTION
 from sam3_runtime.measure.memory import MIB
-from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.measurements import Baseline, BenchResult, Measured, Rounds
 from sam3_runtime.report.comparisons import (
     eight_bit_share,
@@ -174,7 +174,7 @@ def _row(found: Measured, baselines: Sequence[Baseline]) -> dict[str, Any]:
     if found.bench is None:
         return row
     row |= {"speed": _speed(found.bench), "parts": [_parts(found.bench)], "graphs": [_gain(found.bench)]}
-    resolution = Variant.from_name(found.variant)["resolution"]
+    resolution = _resolution_of(found.variant)
     beside = [line for one in baselines if one.resolution == resolution for line in _beside(found.bench, one)]
     return row | {"beside": beside}
 
@@ -203,6 +203,12 @@ def _memory(found: Measured) -> Row:
         columns |= {"loaded": measured.loaded_mib, "ready": measured.ready_mib, "peak": measured.peak_mib}
         columns["measured as"] = measured.method
     return columns
+
+
+def _resolution_of(variant: str) -> int | None:
+    """As its name has it; None for what is no variant's name."""
+    matches = (spec.name_pattern.fullmatch(variant) for spec in FAMILIES.values())
+    return next((int(match[RESOLUTION]) for match in matches if match), None)
 
 
 def _mark(stable: bool) -> str:

@@ -157,7 +157,13 @@ def test_a_timm_model_that_there_is_not_names_its_neighbours(tmp_path: Path) -> 
 
 
 def test_a_folder_holds_one_family(folder: WorkFolder) -> None:
-    folder.write(model={"family": "sam3", "checkpoint": "test_resnet"}, gate={}, defaults={}, bench={}, reference={})
+    folder.write(
+        model={"family": "sam3", "checkpoint": "test_resnet"},
+        variants=[{"resolution": 224}],
+        gate={},
+        bench={},
+        reference={},
+    )
     run = folder.snakemake("--dry-run")
     folder.write()
     assert "this work folder was built for a classifier, and variants.yaml is of a SAM3" in run.stdout
