@@ -59,7 +59,7 @@ parity: $(INSTALLED)
 # docs/results/rtx.md: full-size exports and TensorRT-RTX builds, one after the other; an hour on two cores, no GPU.
 RTX_FOLDER ?= demo/work/rtx-table
 rtx-table: $(INSTALLED)
-	$(BIN)/python -m sam3_runtime.engines.building.measure --folder $(RTX_FOLDER)
+	$(BIN)/python -m sam3_runtime.families.sam3.export.builds --folder $(RTX_FOLDER)
 
 # The GPU kernels that travel as PTX. Its version is that of the first driver that knows Turing, so that all take it.
 KERNELS := sam3_runtime/engines/running/kernels/steps

@@ -20,9 +20,9 @@ from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.evaluation.data_set import ConceptImage, DataSetError, read_concepts
-from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import THRESHOLD, Accuracy, Answer, Areas, AveragePrecision, measure
 from sam3_runtime.evaluation.questions import FLOOR, PromptKind, answer_all, as_coco_results, questions_of
+from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import OfVariant, of_variant
 from sam3_runtime.report.text import grid

@@ -14,9 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
-from sam3_runtime.evaluation.gate import losses
 from sam3_runtime.evaluation.metrics import Answer, measure
 from sam3_runtime.evaluation.questions import as_coco_results
+from sam3_runtime.families.sam3.accuracy import losses
 from sam3_runtime.imaging.postprocess import mask_to_rle
 from tests.concepts import coco_file, ellipse, nearly_right_answers, right_answers, write
 

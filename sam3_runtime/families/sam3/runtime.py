@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam3_runtime.engines.running.base import Device, Engine
-from sam3_runtime.evaluation.gate import losses, measure_pipeline
 from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_reference
 from sam3_runtime.families.sam3 import gate
+from sam3_runtime.families.sam3.accuracy import losses, measure_pipeline
 from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.prompts import Tokenizer

@@ -1,4 +1,4 @@
-"""The table of what building costs, from the JSON of :mod:`sam3_runtime.engines.building.measure` and nothing else.
+"""The table of what building costs, from the JSON of :mod:`sam3_runtime.families.sam3.export.builds` and nothing else.
 
 Beside it stand the figures of the system that this project succeeds, and what this project expects of itself.
 """

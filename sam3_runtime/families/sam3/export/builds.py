@@ -1,6 +1,6 @@
 """Measures what building costs: each export and each build alone, through the workflow itself, into one JSON.
 
-    python -m sam3_runtime.engines.building.measure --variants docs/results/rtx.variants.yaml --folder FOLDER
+    python -m sam3_runtime.families.sam3.export.builds --variants docs/results/rtx.variants.yaml --folder FOLDER
 
 `make rtx-table` runs it. Every step is one `snakemake FILE`, one after the other, so that its seconds and its peak
 memory are its own; what an earlier run has measured and Snakemake finds up to date is not done again. Writes the JSON
@@ -25,7 +25,7 @@ from typing import Any
 from sam3_runtime.core.errors import BuildError, Sam3Error
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.deploy.configure import read_records
-from sam3_runtime.engines.building.measure_table import markdown
+from sam3_runtime.families.sam3.export.builds_page import markdown
 from sam3_runtime.measure.memory import predict
 from sam3_runtime.plan.paths import chain
 from sam3_runtime.plan.planning import Plan, make_plan
@@ -33,7 +33,7 @@ from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
 
-PROJECT = Path(__file__).resolve().parents[3]
+PROJECT = Path(__file__).resolve().parents[4]
 _LIBRARIES = ("torch", "transformers", "onnx", "snakemake")
 Steps = dict[str, dict[str, float]]
 

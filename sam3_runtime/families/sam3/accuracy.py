@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.evaluation.engines import finder_of
 from sam3_runtime.evaluation.metrics import Accuracy, measure
 from sam3_runtime.evaluation.questions import answer_all, questions_of
 from sam3_runtime.evaluation.reference import AccuracyReference
+from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.records.records import Check

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("onnx.checker")
 pytest.importorskip("filelock")
 
-from sam3_runtime.engines.building.measure import steps_of
-from sam3_runtime.engines.building.measure_table import expectations, markdown
+from sam3_runtime.families.sam3.export.builds import steps_of
+from sam3_runtime.families.sam3.export.builds_page import expectations, markdown
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.plan.variants import Variant
