@@ -16,6 +16,8 @@ from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.engines.building import CalibrationCache, build_engine, tensorrt
 from sam3_runtime.engines.building.tensorrt_calibrators import cached_calibrator, make_calibrator
 from sam3_runtime.engines.running import cuda
+from sam3_runtime.families import exporter
+from sam3_runtime.graphs.export import export_graph
 from sam3_runtime.plan.toolchain import release_of
 from sam3_runtime.quantize.calibrate import calibrate
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, open_cache
@@ -145,3 +147,22 @@ def test_a_calibration_and_the_build_from_it(
     corrected.write_bytes(scales.path.read_bytes().replace(b": 3c", b": 3d"))
     assert corrected.read_bytes() != scales.path.read_bytes()
     assert build_with(replace(scales, path=corrected)).cache_key != record.cache_key
+
+
+@pytest.mark.parametrize("release", WITH_CALIBRATORS)
+def test_a_classifier_is_calibrated_alike(
+    classifier_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    """Another family, whose pictures are cropped: the graph says how."""
+    test_a_calibration_and_the_build_from_it(classifier_graph, tmp_path, monkeypatch, release, "entropy")
+    found = CalibratorRecord.read(tmp_path / "r112.json")
+    assert (found.preprocessing.fit, found.preprocessing.crop) == ("crop", 0.95)
+
+
+@pytest.fixture(scope="module")
+def classifier_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """timm's smallest ResNet at 112, in float32."""
+    path = tmp_path_factory.mktemp("classifier") / "model_fp32.onnx"
+    locked = exporter("classifier", "checkpoint").lock("test_resnet")
+    export_graph("model", locked, path, axes={"resolution": 112})
+    return path
