@@ -26,9 +26,11 @@ def family_of(name: str | None) -> FamilySpec:
     return FAMILIES[name or DEFAULT]
 
 
-def claimed_by(config: Mapping[str, Any]) -> FamilySpec | None:
-    """The family that a checkpoint with this ``config.json`` is of; None where none claims it."""
-    return next((spec for spec in FAMILIES.values() if spec.claims(config)), None)
+def claimed_by(checkpoint: str, config: Mapping[str, Any]) -> FamilySpec | None:
+    """The family that a checkpoint of that name, with this ``config.json`` where it is here, is of; None where none
+    claims it."""
+    owner = checkpoint.partition("/")[0] if "/" in checkpoint and not config else None
+    return next((spec for spec in FAMILIES.values() if spec.claims(config) or (owner and spec.hub == owner)), None)
 
 
 def main_part(names: Iterable[str]) -> Part | None:

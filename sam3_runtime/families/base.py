@@ -113,11 +113,12 @@ class FamilySpec:
     """A family. ``axes`` are in the order in which a variant's name has them.
 
     ``dims_of`` reads a checkpoint's dimensions from its ``config.json``; ``dims`` makes them again from a record.
-    ``claims`` says whether such a configuration is of this family. ``own_values`` gives a checkpoint's own value of the
-    axes without a default; ``refuse`` says why a model of those dimensions cannot have such values, and nothing where
-    it can. ``fixed`` gives the symbols that a graph fixes, from the dimensions and the axes that are given; ``ranges``
-    those that differ from call to call, from the dimensions and the batch; ``sizes`` says what is wrong with values of
-    the latter for a part. ``batched`` are the symbols whose limit is the batch.
+    ``claims`` says whether such a configuration is of this family; ``hub`` is who on the hub has models of it
+    alone. ``own_values`` gives a checkpoint's own value of the axes without a default; ``refuse`` says why a model
+    of those dimensions cannot have such values, and nothing where it can. ``fixed`` gives the symbols that a graph
+    fixes, from the dimensions and the axes that are given; ``ranges`` those that differ from call to call, from the
+    dimensions and the batch; ``sizes`` says what is wrong with values of the latter for a part. ``batched`` are the
+    symbols whose limit is the batch.
 
     ``columns`` are the table's for checks of the gate, by the check's name; ``accuracy`` its columns for what was
     measured on a data set, each with its place there; ``legend`` says, by the first column that it is about, what they
@@ -133,6 +134,7 @@ class FamilySpec:
     dims: Callable[..., Any]
     dims_of: Callable[[Mapping[str, Any]], Any]
     claims: Callable[[Mapping[str, Any]], bool]
+    hub: str | None
     own_values: Callable[[Any], Mapping[str, int]]
     refuse: Callable[[Any, Mapping[str, int]], Refusal | None]
     fixed: Callable[[Any, Mapping[str, int]], dict[str, int]]

@@ -266,11 +266,11 @@ def _no_configuration(config: Path, family: FamilySpec, error: Exception) -> Var
     return VariantsError(what, f"point model.checkpoint at a {family.title} checkpoint")
 
 
-def _family_of(data: Mapping[str, Any], config: Mapping[str, Any]) -> FamilySpec:
+def _family_of(data: Mapping[str, Any], checkpoint: str, config: Mapping[str, Any]) -> FamilySpec:
     """The family that the file names, else the checkpoint's. A name that there is not is for the schema to refuse."""
     model = data.get("model")
     named = FAMILIES.get(str(model.get("family"))) if isinstance(model, dict) else None
-    return named or claimed_by(config) or FAMILIES[DEFAULT]
+    return named or claimed_by(checkpoint, config) or FAMILIES[DEFAULT]
 
 
 def parse(text: str, file: str = "variants.yaml", dims: Any = None, base: str = ".") -> Variants:
@@ -283,7 +283,7 @@ def parse(text: str, file: str = "variants.yaml", dims: Any = None, base: str = 
     model = data.get("model")
     named = model.get("checkpoint") if isinstance(model, dict) else None
     config, content = config_of_checkpoint(str(named), base) if named else (Path(), {})
-    family = _family_of(data, content)
+    family = _family_of(data, str(named or ""), content)
     settings, places = replace(DOCUMENT, model=variants_file(family)).parse(text, file)
     try:
         dims = dims or (family.dims_of(content) if content else family.dims())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -12,7 +14,7 @@ from sam3_runtime.families import FAMILIES
 from sam3_runtime.families.base import BATCH, Axis
 from sam3_runtime.families.classifier.spec import CLASSIFIER
 from sam3_runtime.plan.settings import variants_file
-from sam3_runtime.plan.variants import Variant
+from sam3_runtime.plan.variants import Variant, parse
 
 CLASSES = replace(
     CLASSIFIER,
@@ -49,3 +51,22 @@ def test_letters_and_keys_of_a_family_are_its_own() -> None:
         assert spec.axes[0].key == BATCH
         assert len({axis.letter for axis in spec.axes}) == len({axis.key for axis in spec.axes}) == len(spec.axes)
         assert "quantize" not in spec.keys
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("{checkpoint: timm/resnet50.a1_in1k}", "classifier"),
+        ("{checkpoint: facebook/sam3}", "sam3"),
+        ("{checkpoint: random}", "sam3"),
+        ("{family: classifier, checkpoint: resnet50}", "classifier"),
+        ("{checkpoint: here}", "classifier"),
+    ],
+)
+def test_a_family_is_named_or_told_by_the_checkpoint(tmp_path: Path, model: str, family: str) -> None:
+    (tmp_path / "here").mkdir()
+    config = {"architecture": "resnet50", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 160, 160]}}
+    (tmp_path / "here/config.json").write_text(json.dumps(config))
+    found = parse(f"model: {model}\nvariants: [{{resolution: 224}}]\n", base=str(tmp_path))
+    assert found.family.name == family
+    assert list(found.variants) == (["b8_r224"] if family == "classifier" else ["b8_q50_r224"])

@@ -30,6 +30,7 @@ CLASSIFIER = FamilySpec(
     dims=ClassifierDims,
     dims_of=ClassifierDims.from_config,
     claims=_claims,
+    hub="timm",
     own_values=lambda _dims: {},
     refuse=_refuse,
     fixed=lambda dims, axes: {"K": dims.classes, "R": axes[RESOLUTION]},

@@ -79,6 +79,7 @@ SAM3 = FamilySpec(
     dims=ModelDims,
     dims_of=ModelDims.from_config,
     claims=_claims,
+    hub=None,
     own_values=_own_values,
     refuse=_refuse,
     fixed=_fixed,
