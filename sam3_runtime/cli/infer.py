@@ -40,7 +40,7 @@ from sam3_runtime.media.source_files import (
     shortened,
     unique,
 )
-from sam3_runtime.media.sources import Frame, VideoEndsEarly, load_image, read_video
+from sam3_runtime.media.sources import Frame, VideoEndsEarly, load_all, read_video
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}
 BOX_ON_VIDEO = (
@@ -214,7 +214,7 @@ def _infer_images(run: _Run, sources: Sequence[ImageSource]) -> None:
     with closing(JsonLines(lines)) as file:
         task = run.progress.add_task("pictures", total=len(sources))
         for batch in _chunks(iter(sources), run.pipeline.batch):
-            read = _read(run, batch)
+            read = load_all(batch, run.problem)
             for (source, image), found in zip(read, run.detect([image for _, image in read]), strict=True):
                 write_picture(targets[source.name], draw(image, found))
                 size = (image.shape[0], image.shape[1])
@@ -233,17 +233,6 @@ def _written_name(name: str) -> str:
         suffix = ".png"
         last += suffix
     return f"{folder}{slash}{shortened(last.removesuffix(suffix))}{suffix}"
-
-
-def _read(run: _Run, sources: Sequence[ImageSource]) -> list[tuple[ImageSource, Image]]:
-    """The pictures of ``sources`` that can be read; the others are reported."""
-    read = []
-    for source in sources:
-        try:
-            read.append((source, load_image(source.path)))
-        except SourceError as error:
-            run.problem(error)
-    return read
 
 
 def _refuse_to_overwrite(sources: Sequence[ImageSource], targets: dict[str, Path]) -> None:

@@ -103,8 +103,12 @@ class Document(Generic[Model]):
     def parse(self, text: str, file: str) -> tuple[Model, Places]:
         """What ``text`` holds, checked, and the line of every value."""
         data, places = self.load(text, file)
+        return self.check(data, places, file), places
+
+    def check(self, data: dict[str, Any], places: Places, file: str) -> Model:
+        """What :meth:`load` gave, checked."""
         try:
-            return self.model.model_validate(data), places
+            return self.model.model_validate(data)
         except ValidationError as error:
             raise self._explain(error, data, places, file) from None
 

@@ -39,7 +39,7 @@ def status_of(directory: Path, records: dict[str, EngineRecord], device: str | N
 def describe(directory: Path) -> dict[str, Any]:
     """Everything that the records of the variant in ``directory`` say, as plain data."""
     config = VariantConfig.read(directory / "config.json")
-    records = read_records(directory)
+    records = read_records(directory, config.spec.parts)
     check_name(directory, config)
     check_agreement(directory, config, records)
     check_engines(directory, records)

@@ -70,7 +70,7 @@ def pack(directory: Path, archive: Path) -> int:
     Every engine's digest is checked on the way. Raises :class:`RecordError` for a variant that is not whole.
     """
     config = VariantConfig.read(directory / "config.json")
-    records = read_records(directory)
+    records = read_records(directory, config.spec.parts)
     check_agreement(directory, config, records)
     check_engines(directory, records, "always")
     members = list(_members(directory, config))

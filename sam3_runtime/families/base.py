@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 BATCH = "batch"
 """An axis that every family has: images at once. Engines differ by it, graphs do not."""
@@ -95,13 +95,6 @@ class Part:
 
     def input(self, name: str) -> Tensor:
         return next(tensor for tensor in self.inputs if tensor.name == name)
-
-
-class Dims(Protocol):
-    """The numbers of a checkpoint that shapes and limits depend on: a dataclass of integers, whose defaults are those
-    of a checkpoint that is not there yet."""
-
-    def to_dict(self) -> dict[str, int]: ...
 
 
 def _none(*_: Any) -> None:

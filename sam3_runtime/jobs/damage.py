@@ -34,12 +34,12 @@ class Inspection:
         self._hashing = hashing
         self._engines: dict[str, EngineRecord | str | None] = {}
         self._digests: dict[tuple[int, int], str] = {}
-        self._assets = [f"onnx/{asset}" for asset in plan.family.assets]
+        self.assets = [f"onnx/{asset}" for asset in plan.family.assets]
 
     def look(self, file: str) -> str | None:
         """What makes ``file``, a path within the folder, another than it should be, to be read after its name; None
         where nothing does, where it is missing, and where that follows from what it is made of."""
-        if file in self._assets:
+        if file in self.assets:
             name = Path(file).name
             return next(filter(None, (self._asset(variant, name) for variant in self._plan.names)), None)
         if file.startswith("engines/store/"):
@@ -124,7 +124,7 @@ def check(folder: Path, plan: Plan) -> list[str]:
     it, sees the difference too."""
     inspection, said = Inspection(folder, plan, "always"), []
     steps = [step for name in plan.names for step in chain(plan, plan.variant(name)) if step.stage in _LOOKED_AT]
-    for file in dict.fromkeys([*(f"onnx/{asset}" for asset in plan.family.assets), *(step.files[0] for step in steps)]):
+    for file in dict.fromkeys([*inspection.assets, *(step.files[0] for step in steps)]):
         path = folder / file
         dangling = "points to a file that is gone" if path.is_symlink() and not path.exists() else None
         what = dangling or inspection.look(file)

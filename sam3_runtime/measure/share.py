@@ -37,7 +37,7 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
     Raises :class:`EngineError` where the engines do not run.
     """
     config = VariantConfig.read(directory / "config.json")
-    records = read_records(directory)
+    records = read_records(directory, config.spec.parts)
     reason = why_not_run(config.backend)
     if reason:
         raise CannotRunHere(reason, f"take it to the machine that runs it: sam3-runtime pack {directory} out.tar")

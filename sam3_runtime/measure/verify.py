@@ -45,7 +45,7 @@ def verify(
     """
     config = VariantConfig.read(directory / "config.json")
     check_name(directory, config)
-    records = read_records(directory)
+    records = read_records(directory, config.spec.parts)
     family = runtime(config.family)
     wanted = family.read_reference(reference, config)
     reached = family.read_accuracy(accuracy, config) if accuracy else None
@@ -102,7 +102,7 @@ def verify_here(directory: Path, reference: Path | None = None, announce: Callab
     with suppress(RecordError):
         known = Verdict.read(directory / "verify.json")
         gate |= known.gate
-    records = read_records(directory)
+    records = read_records(directory, config.spec.parts)
     verdict = verify(
         directory,
         reference or reference_path(directory, config.resolution),

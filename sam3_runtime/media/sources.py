@@ -10,19 +10,18 @@ from __future__ import annotations
 import logging
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
-from typing_extensions import Self
 
+from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import SourceError, printable
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.preprocess import Image
@@ -42,6 +41,27 @@ _LOST_IN_A_ROW = 50  # frames that may fail to decode before the rest counts as 
 
 
 log = logging.getLogger(__name__)
+
+
+class OnDisk(Protocol):
+    """What lies in a file."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+Listed = TypeVar("Listed", bound=OnDisk)
+
+
+def load_all(listed: Iterable[Listed], problem: Callable[[SourceError], object]) -> list[tuple[Listed, Image]]:
+    """Those that can be read, each with its image; ``problem`` is told of the others."""
+    read = []
+    for one in listed:
+        try:
+            read.append((one, load_image(one.path)))
+        except SourceError as error:
+            problem(error)
+    return read
 
 
 @dataclass(frozen=True)
@@ -176,7 +196,7 @@ def _guess(data: np.ndarray[Any, Any]) -> str:
 # --- videos -----------------------------------------------------------------------------------------------------------
 
 
-class Video:
+class Video(Closing):
     """An open video: ``info`` is what its header says, iterating decodes its frames (RGB uint8 [H, W, 3]) once.
 
     Iterating raises :class:`VideoEndsEarly` after the last frame that decodes where there should be more. ``pace`` is
@@ -283,14 +303,6 @@ class Video:
 
     def close(self) -> None:
         self._capture.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Clock:

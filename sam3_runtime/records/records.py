@@ -227,20 +227,29 @@ class OfFamily(SealedRecord):
         """In pixels; 0 for an engine that does not differ by it."""
         return self.axes[RESOLUTION] or 0
 
+    @classmethod
+    def _spread(cls, spec: FamilySpec) -> dict[str, dict[str, str]]:
+        """The fields whose entries stand in the file by names of their own: the entry by its name there."""
+        return {"axes": {key: key for key in spec.keys}}
+
     @model_validator(mode="before")
     @classmethod
-    def _gather(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "axes" in data or data.get("family") not in (None, *FAMILIES):
+    def _read_spread(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("family") not in (None, *FAMILIES):
             return data
-        keys = family_of(data.get("family")).keys
-        axes = {key: data[key] for key in keys if key in data}
-        return {name: value for name, value in data.items() if name not in axes} | {"axes": axes}
+        data = dict(data)
+        for field, names in cls._spread(family_of(data.get("family"))).items():
+            if field not in data:
+                data[field] = {entry: data.pop(name) for name, entry in names.items() if name in data}
+        return data
 
     @model_serializer(mode="wrap")
-    def _spread(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _write_spread(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = dump(self)
-        axes = written.pop("axes", {})
-        return {**written, **axes}
+        for field, names in self._spread(self.spec).items():
+            entries = written.pop(field, {})
+            written |= {name: entries[entry] for name, entry in names.items() if entry in entries}
+        return written
 
 
 class EngineRecord(OfFamily):
@@ -292,23 +301,14 @@ class VariantConfig(OfFamily):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_assets(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "assets" in data or data.get("family") not in (None, *FAMILIES):
+    def _with_notice(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("family") not in (None, *FAMILIES):
             return data
-        spec = family_of(data.get("family"))
-        found = {asset: data[_key(asset)] for asset in spec.assets if _key(asset) in data}
-        kept = {name: value for name, value in data.items() if name not in map(_key, found)}
-        return {"notice": spec.notice} | kept | {"assets": found}
+        return {"notice": family_of(data.get("family")).notice} | data
 
-    @model_serializer(mode="wrap")
-    def _spread_assets(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = dump(self)
-        axes, assets = written.pop("axes", {}), written.pop("assets", {})
-        return {**written, **axes, **{_key(asset): digest for asset, digest in assets.items()}}
-
-
-def _key(asset: str) -> str:
-    return f"{Path(asset).stem}_sha256"
+    @classmethod
+    def _spread(cls, spec: FamilySpec) -> dict[str, dict[str, str]]:
+        return super()._spread(spec) | {"assets": {f"{Path(asset).stem}_sha256": asset for asset in spec.assets}}
 
 
 class Check(Record):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sam3_runtime.families import FAMILIES
-from sam3_runtime.report.text import RANDOM_NOTE, Row, cell, checkpoint_is_random, grid, is_bad
+from sam3_runtime.report.text import RANDOM_NOTE, Row, cell, checkpoint_is_random, grid, is_bad, of_families
 
 _UNITS = {"sm_mhz": ("SM", "MHz"), "memory_mhz": ("memory", "MHz"), "temperature_c": ("", "°C"), "power_w": ("", "W")}
 SECTIONS = {
@@ -48,12 +47,6 @@ SECTIONS = {
 }
 
 
-def _of_families(rows: Sequence[Row]) -> list[str]:
-    """What the families say of columns that are there."""
-    known = [one for spec in FAMILIES.values() for one in spec.legend.items()]
-    return [meant for column, meant in known if any(column in row for row in rows)]
-
-
 def markdown(table: dict[str, Any]) -> str:
     """The whole page."""
     rows = table["rows"]
@@ -63,7 +56,7 @@ def markdown(table: dict[str, Any]) -> str:
     for section, (title, legend) in SECTIONS.items():
         shown = [{"variant": row["variant"], **line} for row in rows for line in row.get(section, []) if line]
         if shown:
-            parts += [f"## {title}", grid(shown, _columns(shown)), " ".join([*_of_families(shown), legend])]
+            parts += [f"## {title}", grid(shown, _columns(shown)), " ".join([*of_families(shown), legend])]
     parts += [f"- {row['variant']} is **{row['status']}**: {cell(row['reason'])}" for row in rows if is_bad(row)]
     parts += [f"- {line}" for line in table["warnings"]]
     if table["ways"]:

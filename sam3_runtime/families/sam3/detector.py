@@ -11,11 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from typing_extensions import Self
-
+from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.deploy.configure import read_config, read_records
 from sam3_runtime.deploy.loading import load
@@ -38,7 +36,7 @@ _PROJECT_SUFFIXES = (".yaml", ".yml")
 log = logging.getLogger(__name__)
 
 
-class Detector:
+class Detector(Closing):
     """Finds the classes of a bank. A context manager: leaving it closes the pipeline.
 
     ``classes`` says of each class its name, threshold and colour, in the order of the results; ``batch`` is the most
@@ -94,14 +92,6 @@ class Detector:
     def close(self) -> None:
         """Close the pipeline. Closing twice does nothing."""
         self.pipeline.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_detector(directory: str | Path, classes: str | Path, *, top: int | None = None, **options: Any) -> Detector:

@@ -10,10 +10,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from threading import Lock
-from types import TracebackType
 
-from typing_extensions import Self
-
+from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.running.base import AnyArray, Device, Engine
 from sam3_runtime.engines.running.host import HostDevice
@@ -40,7 +38,7 @@ THRESHOLD = 0.3
 _TEXTS_KEPT = 1024  # encoded prompts remembered, 32 KiB each
 
 
-class Pipeline:
+class Pipeline(Closing):
     """The engines of one variant, opened by :func:`sam3_runtime.load`. A context manager; else :meth:`close` it.
 
     ``config`` and ``records`` are the variant's own; ``status`` is the accuracy gate's verdict (``passed``,
@@ -351,11 +349,3 @@ class Pipeline:
         for engine in self.engines.values():
             engine.close()
         self.device.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

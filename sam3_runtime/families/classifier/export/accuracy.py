@@ -13,8 +13,7 @@ from sam3_runtime.families.classifier.export.reference import VERSIONS, logits_o
 from sam3_runtime.families.classifier.labels import read_labelled
 from sam3_runtime.families.classifier.parts import ClassifierDims
 from sam3_runtime.families.classifier.reference import Reference, accuracy_of, check_size, write_reference
-from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.media.sources import load_image
+from sam3_runtime.media.sources import load_all
 from sam3_runtime.records.records import CheckpointLock
 
 
@@ -29,14 +28,9 @@ def compute_accuracy(
     """
     classes = ClassifierDims(**lock.dims).classes
     labelled = read_labelled(Path(data["folder"]), labels_of(config_of(lock), classes), limit)
-    pictures: dict[str, Image] = {}
-    truth = []
-    for one in labelled:
-        try:
-            pictures[one.name] = load_image(one.path)
-            truth.append(one.truth)
-        except SourceError as error:
-            print(f"left out: {error}")
+    read = load_all(labelled, lambda problem: print(f"left out: {problem}"))
+    pictures = {one.name: image for one, image in read}
+    truth = [one.truth for one, _ in read]
     if not pictures:
         raise SourceError(f"none of the pictures in {data['folder']} can be read", "see above")
     check_size(list(pictures.values()), "lower accuracy.limit, or use smaller pictures")

@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timezone
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,15 +26,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from sam3_runtime.core.errors import Sam3Error
-from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.families.sam3.export.checkpoint import lock
 from sam3_runtime.families.sam3.export.weights import load_model
 from sam3_runtime.families.sam3.settings import BenchSection
-from sam3_runtime.measure.gpu_monitor import Monitor, clocks_of, process_mib, read
-from sam3_runtime.measure.memory import MIB
-from sam3_runtime.measure.timing import timed_windows
-from sam3_runtime.plan.toolchain import cpu_name
-from sam3_runtime.records.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
+from sam3_runtime.graphs.baselines import Precision, measure
+from sam3_runtime.records.measurements import Baseline
 from sam3_runtime.records.records import CheckpointLock
 
 PICTURE = (720, 1280)
@@ -45,7 +38,6 @@ PICTURE = (720, 1280)
 _WORDS = 8  # valid tokens of each prompt
 _IDS = 512  # a small checkpoint has no more
 _COMPILED = ("vision_encoder", "detr_encoder", "detr_decoder", "mask_decoder")
-Precision = Literal["float16", "float32"]
 
 
 class Contender:
@@ -55,6 +47,7 @@ class Contender:
         self.dtype = getattr(torch, precision)
         self.model = model.to(device=device, dtype=self.dtype)
         self.device = device
+        self.attention = str(model.config._attn_implementation)
         self.resolution = int(model.config.vision_config.backbone_config.image_size)
         self._masks = masks
         generator = torch.Generator().manual_seed(0)
@@ -68,10 +61,6 @@ class Contender:
         for name in _COMPILED:
             getattr(self.model, name).compile(mode="default", dynamic=False, backend=backend)
 
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
     def preprocess(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
         """RGB uint8 [H, W, 3] of one size → [B, 3, R, R] from -1 to 1, resized as transformers does it on a GPU."""
         pixels = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2).float()
@@ -83,7 +72,7 @@ class Contender:
         """Vision encoder."""
         return self.model.get_vision_features(pixels)
 
-    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+    def answer(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
         """One round; in as few calls as there can be: all prompts on a picture, or all pictures for a prompt."""
         seen = self.see(self.preprocess(pictures))
         size = pictures[0].shape[:2]
@@ -133,80 +122,23 @@ def measure_baseline(
     ``locked`` names the weights, ``location`` says where they are. Of ``settings``, those of ``bench:`` count here:
     ``prompts`` (a number), ``masks``, ``warmup``, ``windows`` and ``rounds``. ``backend`` is ``torch.compile``'s.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = precision or ("float16" if device.type == "cuda" else "float32")
-    before = read()
-    model = load_model(locked.at(location), resolution)
-    model.set_attn_implementation("sdpa")
-    contender = Contender(model, settings["prompts"], settings["masks"], device, precision)
-    with Monitor(enabled=device.type == "cuda") as monitor:
-        ways = [_measure_way(contender, "transformers", settings, None)]
-        if compiled:
-            ways.append(_measure_way(contender, "torch.compile", settings, partial(contender.compile, backend)))
-    gpu = find_gpu() if device.type == "cuda" else None
-    return Baseline(
+
+    def make(device: torch.device, precision: Precision) -> Contender:
+        model = load_model(locked.at(location), resolution)
+        model.set_attn_implementation("sdpa")
+        return Contender(model, settings["prompts"], settings["masks"], device, precision)
+
+    return measure(
+        locked,
+        make,
+        "transformers",
         resolution=resolution,
-        device=gpu.name if gpu else cpu_name(),
-        driver=gpu.driver if gpu else None,
-        precision=precision,
-        libraries={"torch": torch.__version__, "transformers": transformers.__version__},
-        checkpoint=shareable(locked.checkpoint),
-        checkpoint_digest=locked.digest,
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        prompts=settings["prompts"],
-        masks=settings["masks"],
+        settings=settings,
         picture=PICTURE,
-        process_mib=process_mib() if gpu else None,
-        clocks=clocks_of(before, monitor.readings) if gpu else None,
-        ways=tuple(ways),
-    )
-
-
-def _measure_way(
-    contender: Contender,
-    name: Literal["transformers", "torch.compile"],
-    settings: Mapping[str, Any],
-    compile_it: Callable[[], None] | None,
-) -> BaselineWay:
-    attention = str(contender.model.config._attn_implementation)
-    pictures = np.random.default_rng(0).integers(0, 256, (max(settings["batches"]), *PICTURE, 3), np.uint8)
-    started = time.perf_counter()
-    try:
-        if compile_it:
-            compile_it()
-            for batch in settings["batches"]:
-                contender.detect(list(pictures[:batch]))
-            contender.wait()
-        seconds = time.perf_counter() - started
-        runs = tuple(_measure_run(contender, list(pictures[:batch]), settings) for batch in settings["batches"])
-    except RuntimeError as error:  # PyTorch's compiler and its allocator raise nothing narrower
-        print(f"{name} did not run: {error}")
-        return BaselineWay(name=name, attention=attention, failed=type(error).__name__)
-    return BaselineWay(
-        name=name, attention=attention, runs=runs, compile_seconds=round(seconds, 1) if compile_it else None
-    )
-
-
-def _measure_run(
-    contender: Contender, pictures: Sequence[NDArray[np.uint8]], settings: Mapping[str, Any]
-) -> BaselineRun:
-    on_gpu = contender.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    pixels = contender.preprocess(pictures)
-    vision = timed_windows(lambda: contender.see(pixels), settings, contender.wait)
-    rounds = timed_windows(lambda: contender.detect(pictures), settings, contender.wait)
-    samples = {"vision": vision, "end_to_end": rounds}
-    flat = {name: [sample for window in windows for sample in window] for name, windows in samples.items()}
-    return BaselineRun(
-        batch=len(pictures),
-        vision=latency(flat["vision"]),
-        end_to_end=latency(flat["end_to_end"]),
-        stable=stable(vision) and stable(rounds),
-        allocated_mib=round(torch.cuda.max_memory_allocated() / MIB, 1) if on_gpu else None,
-        reserved_mib=round(torch.cuda.max_memory_reserved() / MIB, 1) if on_gpu else None,
-        samples_ms={name: tuple(round(sample, 3) for sample in values) for name, values in flat.items()},
+        versions={"transformers": transformers.__version__},
+        compiled=compiled,
+        precision=precision,
+        backend=backend,
     )
 
 

@@ -75,10 +75,10 @@ def test_every_prompt_sees_every_picture(contender: Contender, monkeypatch: pyte
         return decode(self, seen, images, texts, size)
 
     monkeypatch.setattr(Contender, "_decode", count)
-    one = contender.detect(pictures[:1])
+    one = contender.answer(pictures[:1])
     assert rows == [(1, 2)]
     assert [mask.shape for mask in one] == [(3, 30, 40)] * 2
-    three = contender.detect(pictures)
+    three = contender.answer(pictures)
     assert rows[1:] == [(3, 1), (3, 1)]
     assert torch.equal(three[0], one[0])
     assert torch.equal(three[3], one[1])
