@@ -1,0 +1,105 @@
+"""The diagram of sub-packages and their imports in ARCHITECTURE.md.
+
+    python -m tests.imports
+
+writes it. An arrow is an import at run time; one that follows from two others is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGE = PROJECT / "sam3_runtime"
+DOCUMENT = PROJECT / "ARCHITECTURE.md"
+BEGIN, END = "<!-- imports (python -m tests.imports) -->\n", "<!-- end -->"
+
+
+def sub_package(path: Path) -> str:
+    """Node of a module: its sub-package, with the layers of ``families`` and ``engines`` apart."""
+    first, *rest = path.relative_to(PACKAGE).with_suffix("").parts
+    if first == "engines" and rest[0] in ("building", "running"):
+        return f"engines/{rest[0]}"
+    if first == "families" and len(rest) > 1:
+        if "export" in rest:
+            return "families/*/export"
+        return "families" if rest[1] in ("spec", "parts", "settings") else "families/*"
+    return first
+
+
+def imported(tree: ast.Module) -> Iterator[Path]:
+    """Modules of this package that ``tree`` imports, but for type checking."""
+    typing = {id(inner) for node in ast.walk(tree) if _is_type_checking(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if (
+            id(node) in typing
+            or not isinstance(node, ast.ImportFrom)
+            or not (node.module or "").startswith("sam3_runtime.")
+        ):
+            continue
+        base = PROJECT.joinpath(*str(node.module).split("."))
+        for alias in node.names:
+            inner = base / f"{alias.name}.py"
+            yield (
+                inner
+                if inner.is_file()
+                else base.with_suffix(".py")
+                if base.with_suffix(".py").is_file()
+                else base / "__init__.py"
+            )
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def arrows() -> dict[str, set[str]]:
+    """Sub-packages that each sub-package imports."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.glob("*/**/*.py")):
+        node = sub_package(path)
+        others = {sub_package(other) for other in imported(ast.parse(path.read_text()))}
+        found.setdefault(node, set()).update(others - {node})
+    return found
+
+
+def order(graph: Mapping[str, set[str]]) -> list[str]:
+    """Nodes, each after all that it imports. Raises :class:`ValueError` naming the nodes of a cycle."""
+    done: list[str] = []
+    left = dict(graph)
+    while left:
+        ready = sorted(node for node, others in left.items() if others <= set(done))
+        if not ready:
+            raise ValueError(f"a cycle of imports among {sorted(left)}")
+        done += ready
+        left = {node: others for node, others in left.items() if node not in ready}
+    return done
+
+
+def diagram() -> str:
+    """Mermaid source, without arrows that others imply."""
+    graph = arrows()
+    below: dict[str, set[str]] = {}
+    lines = ["```mermaid", "flowchart TD"]
+    for node in order(graph):
+        below[node] = graph[node].union(*(below[other] for other in graph[node]))
+    for node in reversed(list(below)):
+        direct = graph[node] - set().union(*(below[other] for other in graph[node]))
+        lines += [f'  {_name(node)}["{node}"] --> {_name(other)}["{other}"]' for other in sorted(direct)]
+    return "\n".join([*lines, "```", ""])
+
+
+def _name(node: str) -> str:
+    return node.replace("/", "_").replace("*", "x")
+
+
+def main() -> None:
+    """Write the diagram into ARCHITECTURE.md."""
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    DOCUMENT.write_text(before + BEGIN + diagram() + END + rest.partition(END)[2])
+
+
+if __name__ == "__main__":
+    main()
