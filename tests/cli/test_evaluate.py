@@ -137,7 +137,7 @@ def test_bad_pictures_are_left_out_and_the_rest_is_measured(engines: Path, file:
     assert said.returncode == 1
     assert "3 pictures, 12 prompts (words, 4 phrases)" in said.stdout
     assert said.stdout.splitlines()[-1] == "left out, see above: 3 pictures (2.png, 3.png, 5.png)"
-    for message in ("2.png does not exist", "3.png is no picture that can be read", "as its EXIF orientation says"):
+    for message in ("2.png does not exist", "3.png is not a readable image", "as its EXIF orientation says"):
         assert said.stderr.count(message) == 1
     found = Evaluation.read(tmp_path / "result.json")
     assert (found.images, found.left_out) == (3, ("2.png", "3.png", "5.png"))

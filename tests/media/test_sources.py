@@ -103,7 +103,7 @@ def test_package_files() -> None:
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "it is empty"), (b"hello there\n" * 40, "it holds text"), (b"\0\1\2\3" * 40, "format is not known")],
+    [(b"", "it is empty"), (b"hello there\n" * 40, "it contains text"), (b"\0\1\2\3" * 40, "format is unknown")],
 )
 def test_what_is_no_picture_says_what_it_is(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "photo.jpg"
@@ -142,7 +142,7 @@ def write_png_header(path: Path, width: int, height: int) -> Path:
 def test_a_picture_of_too_many_pixels_is_named_and_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"has more pixels than OpenCV reads, which is 2\^30\nHint: scale it down"):
         load_image(write_png_header(tmp_path / "huge.png", 40000, 40000))
-    with pytest.raises(SourceError, match="it is 2000000 x 1 pixels, more than a side may have"):
+    with pytest.raises(SourceError, match="it is 2000000 x 1 pixels, and a side may have 1000000 at most"):
         load_image(write_png_header(tmp_path / "wide.png", 2_000_000, 1))
 
 
@@ -170,14 +170,14 @@ def test_what_may_be_sound_is_not_called_damaged(tmp_path: Path) -> None:
     entry = struct.pack("<HHI", 259, 3, 1)
     place = data.index(entry) + len(entry)
     path.write_bytes(data[:place] + struct.pack("<H", 50000) + data[place + 2 :])
-    with pytest.raises(SourceError, match="damaged, cut off, or of a kind that OpenCV does not read"):
+    with pytest.raises(SourceError, match="damaged, cut off, or of a kind that OpenCV does not support"):
         load_image(path)
 
 
 @pytest.mark.parametrize("spec", ["https://example.com/a.jpg", "s3://bucket/a.jpg"])
 def test_an_address_is_told_from_a_file(spec: str) -> None:
     for read in (load_image, locate, read_video, lambda one: expand_images([one])):
-        with pytest.raises(SourceError, match=r"is an address, and files are read here\nHint: .*stream --source"):
+        with pytest.raises(SourceError, match=r"is an address, and only files are read here\nHint: .*stream --source"):
             read(spec)
 
 
@@ -216,18 +216,18 @@ def test_what_lies_beside_pictures_is_left_out_counted_and_named_once(
     told: list[LeftOut] = []
     assert [one.name for one in expand_images([tmp_path], told.append)] == ["a.png", "b.jfif"]
     (one,) = told
-    assert one.pictures == 3
-    said = f"{tmp_path}: 7 of its files are left out: 2 .heic, 2 hidden, 1 .db, 1 .gif, 1 without a suffix"
+    assert one.images == 3
+    said = f"{tmp_path}: 7 files left out: 2 .heic, 2 hidden, 1 .db, 1 .gif, 1 without a suffix"
     assert one.message == said
-    assert "Hint: convert the pictures among them" in str(one)
+    assert "Hint: convert the images among them" in str(one)
     assert caplog.text == ""
     expand_images([tmp_path / "*.png", str(tmp_path / "._a.png")])
     assert caplog.text == "", "a hidden file that is named is wanted"
     expand_images([tmp_path])
-    assert caplog.text.count("7 of its files are left out") == 1
+    assert caplog.text.count("7 files left out") == 1
     (tmp_path / "phone").mkdir()
     (tmp_path / "c.HEIC").rename(tmp_path / "phone/c.HEIC")
-    with pytest.raises(SourceError, match=r"holds no picture: .*1 of its files is left out: 1 \.heic"):
+    with pytest.raises(SourceError, match=r"contains no image: .*1 file left out: 1 \.heic"):
         expand_images([tmp_path / "phone"])
 
 
@@ -316,7 +316,7 @@ def test_a_video_that_ends_early_yields_what_there_is_and_then_raises(tmp_path: 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_text("text")
-    with pytest.raises(SourceError, match="no video that can be opened"):
+    with pytest.raises(SourceError, match="cannot be opened as a video"):
         read_video(tmp_path / "clip.mp4")
     with pytest.raises(SourceError, match="does not exist"):
         read_video(tmp_path / "none.mp4")
@@ -418,7 +418,7 @@ def test_an_absurd_rate_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with read_video(path) as video:
         assert (video.info.fps, video.pace) == (25, Pace(25, None))
         assert [frame.seconds for frame in video.numbered()] == [n / 25 for n in range(6)]
-    assert caplog.messages == ["clip.avi has no possible times; it counts as 25 frames a second"]
+    assert caplog.messages == ["clip.avi has invalid timestamps; 25 frames per second are assumed"]
 
 
 class Scripted:

@@ -11,7 +11,7 @@ from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_r
 from sam3_runtime.families.sam3 import gate
 from sam3_runtime.families.sam3.accuracy import losses, measure_pipeline
 from sam3_runtime.families.sam3.parts import ModelDims
-from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Tokenizer
 from sam3_runtime.families.sam3.reference import Reference
 from sam3_runtime.families.sam3.reference import read_reference as read
@@ -22,7 +22,7 @@ from sam3_runtime.records.records import Check, VariantConfig
 
 if TYPE_CHECKING:
     from sam3_runtime.cli.evaluate import Evaluation
-    from sam3_runtime.cli.infer import Summary
+    from sam3_runtime.cli.stream import StreamOutcome
 
 
 def open_model(
@@ -79,11 +79,11 @@ def evaluate(directory: Path, annotations: Path, **options: Any) -> Evaluation:
     return run(directory, annotations, **options)
 
 
-def infer(directory: Path, *, conf: float | None, **options: Any) -> Summary:
+def infer(directory: Path, **options: Any) -> StreamOutcome:
     """``sam3-runtime infer``: see :mod:`sam3_runtime.cli.infer`."""
     from sam3_runtime.cli.infer import infer as run
 
-    return run(directory, conf=THRESHOLD if conf is None else conf, **options)
+    return run(directory, **options)
 
 
 def workload(model: Pipeline, settings: Mapping[str, Any]) -> Workload:
