@@ -17,7 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
-from sam3_runtime.cli.stream import StreamOutcome, classes_of, reporter, run_stream
+from sam3_runtime.cli.progress import reporter
+from sam3_runtime.cli.stream import StreamOutcome, classes_of, run_stream
 from sam3_runtime.core.errors import SourceError, printable
 from sam3_runtime.media.source_files import (
     IMAGE_SUFFIXES,

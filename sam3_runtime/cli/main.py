@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer import Argument, Option
 
 from sam3_runtime import __version__
 from sam3_runtime.cli.show import print_bank, print_findings, print_overview, print_variant, print_verdict
@@ -40,41 +41,29 @@ class Prompts(str, Enum):
     boxes = "boxes"
 
 
-Variant = Annotated[Path, typer.Argument(help="A variant's folder, such as engines/b8_q50_r672.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-WorkFolder = Annotated[Path, typer.Option("--directory", "-d", help="The work folder.")]
-VariantsFile = Annotated[
-    Path | None, typer.Option("--variants", help="The variants.yaml; the work folder's own by default.")
-]
-Engines = Annotated[Path, typer.Option("--engines", help="A variant's folder, such as engines/b8_q50_r672.")]
-Threads = Annotated[int | None, typer.Option(help="Threads of ONNX Runtime; all cores by default.", min=1)]
-Output = Annotated[Path, typer.Option("--output", help="The folder for the results.")]
-# what is detected: one of these three
-ProjectFile = Annotated[Path | None, typer.Argument(help="The project file (YAML) with the classes.")]
-BankFile = Annotated[
-    Path | None, typer.Option("--bank", help="The classes as a prompt bank; see sam3-runtime extract.")
-]
-PromptTexts = Annotated[list[str] | None, typer.Option("--prompt", help="What to find, in words; may be repeated.")]
-PromptBoxes = Annotated[
+Variant = Annotated[Path, Argument(help="A variant's folder, such as engines/b8_q50_r672.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON for programs.")]
+WorkFolder = Annotated[Path, Option("--directory", "-d", help="The work folder.")]
+VariantsFile = Annotated[Path | None, Option(help="The variants.yaml; the work folder's own by default.")]
+Engines = Annotated[Path, Option(help="A variant's folder, such as engines/b8_q50_r672.")]
+Threads = Annotated[int | None, Option(help="Threads of ONNX Runtime; all cores by default.", min=1)]
+Output = Annotated[Path, Option(help="The folder for the results.")]
+Top = Annotated[int | None, Option(help="Take this many best of each class, whatever their score.", min=1)]
+Track = Annotated[bool, Option("--track", help="Give detections an identity through time.")]
+Cameras = Annotated[int | None, Option(help="Repeat the given files to simulate this many cameras.", min=1)]
+Conf = Annotated[float | None, Option(help="Score that detections must exceed; 0.3, or the project's.", min=0, max=1)]
+# the classes: from a project file, a bank, or prompts
+ProjectFile = Annotated[Path | None, Argument(help="The project file (YAML) with the classes.")]
+BankFile = Annotated[Path | None, Option(help="The classes as a prompt bank; see sam3-runtime extract.")]
+Texts = Annotated[list[str] | None, Option(help="What to find, in words; may be repeated.")]
+Boxes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--box",
+    Option(
         help="An example box x0,y0,x1,y1 in pixels; :0 for a counter-example. The same box on every image and frame: "
-        "on a video it follows nothing (for that: stream --track, with the box in a project file).",
+        "on a video it follows nothing (for that: stream --track, with the box in a project file)."
     ),
 ]
-RelativeBoxes = Annotated[
-    bool, typer.Option("--relative-boxes", help="--box is from 0 to 1 of the image's width and height, not in pixels.")
-]
-Conf = Annotated[
-    float | None,
-    typer.Option(
-        help="Score that a detection must exceed: of all classes; their own, or 0.3, by default.", min=0, max=1
-    ),
-]
-Top = Annotated[int | None, typer.Option(help="Take this many best of each class, whatever their score.", min=1)]
-Track = Annotated[bool, typer.Option("--track", help="Give detections an identity through time.")]
-Cameras = Annotated[int | None, typer.Option(help="Repeat the given files to simulate this many cameras.", min=1)]
+Relative = Annotated[bool, Option("--relative-boxes", help="--box is from 0 to 1 of width and height, not in pixels.")]
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -89,7 +78,7 @@ def _split(text: str | None) -> list[str] | None:
 
 @app.command()
 def info(
-    directory: Annotated[Path, typer.Argument(help="A variant's folder, the folder of all, or a prompt bank (.npz).")],
+    directory: Annotated[Path, Argument(help="A variant's folder, the folder of all, or a prompt bank (.npz).")],
     as_json: AsJson = False,
 ) -> None:
     """Describe a variant or a prompt bank, or list all variants and the space saved by sharing engines."""
@@ -114,27 +103,24 @@ def info(
 def infer(
     engines: Engines,
     project: ProjectFile = None,
-    images: Annotated[list[str] | None, typer.Option(help="An image, folder or glob; may be repeated.")] = None,
-    video: Annotated[str | None, typer.Option(help="A video file.")] = None,
+    images: Annotated[list[str] | None, Option(help="An image, folder or glob; may be repeated.")] = None,
+    video: Annotated[str | None, Option(help="A video file.")] = None,
     bank: BankFile = None,
-    prompt: PromptTexts = None,
-    box: PromptBoxes = None,
-    relative_boxes: RelativeBoxes = False,
+    prompt: Texts = None,
+    box: Boxes = None,
+    relative_boxes: Relative = False,
     conf: Conf = None,
     top: Top = None,
     track: Track = False,
-    save: Annotated[
-        str | None,
-        typer.Option(
-            help="What is written, with commas: video, images, jsonl, coco; by default annotated copies and jsonl."
-        ),
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Stop the video after this many frames.", min=1)] = None,
+    save: Annotated[str | None, Option(help="As in stream; by default annotated copies of all, and jsonl.")] = None,
+    frames: Annotated[int | None, Option(help="Stop the video after this many frames.", min=1)] = None,
     output: Output = Path("out"),
     threads: Threads = None,
 ) -> None:
-    """Detect on images and a video: annotated copies, and one JSON line per image with boxes, scores and masks. A
-    classifier prints the best classes of each image instead."""
+    """Detect on images and a video: annotated copies, and one JSON line per image with boxes, scores and masks.
+
+    A classifier prints the best classes of each image instead.
+    """
     outcome = _runtime_of(engines).infer(
         engines, images=images or [], video=video, project=project, bank=bank, prompts=prompt or [], boxes=box or [],
         relative_boxes=relative_boxes, conf=conf, top=top, track=track, save=_split(save), frames=frames,
@@ -154,13 +140,15 @@ def _runtime_of(directory: Path) -> Any:
 
 @app.command()
 def extract(
-    project: Annotated[Path, typer.Argument(help="The project file (YAML) with the classes.")],
+    project: Annotated[Path, Argument(help="The project file (YAML) with the classes.")],
     engines: Engines,
-    output: Annotated[Path, typer.Option(help="The prompt bank to write.")] = Path("bank.npz"),
+    output: Annotated[Path, Option(help="The prompt bank to write.")] = Path("bank.npz"),
     threads: Threads = None,
 ) -> None:
-    """Encode the classes of a project into a prompt bank: detecting with it needs neither the text nor the geometry
-    encoder."""
+    """Encode the classes of a project into a prompt bank.
+
+    Detecting with it needs neither the text nor the geometry encoder.
+    """
     from sam3_runtime.cli.bank import extract_bank
 
     _print(extract_bank(project, engines, output, threads))
@@ -170,31 +158,23 @@ def extract(
 def stream(
     engines: Engines,
     source: Annotated[
-        list[str],
-        typer.Option(help="A video, image, folder, glob, frames_%05d.png, camera:0 or address; may be repeated."),
+        list[str], Option(help="A video, image, folder, glob, frames_%05d.png, camera:0 or address; may be repeated.")
     ],
     project: ProjectFile = None,
     bank: BankFile = None,
-    prompt: PromptTexts = None,
-    box: PromptBoxes = None,
-    relative_boxes: RelativeBoxes = False,
+    prompt: Texts = None,
+    box: Boxes = None,
+    relative_boxes: Relative = False,
     conf: Conf = None,
     top: Top = None,
     cameras: Cameras = None,
     track: Track = False,
     output: Output = Path("out"),
-    save: Annotated[
-        str, typer.Option(help="What is written, with commas: video, images, jsonl, coco; nothing when empty.")
-    ] = "video,jsonl",
-    frames: Annotated[int | None, typer.Option(help="End each source after this many frames.", min=1)] = None,
-    fps: Annotated[float, typer.Option(help="Frames per second of image sequences.", min=0.1, max=1000)] = 25.0,
-    stall: Annotated[
-        float, typer.Option(help="Seconds without a frame after which a live source counts as failed.", min=0.1)
-    ] = 10.0,
-    attempts: Annotated[
-        int | None,
-        typer.Option(help="Give a live source up after so many failures in a row; never by default.", min=1),
-    ] = None,
+    save: Annotated[str, Option(help="Some of video, images, jsonl, coco, with commas; or nothing.")] = "video,jsonl",
+    frames: Annotated[int | None, Option(help="End each source after this many frames.", min=1)] = None,
+    fps: Annotated[float, Option(help="Frames per second of image sequences.", min=0.1, max=1000)] = 25.0,
+    stall: Annotated[float, Option(help="Seconds without a frame until a live source has failed.", min=0.1)] = 10.0,
+    attempts: Annotated[int | None, Option(help="Give a live source up after so many failures.", min=1)] = None,
     threads: Threads = None,
 ) -> None:
     """Detect on videos, images and cameras, several at once: annotated video, JSON Lines, COCO, and a summary."""
@@ -214,7 +194,7 @@ def stream(
 @app.command()
 def verify(
     directory: Variant,
-    reference: Annotated[Path | None, typer.Option(help="The reference file; the packed one by default.")] = None,
+    reference: Annotated[Path | None, Option(help="The reference file; the packed one by default.")] = None,
 ) -> None:
     """Compare a variant with the float32 reference on this machine, and write its verdict."""
     from sam3_runtime.measure.verify import verify_here
@@ -228,29 +208,25 @@ def verify(
 @app.command()
 def evaluate(
     directory: Variant,
-    annotations: Annotated[
-        Path, typer.Argument(help="The data set: COCO JSON whose categories are phrases; a classifier's folder.")
-    ],
-    images: Annotated[
-        Path | None, typer.Option(help="The folder of its images; that of the annotations by default.")
-    ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Score that counts as found, for cgF1 and false alarms.", min=0, max=1)
-    ] = 0.5,
-    limit: Annotated[int | None, typer.Option(help="Take the first images only.", min=1)] = None,
-    prompts: Annotated[Prompts, typer.Option(help="Prompt in words, or by one example box.")] = Prompts.words,
+    annotations: Annotated[Path, Argument(help="COCO JSON whose categories are phrases; a classifier's folder.")],
+    images: Annotated[Path | None, Option(help="The folder of its images; that of the annotations by default.")] = None,
+    threshold: Annotated[float, Option(help="Score of a detection, for cgF1 and false alarms.", min=0, max=1)] = 0.5,
+    limit: Annotated[int | None, Option(help="Take the first images only.", min=1)] = None,
+    prompts: Annotated[Prompts, Option(help="Prompt in words, or by one example box.")] = Prompts.words,
     all_categories: Annotated[
-        bool, typer.Option("--all-categories", help="Prompt every category on images that list none.")
+        bool, Option("--all-categories", help="Prompt every category on images that list none.")
     ] = False,
     relative_areas: Annotated[
-        bool, typer.Option("--relative-areas", help="Small and large as shares of the image, not in COCO's pixels.")
+        bool, Option("--relative-areas", help="Small and large as shares of the image, not in COCO's pixels.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="A JSON file of the result; it names no path or host.")] = None,
-    detections: Annotated[Path | None, typer.Option(help="A JSON file of all detections, as COCO results.")] = None,
+    output: Annotated[Path | None, Option(help="A JSON file of the result; it names no path or host.")] = None,
+    detections: Annotated[Path | None, Option(help="A JSON file of all detections, as COCO results.")] = None,
     threads: Threads = None,
 ) -> None:
-    """Measure a variant on a data set in COCO's format: AP of boxes and masks, cgF1, false alarms. A classifier on a
-    folder with a subfolder of images for each class: top-1 and top-5 accuracy."""
+    """Measure a variant on a data set in COCO's format: AP of boxes and masks, cgF1, false alarms.
+
+    A classifier on a folder with a subfolder of images for each class: top-1 and top-5 accuracy.
+    """
     found = _runtime_of(directory).evaluate(
         directory, annotations, images=images, threshold=threshold, limit=limit, prompts=prompts.value,
         all_categories=all_categories, areas="relative" if relative_areas else "coco", output=output,
@@ -264,14 +240,10 @@ def evaluate(
 @app.command()
 def bench(
     directory: Variant,
-    output: Annotated[Path, typer.Option(help="The JSON file to write; it names no path, host or user.")] = Path(
-        "bench.json"
-    ),
-    source: Annotated[
-        list[str] | None, typer.Option(help="An image, folder, glob or video; the reference's images by default.")
-    ] = None,
-    prompt: PromptTexts = None,
-    cameras: Annotated[list[int] | None, typer.Option(help="Images per round; may be repeated.", min=1)] = None,
+    output: Annotated[Path, Option(help="The JSON file; it has no path, host or user.")] = Path("bench.json"),
+    source: Annotated[list[str] | None, Option(help="Images or videos; the reference's by default.")] = None,
+    prompt: Texts = None,
+    cameras: Annotated[list[int] | None, Option(help="Images per round; may be repeated.", min=1)] = None,
 ) -> None:
     """Verify and measure a variant on this machine, and write both into one JSON file that can be shared."""
     from sam3_runtime.core.files import check_writable
@@ -289,17 +261,15 @@ def bench(
 @app.command("bench-stream")
 def bench_stream(
     engines: Engines,
-    source: Annotated[list[str], typer.Option(help="A video, folder of images or glob; may be repeated.")],
+    source: Annotated[list[str], Option(help="A video, folder of images or glob; may be repeated.")],
     project: ProjectFile = None,
     bank: BankFile = None,
     cameras: Cameras = None,
-    frames: Annotated[int, typer.Option(help="Frames of each camera that are measured.", min=8)] = 200,
-    warmup: Annotated[int, typer.Option(help="Rounds before that.", min=3)] = 10,
+    frames: Annotated[int, Option(help="Frames of each camera that are measured.", min=8)] = 200,
+    warmup: Annotated[int, Option(help="Rounds before that.", min=3)] = 10,
     top: Top = None,
     threads: Threads = None,
-    output: Annotated[Path, typer.Option(help="Name of the files without a suffix: OUTPUT.md and OUTPUT.json.")] = Path(
-        "bench-stream"
-    ),
+    output: Annotated[Path, Option(help="To write OUTPUT.md and OUTPUT.json.")] = Path("bench-stream"),
 ) -> None:
     """Measure a run over several sources, nothing written: frames per second, and rounds beside their engines alone."""
     from sam3_runtime.cli.stream import classes_of
@@ -320,10 +290,8 @@ def bench_stream(
 
 @app.command()
 def table(
-    files: Annotated[
-        list[Path], typer.Argument(help="bench/table.json of one or several runs, and bench/baselines/*.json.")
-    ],
-    output: Annotated[Path, typer.Option(help="Name of the files without a suffix: OUTPUT.md and OUTPUT.json.")],
+    files: Annotated[list[Path], Argument(help="bench/table.json of one or several runs, and bench/baselines/*.json.")],
+    output: Annotated[Path, Option(help="To write OUTPUT.md and OUTPUT.json.")],
 ) -> None:
     """Merge the tables of several runs on one GPU, with the times of transformers there."""
     from sam3_runtime.report.joined import write_joined
@@ -333,11 +301,7 @@ def table(
 
 
 @app.command()
-def doctor(
-    directory: WorkFolder = Path(),
-    variants: VariantsFile = None,
-    as_json: AsJson = False,
-) -> None:
+def doctor(directory: WorkFolder = Path(), variants: VariantsFile = None, as_json: AsJson = False) -> None:
     """Compare this machine with the needs of the listed variants, and print what to do about the difference."""
     from sam3_runtime.cli.doctor import examine
 
@@ -351,20 +315,16 @@ def doctor(
 
 
 @app.command()
-def pack(directory: Variant, archive: Annotated[Path, typer.Argument(help="The tar file to write.")]) -> None:
+def pack(directory: Variant, archive: Annotated[Path, Argument(help="The tar file to write.")]) -> None:
     """Make a self-contained copy of a variant for another machine."""
     from sam3_runtime.deploy.pack import pack as pack_variant
 
     size = pack_variant(directory, archive)
-    console.print(
-        f"wrote {archive}: {size / (1 << 20):.1f} MiB; on the other machine: sam3-runtime unpack {archive.name} ."
-    )
+    console.print(f"wrote {archive}: {size / MIB:.1f} MiB; on the other machine: sam3-runtime unpack {archive.name} .")
 
 
 @app.command()
-def unpack(
-    archive: Path, parent: Annotated[Path, typer.Argument(help="The folder for the variant's folder.")] = Path()
-) -> None:
+def unpack(archive: Path, parent: Annotated[Path, Argument(help="The parent of its folder.")] = Path()) -> None:
     """Unpack a packed variant; writes nothing outside its folder."""
     from sam3_runtime.deploy.pack import unpack as unpack_variant
 
@@ -376,10 +336,8 @@ def unpack(
 def prune(
     directory: WorkFolder = Path(),
     variants: VariantsFile = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete the shown files.")] = False,
-    gone: Annotated[
-        bool, typer.Option("--gone", help="Also cached engines of work folders that no longer exist.")
-    ] = False,
+    delete: Annotated[bool, Option("--delete", help="Delete the shown files.")] = False,
+    gone: Annotated[bool, Option("--gone", help="Also cached engines of deleted work folders.")] = False,
 ) -> None:
     """Show files that no listed variant uses, and delete them with --delete."""
     from sam3_runtime.jobs.prune import find_unused, remove
@@ -403,10 +361,7 @@ def prune(
 
 
 @app.command()
-def check(
-    directory: WorkFolder = Path(),
-    variants: VariantsFile = None,
-) -> None:
+def check(directory: WorkFolder = Path(), variants: VariantsFile = None) -> None:
     """Compare every engine and record with its digest; the next snakemake rebuilds what differs."""
     from sam3_runtime.jobs.damage import check as check_folder
     from sam3_runtime.plan.planning import make_plan
@@ -423,32 +378,25 @@ def check(
 @app.command()
 def unlock(
     directory: WorkFolder = Path(),
-    force: Annotated[
-        bool, typer.Option("--force", help="Also if a Snakemake was started on another machine and has ended.")
-    ] = False,
+    force: Annotated[bool, Option("--force", help="Also after a Snakemake of another machine.")] = False,
 ) -> None:
     """Clean up after a killed Snakemake: stop its remaining jobs, remove its lock and partial files."""
     from sam3_runtime.jobs.job import unlock as unlock_folder
 
-    for line in unlock_folder(directory, force=force) or ["nothing to clean up"]:
-        console.print(line)
+    _print(unlock_folder(directory, force=force) or ["nothing to clean up"])
 
 
 @app.command()
-def schema(project: Annotated[bool, typer.Option("--project", help="Print that of project files.")] = False) -> None:
+def schema(project: Annotated[bool, Option("--project", help="Print that of project files.")] = False) -> None:
     """Print the JSON schema of variants.yaml, as committed in variants.schema.json, or of project files."""
-    if project:
-        from sam3_runtime.families.sam3.projects import project_schema
+    from sam3_runtime.families.sam3.projects import project_schema
+    from sam3_runtime.plan.settings import json_schema
 
-        print(project_schema(), end="")
-    else:
-        from sam3_runtime.plan.settings import json_schema
-
-        print(json_schema(), end="")
+    print(project_schema() if project else json_schema(), end="")
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def version(show: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     """Print the version, if requested."""
     if show:
         print(__version__)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sam3_runtime.cli.progress import reporter, tracked
 from sam3_runtime.core.errors import printable
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
@@ -43,8 +43,11 @@ Classes = Path | Sequence[Prompt]
 
 @dataclass(frozen=True)
 class StreamOutcome:
-    """The result of :func:`run_stream`. ``changes`` are messages about differences between a written video and its
-    source; ``signalled`` is the number of the signal that ended the run, if any."""
+    """The result of :func:`run_stream`.
+
+    ``changes`` are messages about differences between a written video and its source; ``signalled`` is the number of
+    the signal that ended the run, if any.
+    """
 
     summary: RunSummary
     written: Sequence[Path]
@@ -90,8 +93,8 @@ def classes_of(
     ``boxes`` are ``x0,y0,x1,y1`` in pixels, or from 0 to 1 with ``relative_boxes``, each with ``:0`` appended if it
     shows something else; together they are one more prompt. Raises :class:`PromptError`.
     """
-    asked = [Prompt(text) for text in prompts] + ([_box_prompt(boxes, relative_boxes)] if boxes else [])
-    given = [one for one in (project, bank, asked) if one]
+    own = [Prompt(text) for text in prompts] + ([_box_prompt(boxes, relative_boxes)] if boxes else [])
+    given = [one for one in (project, bank, own) if one]
     if len(given) != 1:
         what = "classes are given in several ways" if given else "no classes are given"
         raise PromptError(what, "give one of: a project file such as shop.yaml, --bank shop.npz, --prompt person")
@@ -163,7 +166,7 @@ def run_stream(
         signals = stack.enter_context(_stopped_by_signals(flow))
         outputs = Outputs(output, found, save, detector.classes) if kinds else None
         with outputs or nullcontext(), flow:
-            for result in _with_progress(flow, console):
+            for result in tracked(flow, flow.expected, "frames", console):
                 if callback is not None:
                     callback(result)
                 if outputs is not None:
@@ -178,28 +181,14 @@ def run_stream(
     return StreamOutcome(summary, [*outputs.written, path], outputs.changes, signalled)
 
 
-def reporter(console: Console) -> Callable[[str], None]:
-    """Return a function that prints messages as they are."""
-    return lambda message: console.print(message, markup=False, highlight=False)
-
-
-def _with_progress(flow: Flow, console: Console) -> Iterator[Result]:
-    """The results, with a progress bar on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield from progress.track(flow, flow.expected, description="frames")
-
-
 @contextmanager
 def _stopped_by_signals(flow: Flow) -> Iterator[list[int]]:
-    """Stop ``flow`` on Ctrl-C and SIGTERM; yields a list that then contains the signal's number. A second signal has
-    its default effect."""
+    """Stop ``flow`` on Ctrl-C and SIGTERM; yields a list that then contains the signal's number.
+
+    A second signal has its default effect.
+    """
     received: list[int] = []
     before: dict[int, Any] = {}
-
-    def restore() -> None:
-        while before:
-            signal.signal(*before.popitem())
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
@@ -207,12 +196,11 @@ def _stopped_by_signals(flow: Flow) -> Iterator[list[int]]:
             signal.signal(one, signal.SIG_DFL)
         flow.stop()
 
-    try:
+    with suppress(ValueError):  # only the main thread may set handlers
         for one in (signal.SIGINT, signal.SIGTERM):
             before[one] = signal.signal(one, stop)
-    except ValueError:  # only the main thread may set handlers
-        restore()
     try:
         yield received
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -22,8 +22,10 @@ _TABLES = (b"mdia", b"minf", b"stbl")
 
 
 class Promise(NamedTuple):
-    """``cut``: the file ends before its container does. ``frames``: the number of shown frames, to within ``slack``;
-    None where the container does not have it."""
+    """``cut``: the file ends before its container does.
+
+    ``frames``: the number of shown frames, to within ``slack``; None where the container does not have it.
+    """
 
     cut: bool = False
     frames: int | None = None

@@ -26,11 +26,11 @@ from sam3_runtime.core.files import temporary_name, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.containers import promise_of
 from sam3_runtime.media.sources import opencv_name
 
 _VIDEO_CODEC = "mp4v"
 _DISK_RESERVE = 1 << 20  # bytes that are left free to close a video
-_FRAMES_CHECKED = 16
 _LONGEST_SIDE = 8190  # pixels, of the codec
 LONGEST_STILL = 60.0
 """The longest time in seconds for which one frame of a file is shown: a jump of its clock would fill the disk."""
@@ -168,17 +168,9 @@ class VideoSink:
         self.close(keep=kind is None)
 
     def _check(self) -> None:
-        """Read back some of the frames, the last one included, to check that all were written."""
-        with opencv_name(self._temporary) as name:
-            capture = cv2.VideoCapture(name)
-        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        step = max(1, self.frames // _FRAMES_CHECKED)
-        missing = 0
-        for number in range(self.frames - 1, -1, -step) if promised >= self.frames else ():
-            capture.set(cv2.CAP_PROP_POS_FRAMES, number)
-            missing += not capture.grab()
-        capture.release()
-        if promised < self.frames or missing:
+        """Check that the file and its table of frames are complete."""
+        promise = promise_of(self._temporary)
+        if promise.cut or promise.frames is None or promise.frames < self.frames:
             raise OutputError(
                 f"cannot write {self.path}: not all of its {counted(self.frames, 'frame')} are on the disk", _FREE_SPACE
             )
@@ -189,8 +181,10 @@ def _even(side: float) -> int:
 
 
 def fitted(image: Image, size: tuple[int, int]) -> Image:
-    """Return ``image`` ([H, W, 3]) with ``size`` (height, width): scaled to fit in, on black. If only one row or column
-    is missing, the last one is repeated instead."""
+    """Return ``image`` ([H, W, 3]) with ``size`` (height, width): scaled to fit in, on black.
+
+    If only one row or column is missing, the last one is repeated instead.
+    """
     rows, columns = size[0] - image.shape[0], size[1] - image.shape[1]
     if {rows, columns} <= {0, 1}:
         return np.pad(image, ((0, rows), (0, columns), (0, 0)), "edge") if rows or columns else image
@@ -206,8 +200,9 @@ def fitted(image: Image, size: tuple[int, int]) -> Image:
 
 
 class JsonLines:
-    """A file with one JSON object per line; a context manager. It appears when the block ends without error, or with
-    :meth:`close`.
+    """A file with one JSON object per line; a context manager.
+
+    It appears when the block ends without error, or with :meth:`close`.
 
     A ``live`` file has its name from the first line on and keeps every line, whatever ends the block or the process; a
     killed process may leave half a line at its end. :class:`OutputError` if it cannot be written.

@@ -104,33 +104,48 @@ def expand_images(specs: Iterable[Spec], left_out: Callable[[LeftOut], None] | N
 
 
 def _images_of(spec: Spec, left_out: Callable[[LeftOut], None]) -> list[Path]:
-    files = matches_of(spec)
-    where = f"in {Path.cwd()}; "
-    if files is None:
-        path, where = locate(spec), ""
-        if not path.is_dir():
-            return [path]
-        files = list(path.iterdir())
-    found, others = by_suffix(files, IMAGE_SUFFIXES)
-    if not found:
-        besides = f": {LeftOut(spec, others).message}" if others else ""
-        raise SourceError(f"{spec} contains no image{besides}", f"{where}suffixes: {', '.join(IMAGE_SUFFIXES)}")
-    if others:
-        left_out(LeftOut(spec, others))
-    return found
+    listed = files_in(spec, IMAGE_SUFFIXES, "image")
+    if listed is None:
+        return [locate(spec)]
+    if listed.left_out:
+        left_out(listed.left_out)
+    return listed.files
 
 
-def matches_of(spec: Spec) -> list[Path] | None:
-    """Return the matches of a glob; None if ``spec`` is not a glob, or a file of that very name exists."""
+class Listed(NamedTuple):
+    """The files of a folder or glob with the wanted suffixes, sorted by name, and the other ones."""
+
+    files: list[Path]
+    left_out: LeftOut | None
+
+
+def files_in(spec: Spec, suffixes: Sequence[str], noun: str) -> Listed | None:
+    """List the files with ``suffixes`` in a folder, or that match a glob; None if ``spec`` names a single file.
+
+    :class:`SourceError` if there is no such file, with ``noun`` as its name, or no such folder.
+    """
     text = str(spec)
-    if not any(sign in text for sign in "*?[") or text.startswith(PACKAGE) or os.path.lexists(text):
+    # a file that exists may have such characters in its name
+    paths: Iterable[Path]
+    if any(sign in text for sign in "*?[") and not text.startswith(PACKAGE) and not os.path.lexists(text):
+        paths = map(Path, glob.glob(text, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    elif locate(spec).is_dir():
+        paths = locate(spec).iterdir()
+    else:
         return None
-    return [Path(match) for match in glob.glob(text, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute one)
+    files, others = by_suffix(paths, suffixes)
+    left_out = LeftOut(spec, others) if others else None
+    if not files:
+        besides = f": {left_out.message}" if left_out else ""
+        raise SourceError(f"{spec} contains no {noun}{besides}", f"in {Path.cwd()}; suffixes: {', '.join(suffixes)}")
+    return Listed(files, left_out)
 
 
 def by_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Return the files with these suffixes, sorted by name, and the other files. Hidden files are among the others:
-    macOS writes ``._photo.png``, which is no image."""
+    """Return the files with these suffixes, sorted by name, and the other files.
+
+    Hidden files are among the others: macOS writes ``._photo.png``, which is no image.
+    """
     files = sorted(path for path in paths if path.is_file())
     found = [path for path in files if path.suffix.lower() in suffixes and not _is_hidden(path)]
     taken = set(found)

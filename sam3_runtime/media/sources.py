@@ -44,19 +44,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The header of a video: size in pixels, frames per second, and the number of frames, which may be an estimate, or
-    None."""
+    """The header of a video: frames per second, and the number of frames, which may be an estimate, or None."""
 
     name: str
-    width: int
-    height: int
     fps: float
     frames: int | None
 
 
 class VideoEndsEarly(SourceError):
-    """Fewer frames decode than the file should have: the end is missing, or ``lost`` frames before it. The yielded
-    frames are good. ``promised`` is the number of frames according to the file, None where it has none."""
+    """Fewer frames decode than the file should have: the end is missing, or ``lost`` frames before it.
+
+    The yielded frames are good. ``promised`` is the number of frames according to the file, None where it has none.
+    """
 
     def __init__(self, path: Path, decoded: int, promised: int | None, lost: int = 0) -> None:
         self.decoded, self.promised, self.lost = decoded, promised, lost
@@ -77,8 +76,11 @@ class Frame(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """The rate for writing a video of the frames, and the median seconds from one frame to the next, None where the
-    file's timestamps are invalid."""
+    """The pace of the frames of a file.
+
+    ``fps`` is the rate for writing a video of them, ``step`` the median seconds from one to the next, None if the
+    file's timestamps are invalid.
+    """
 
     fps: float
     step: float | None
@@ -95,8 +97,11 @@ def quiet_decoders() -> None:
 
 @contextmanager
 def opencv_name(path: Path) -> Iterator[str]:
-    """Yield ``path`` in a form that OpenCV opens: absolute, because FFmpeg takes ``12:30.mp4`` for an address, and
-    through a symbolic link if it is not UTF-8, which would crash OpenCV. Valid inside the block; raises ``OSError``."""
+    """Yield ``path`` in a form that OpenCV opens.
+
+    It is absolute, because FFmpeg takes ``12:30.mp4`` for an address, and a symbolic link if ``path`` is not UTF-8,
+    which would crash OpenCV. Valid inside the block; raises ``OSError``.
+    """
     name = str(path.absolute())
     if name == printable(name):
         yield name
@@ -200,8 +205,6 @@ class Video(Closing):
         counted = int(frames) if math.isfinite(frames) and frames > 0 else None
         self.info = VideoInfo(
             name=printable(self._path.name),
-            width=int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-            height=int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
             fps=self._fps or _DEFAULT_FPS,
             frames=counted if self._promise.frames is None else self._promise.frames,
         )
@@ -271,8 +274,10 @@ class Video(Closing):
                     yield Frame(number, seconds, as_rgb(pixels))
 
     def _grab(self) -> Iterator[int]:
-        """The numbers of the frames that decode, each ready to be retrieved. OpenCV fails to grab a frame at the end,
-        and likewise if one is damaged: the next ones may be good then."""
+        """The numbers of the frames that decode, each ready to be retrieved.
+
+        OpenCV fails to grab a frame at the end, and likewise if one is damaged: the next ones may be good then.
+        """
         expected, promised = self.info.frames or 1, self._promise.frames
         number = lost = failed = 0
         while failed == 0 or failed < min(_LOST_IN_A_ROW, expected - number):

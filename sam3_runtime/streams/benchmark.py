@@ -1,5 +1,6 @@
-"""Measures a run over several sources, nothing written: frames per second, latency, GPU utilization, and the time of a
-round compared with that of its engines alone.
+"""Measures the speed of a run over several sources, nothing written.
+
+The result is frames per second, latency, GPU utilization, and the time of a round compared with its engines alone.
 
 The run is :class:`Flow` itself, over files that are repeated. After a warm-up it is timed for a number of frames of
 each camera. Engine calls are counted by the shapes of their inputs; afterwards each kind is timed alone with inputs of
@@ -12,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed
 from sam3_runtime.plan.toolchain import device_name
-from sam3_runtime.records.measurements import EngineCalls, Reading, StreamBench, latency, of_variant, stable
+from sam3_runtime.records.measurements import EngineCalls, StreamBench, latency, of_variant, stable
 from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources, frame_at
 from sam3_runtime.streams.flow import BatchResults, Flow, FlowSettings
 from sam3_runtime.streams.images import TakeFromSources
@@ -59,8 +59,10 @@ class Repeated(Source):
 
 
 class CountedEngine(Engine):
-    """A proxy of ``engine`` that counts its calls by the sizes of their dynamic dimensions, keeps the last inputs of
-    each kind, and sums up the ``seconds`` of the calls."""
+    """A proxy of ``engine`` that counts its calls by the sizes of their dynamic dimensions.
+
+    It also keeps the last inputs of each kind, and sums up the ``seconds`` of the calls.
+    """
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.record)
@@ -98,8 +100,11 @@ class CountedEngine(Engine):
 
 
 class _TimedDetector:
-    """A detector whose rounds are timed after ``warm_up`` of them. ``on_start`` is called after the warm-up, and
-    ``on_end`` after ``frames`` more frames; both in the thread of the engines, between two rounds."""
+    """A detector whose rounds are timed after ``warm_up`` of them.
+
+    ``on_start`` is called after the warm-up, and ``on_end`` after ``frames`` more frames; both in the thread of the
+    engines, between two rounds.
+    """
 
     def __init__(self, detector: Detector, warm_up: int, frames: int, on_start: Callable[[], object]) -> None:
         self._detector, self._warm_up, self._frames = detector, warm_up, frames
@@ -144,15 +149,6 @@ class _TimedDetector:
         return [(later - earlier) * 1e3 for earlier, later in pairwise(self._ends[self._warm_up - 1 :])]
 
 
-@dataclass(frozen=True)
-class _SteadyState:
-    """Measurements after the warm-up: latencies in ms, and (height, width) of each source's frames."""
-
-    latencies: list[float]
-    sizes: dict[str, tuple[int, int]]
-    readings: list[Reading]
-
-
 def benchmark_stream(
     engines: Path,
     classes: Path | Sequence[Prompt],
@@ -164,11 +160,11 @@ def benchmark_stream(
     top: int | None = None,
     threads: int | None = None,
 ) -> StreamBench:
-    """Measure ``frames`` frames of each camera after ``warm_up`` rounds, with the classes of a bank or
-    project file, or prompts.
+    """Measure ``frames`` frames of each camera after ``warm_up`` rounds.
 
-    ``top`` selects that many best detections of each class, for weights that detect nothing. Raises as
-    :func:`open_detector` and :func:`find_sources` do, and :class:`SourceError` for a live source, which sets the pace.
+    ``classes`` are those of a bank or project file, or prompts. ``top`` selects that many best detections of each
+    class, for weights that detect nothing. Raises as :func:`open_detector` and :func:`find_sources` do, and
+    :class:`SourceError` for a live source, which sets the pace.
     """
     found = find_sources(sources, cameras)
     if any(source.live for source in found):
@@ -188,9 +184,12 @@ def benchmark_stream(
 
         timed_detector = _TimedDetector(detector, warm_up, frames * len(found), reset)
         with Monitor(enabled=on_gpu) as monitor:
-            steady = _run(
-                timed_detector, list(map(Repeated, found)), lambda: gauge.mark("ready", device.memory), monitor
-            )
+
+            def on_ready() -> None:
+                gauge.mark("ready", device.memory)
+                monitor.readings.clear()
+
+            latencies, sizes = _run(timed_detector, list(map(Repeated, found)), on_ready)
         gauge.mark("peak", device.memory)
         periods = timed_detector.periods
         inside = None if device.queues else sum(engine.seconds for engine in counted.values())
@@ -199,29 +198,32 @@ def benchmark_stream(
     gpu = find_gpu() if on_gpu else None
     toolchain = next(iter(records.values())).toolchain
     seconds, engines_ms = sum(periods) / 1e3, sum(one.calls * one.alone.median for one in calls)
-    busy = [one.busy_percent for one in steady.readings if one.busy_percent is not None]
+    busy = [one.busy_percent for one in monitor.readings if one.busy_percent is not None]
     measured, fps = timed_detector.frames, timed_detector.frames / seconds
     return StreamBench(
         **of_variant(config, records, device_name(toolchain)),
         driver=gpu.driver if gpu else None, toolchain=toolchain, threads=threads,
         classes=len(detector.classes), kept=top, masks=round(timed_detector.masks, 2),
-        cameras=len(found), pictures=tuple(steady.sizes[source.name] for source in found),
+        cameras=len(found), pictures=tuple(sizes[source.name] for source in found),
         frames=measured, images=round(measured / len(periods), 3), seconds=round(seconds, 3),
-        rounds=latency(periods), stable=stable(_windows(periods)), frame=latency(steady.latencies),
+        rounds=latency(periods), stable=stable(_windows(periods)), frame=latency(latencies),
         fps=round(fps, 3), fps_per_camera=round(fps / len(found), 3),
         engines_ms=round(engines_ms, 3), ratio=round(seconds * 1e3 / len(periods) / engines_ms, 4),
         ratio_inside=round(seconds / inside, 4) if inside else None, calls=tuple(calls),
         memory_peak_mib=round(process_mib("VmHWM") or 0.0, 1),
-        device_memory=gauge.result(steady.readings) if on_gpu else None,
-        clocks=clocks_of(gauge.before, steady.readings) if on_gpu else None,
+        device_memory=gauge.result(monitor.readings) if on_gpu else None,
+        clocks=clocks_of(gauge.before, monitor.readings) if on_gpu else None,
         busy_percent=round(fmean(busy), 1) if busy else None,
     )  # fmt: skip
 
 
 def _run(
-    detector: _TimedDetector, sources: Sequence[Source], on_ready: Callable[[], None], monitor: Monitor
-) -> _SteadyState:
-    """Run until the detector has its frames; ``on_ready`` is called after the warm-up, during the run."""
+    detector: _TimedDetector, sources: Sequence[Source], on_ready: Callable[[], None]
+) -> tuple[list[float], dict[str, tuple[int, int]]]:
+    """Run until the detector has its frames; ``on_ready`` is called after the warm-up, during the run.
+
+    Returns the latencies after the warm-up in ms, and (height, width) of each source's frames.
+    """
     latencies: list[float] = []
     sizes: dict[str, tuple[int, int]] = {}
     with Flow(detector, sources, settings=FlowSettings(patience=1.0)) as flow:
@@ -231,9 +233,8 @@ def _run(
             if detector.steady:
                 if not latencies:
                     on_ready()
-                    monitor.readings.clear()
                 latencies.append(result.latency * 1e3)
-    return _SteadyState(latencies, sizes, list(monitor.readings))
+    return latencies, sizes
 
 
 def _windows(periods: Sequence[float]) -> list[Sequence[float]]:

@@ -15,7 +15,7 @@ import logging
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +29,11 @@ from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.source_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
-    LeftOut,
-    by_suffix,
+    Listed,
     expand_images,
+    files_in,
     is_video,
     locate,
-    matches_of,
     shortened,
     unique,
 )
@@ -57,18 +56,19 @@ Problem = Callable[[SourceError], None]
 class Source(ABC):
     """A named sequence of frames.
 
-    ``name`` is unique in a run and valid as a file name; ``fps`` is the nominal rate, and ``frames`` the number of
-    frames, None where that is not known. A ``live`` source does not wait for its reader. ``beside`` are errors about
-    unreadable files next to its own, which :meth:`read` reports first. ``saves`` are the kinds of output that are
-    written of it by default, and ``tracked`` is whether its frames follow each other in time.
+    ``name`` is unique in a run and valid as a file name; ``fps`` is the nominal rate, ``frames`` the number of frames,
+    None where that is not known, and ``inputs`` are the files, which no output may overwrite. A ``live`` source does
+    not wait for its reader. ``beside`` are errors about unreadable files next to its own, which :meth:`read` reports
+    first. ``saves`` are the kinds of output that are written of it by default, and ``tracked`` is whether its frames
+    follow each other in time.
     """
 
     live: ClassVar[bool] = False
     tracked: ClassVar[bool] = True
     saves: ClassVar[frozenset[str]] = frozenset(("video", "jsonl"))
 
-    def __init__(self, name: str, fps: float, frames: int | None = None) -> None:
-        self.name, self.fps, self.frames = name, fps, frames
+    def __init__(self, name: str, fps: float, frames: int | None = None, inputs: Sequence[Path] = ()) -> None:
+        self.name, self.fps, self.frames, self.inputs = name, fps, frames, inputs
         self.beside: Sequence[SourceError] = ()
 
     @abstractmethod
@@ -90,11 +90,6 @@ class Source(ABC):
         other = copy.copy(self)
         other.name = name
         return other
-
-    @property
-    def inputs(self) -> Sequence[Path]:
-        """The files that it reads, which no output may overwrite."""
-        return ()
 
     # --- the names of its outputs; `infer` has its own ---
 
@@ -118,31 +113,27 @@ def frame_at(number: int, fps: float, image: Image) -> Frame:
 
 
 class ImageFiles(Source):
-    """Image files as frames, numbered from 0 or by ``numbers``. An unreadable file is reported, and its number is
-    skipped."""
+    """Image files as frames, numbered from 0 or by ``numbers``.
+
+    An unreadable file is reported, and its number is skipped.
+    """
 
     def __init__(
         self, name: str, paths: Sequence[Path], fps: float = IMAGES_FPS, numbers: Sequence[int] | None = None
     ) -> None:
-        super().__init__(name, fps, len(paths))
-        self._paths = tuple(paths)
+        super().__init__(name, fps, len(paths), paths)
         self._numbers = range(len(paths)) if numbers is None else numbers
 
     def read(self, problem: Problem) -> Frames:
         """Yield the images; see :meth:`Source.read`."""
         self._report_beside(problem)
-        for number, path in zip(self._numbers, self._paths, strict=True):
+        for number, path in zip(self._numbers, self.inputs, strict=True):
             try:
                 image = load_image(path)
             except SourceError as error:
                 problem(error)
             else:
                 yield frame_at(number, self.fps, image)
-
-    @property
-    def inputs(self) -> Sequence[Path]:
-        """The image files."""
-        return self._paths
 
 
 class VideoFile(Source):
@@ -151,19 +142,13 @@ class VideoFile(Source):
     def __init__(self, name: str, path: Path) -> None:
         with read_video(path) as video:
             self._pace = video.pace
-            super().__init__(name, self._pace.fps, video.info.frames)
-        self._path = path
+            super().__init__(name, self._pace.fps, video.info.frames, [path])
 
     def read(self, problem: Problem) -> Frames:
         """Yield the frames; lost frames are reported by the :class:`SourceError` at the end."""
         self._report_beside(problem)
-        with read_video(self._path, self._pace) as video:
+        with read_video(self.inputs[0], self._pace) as video:
             yield from video.numbered()
-
-    @property
-    def inputs(self) -> Sequence[Path]:
-        """The video file."""
-        return (self._path,)
 
 
 class Camera(Source):
@@ -246,37 +231,31 @@ def _sources_of(spec: str, fps: float) -> list[Source]:
     if _ADDRESS.match(spec):
         parts = urlsplit(spec)  # the name has the host and the path: no user, password or query
         return [Camera(file_name(f"{parts.hostname or 'address'}{parts.path}"), spec)]
-    matches = matches_of(spec)
-    if matches is not None:
-        return _of_files(matches, spec, fps)
     if (sign := _NUMBERED.search(Path(spec).name)) and not Path(spec).exists():
         return [_numbered(Path(spec), sign, fps)]
+    listed = files_in(spec, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), "image or video")
+    if listed is not None:
+        return _of_files(listed, fps)
     path = locate(spec)
-    if path.is_dir():
-        return _of_files(path.iterdir(), spec, fps)
     if not path.is_file():
         raise SourceError(f"{spec} is not a file", "name an image, a video, a folder, camera:0 or an address")
     name = file_name(path.stem)
     return [VideoFile(name, path) if is_video(path) else ImageFiles(name, [path], fps)]
 
 
-def _of_files(paths: Iterable[Path], spec: str, fps: float) -> list[Source]:
+def _of_files(listed: Listed, fps: float) -> list[Source]:
     """One source of all images, and one for each video that opens."""
-    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    found, others = by_suffix(paths, suffixes)
-    left_out = LeftOut(spec, others) if others else None
-    if not found:
-        besides = f": {left_out.message}" if left_out else ""
-        raise SourceError(
-            f"{spec} contains no image and no video{besides}", f"in {Path.cwd()}; suffixes: {', '.join(suffixes)}"
-        )
-    found.sort(key=natural)
+    files = sorted(listed.files, key=natural)
     sources: list[Source] = []
-    if images := [path for path in found if not is_video(path)]:
+    if images := [path for path in files if not is_video(path)]:
         each_once = [image.path for image in expand_images(images)]
         sources.append(ImageFiles(file_name(images[0].absolute().parent.name), each_once, fps))
-    beside: list[SourceError] = [left_out] if left_out and left_out.images else []
-    for path in filter(is_video, found):
+    beside: list[SourceError] = []
+    if listed.left_out and listed.left_out.images:
+        beside.append(listed.left_out)
+    elif listed.left_out:
+        log.warning(listed.left_out)
+    for path in filter(is_video, files):
         try:
             sources.append(VideoFile(file_name(path.stem), path))
         except SourceError as error:  # it was not named itself: the others are processed
@@ -284,8 +263,6 @@ def _of_files(paths: Iterable[Path], spec: str, fps: float) -> list[Source]:
     if not sources:
         raise beside[-1]
     sources[0].beside = beside
-    if left_out and not left_out.images:
-        log.warning(left_out)
     return sources
 
 
@@ -305,8 +282,11 @@ def _numbered(pattern: Path, sign: re.Match[str], fps: float) -> Source:
 
 
 def _frame_numbers(numbers: Sequence[int]) -> Sequence[int]:
-    """The frame number, from 0, of each of these ascending file numbers. A common step counts as one frame, and other
-    differences leave gaps. Numbers with more gaps than files, such as dates, leave none."""
+    """The frame number, from 0, of each of these ascending file numbers.
+
+    A common step counts as one frame, and other differences leave gaps. Numbers with more gaps than files, such as
+    dates, leave none.
+    """
     steps = [later - earlier for earlier, later in pairwise(numbers)]
     frames = [(number - numbers[0]) // (math.gcd(*steps) or 1) for number in numbers]
     return frames if min(steps, default=1) and frames[-1] < 2 * len(frames) else range(len(numbers))

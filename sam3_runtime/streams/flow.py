@@ -79,8 +79,11 @@ class Result:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """``patience``: seconds that a started batch waits for frames of the other sources. ``frames``: the most frames
-    that are processed of each source. ``clock`` returns the time in seconds; tests replace it."""
+    """``patience``: seconds that a started batch waits for frames of the other sources.
+
+    ``frames``: the most frames that are processed of each source. ``clock`` returns the time in seconds; tests replace
+    it.
+    """
 
     patience: float = 0.02
     frames: int | None = None
@@ -246,11 +249,12 @@ class Flow:
         """Return the summary of the run up to now."""
         seconds = (self._ended or self._clock()) - self._started
         lines = []
-        for index, (source, tally) in enumerate(zip(self.sources, self._tallies, strict=True)):
-            found, dropped = self._readers.problems(index), self._inbox.dropped(index)
-            lines.append(
-                tally.summary(source.name, seconds, dropped=dropped, failures=found.count, problems=found.messages)
-            )
+        for index, (source, reader) in enumerate(zip(self.sources, self._readers.readers, strict=True)):
+            line = self._tallies[index].summary(
+                source.name, seconds, dropped=self._inbox.dropped(index), failures=reader.failures,
+                problems=reader.problems,
+            )  # fmt: skip
+            lines.append(line)
         total = sum(self._tallies, Tally()).summary(
             "total", seconds, dropped=sum(one.dropped for one in lines), failures=sum(one.failures for one in lines)
         )

@@ -12,8 +12,11 @@ Take = Callable[[bool], Sequence[Image]]
 
 
 class SourceImage(NamedTuple):
-    """An image of a run over sources: the index of its ``source``, its ``number`` there (from 0, dropped ones included)
-    and its time in the source in ``seconds``, for a model with a state for each source."""
+    """An image of a run over sources, for a model with a state for each source.
+
+    ``source`` is the index of its source, ``number`` its number there (from 0, dropped ones included), and ``seconds``
+    its time in the source.
+    """
 
     image: Image
     source: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
@@ -32,8 +32,11 @@ Report = Callable[[str], None]
 
 
 class ReadFrame(NamedTuple):
-    """A frame in a run: ``number`` counts all frames of its source, dropped ones included; ``seconds`` is its time in
-    the source, and ``read`` the clock's time when it was read."""
+    """A frame in a run.
+
+    ``number`` counts all frames of its source, dropped ones included; ``seconds`` is its time in the source, and
+    ``read`` the clock's time when it was read.
+    """
 
     number: int
     seconds: float
@@ -43,9 +46,11 @@ class ReadFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """How live sources are reopened, in seconds. A source without a frame for ``stall`` counts as failed. After a
-    failure it is tried again in ``first_pause``, which doubles up to ``longest_pause``; after ``attempts`` failures in
-    a row it is given up (never, where None)."""
+    """How live sources are reopened, in seconds.
+
+    A source without a frame for ``stall`` counts as failed. After a failure it is tried again in ``first_pause``, which
+    doubles up to ``longest_pause``; after ``attempts`` failures in a row it is given up (never, where None).
+    """
 
     stall: float = 10.0
     first_pause: float = 1.0
@@ -53,22 +58,8 @@ class LiveSettings:
     attempts: int | None = None
 
 
-@dataclass
-class Problems:
-    """The problems of one source: how many there were, and the messages of the first ones."""
-
-    count: int = 0
-    messages: list[str] = field(default_factory=list)
-
-    def add(self, message: str) -> None:
-        """Count a problem."""
-        self.count += 1
-        if self.count <= _MOST_PROBLEMS:
-            self.messages.append(message)
-
-
 class Readers:
-    """The reading threads of a run. ``fail`` is called with every unexpected exception."""
+    """The reading threads of a run, one for each of ``sources``. ``fail`` is called with every unexpected exception."""
 
     def __init__(
         self,
@@ -84,12 +75,12 @@ class Readers:
         """Set to have all threads end soon; a signal handler may do no more than that."""
         self._inbox = inbox
         self.clock, self.settings, self.report, self.fail = clock, settings, report, fail
-        self._readers = [_Reader(self, index, source, inbox) for index, source in enumerate(sources)]
+        self.readers = [_Reader(self, index, source, inbox) for index, source in enumerate(sources)]
         self._watch = Thread(target=self._watching, name="watch", daemon=True)
 
     def start(self) -> None:
         """Start all threads."""
-        for reader in self._readers:
+        for reader in self.readers:
             reader.start()
         self._watch.start()
 
@@ -100,17 +91,13 @@ class Readers:
 
     def join(self) -> None:
         """Wait for the threads, except for those that hang in a driver or in :attr:`report`."""
-        for thread in (self._watch, *(thread for reader in self._readers for thread in reader.threads)):
+        for thread in (self._watch, *(thread for reader in self.readers for thread in reader.threads)):
             thread.join(_JOIN)
 
     @property
     def stopped(self) -> bool:
         """Whether :meth:`stop` was called."""
         return self._stop.is_set()
-
-    def problems(self, source: int) -> Problems:
-        """Return the problems of one source, by its index."""
-        return self._readers[source].problems
 
     def sleep_until(self, when: float) -> None:
         """Wait until the clock shows ``when``, or until the threads are to end."""
@@ -124,54 +111,60 @@ class Readers:
                     self.stop()
                     self.report("stopping: the current batch is finished first")
                     return
-                for reader in self._readers:
+                for reader in self.readers:
                     reader.check_for_stall()
         except BaseException as error:  # a defect: the run ends with it
             self.fail(error)
 
 
 class _Reader:
-    """Reads one source. Each opening of a live source is a numbered attempt; frames of a thread that hung in an earlier
-    attempt are ignored."""
+    """Reads one source.
+
+    Each opening of a live source is a numbered attempt; frames of a thread that hung in an earlier attempt are ignored.
+    ``failures`` counts the problems, ``problems`` are the messages of the first ones.
+    """
 
     def __init__(self, readers: Readers, index: int, source: Source, inbox: Inbox[ReadFrame]) -> None:
         self._readers, self._index, self._source, self._inbox = readers, index, source, inbox
-        self.problems = Problems()
+        self.failures = 0
+        self.problems: list[str] = []
         self.threads: list[Thread] = []
         self._lock = Lock()
         self._attempt = 0
-        self._failures = 0  # in a row
+        self._failures_in_a_row = 0
         self._number = 0
         self._started = 0.0
         self._waiting_since: float | None = None  # for a frame of the source; None while none is requested
 
     def start(self) -> None:
+        """Start the first attempt."""
         self._started = self._readers.clock()
         self._launch(self._run, self._attempt, None)
 
     def _launch(self, work: Callable[..., None], *arguments: Any) -> None:
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:  # a defect: the run ends with it
+                self._readers.fail(error)
+
         self.threads = [thread for thread in self.threads if thread.is_alive()]
-        thread = Thread(target=work, args=arguments, name=f"read {self._source.name}", daemon=True)
-        self.threads.append(thread)
-        thread.start()
+        self.threads.append(Thread(target=guarded, name=f"read {self._source.name}", daemon=True))
+        self.threads[-1].start()
 
     def _run(self, attempt: int, fault: SourceError | None) -> None:
         """Read until the end; ``fault`` is the error that ended the attempt before."""
-        try:
-            while fault is None or self._pause(attempt, fault):
-                fault = self._read(attempt)
-                if not self._is_current(attempt) or not self._inbox.wants(self._index):
-                    break
-                if not self._source.live:
-                    if fault is not None:
-                        self._add_problem(str(fault))
-                    break
-                fault = fault or SourceError(f"{self._source.name} has ended")
-        except BaseException as error:  # a defect: the run ends with it
-            self._readers.fail(error)
-        finally:
-            if self._is_current(attempt):
-                self._inbox.end(self._index)
+        while fault is None or self._pause(attempt, fault):
+            fault = self._read(attempt)
+            if not self._is_current(attempt) or not self._inbox.wants(self._index):
+                break
+            if not self._source.live:
+                if fault is not None:
+                    self._add_problem(str(fault))
+                break
+            fault = fault or SourceError(f"{self._source.name} has ended")
+        if self._is_current(attempt):
+            self._inbox.end(self._index)
 
     def _is_current(self, attempt: int) -> bool:
         return attempt == self._attempt and not self._readers.stopped
@@ -205,7 +198,7 @@ class _Reader:
         with self._lock:  # putting a live frame never waits
             if not self._is_current(attempt):
                 return False
-            recovered, self._failures = self._failures > 0, 0
+            recovered, self._failures_in_a_row = self._failures_in_a_row > 0, 0
             if recovered:
                 self._inbox.set_unavailable(self._index, False)
             read = ReadFrame(self._number, now - self._started, frame.image, now)
@@ -218,11 +211,11 @@ class _Reader:
     def _pause(self, attempt: int, fault: SourceError) -> bool:
         """Report the fault and wait; False when there is no further attempt."""
         settings, name = self._readers.settings, self._source.name
-        self._failures += 1
-        if settings.attempts is not None and self._failures >= settings.attempts:
-            self._add_problem(f"{fault}\n{name} is given up after {counted(self._failures, 'failure')} in a row")
+        self._failures_in_a_row = failures = self._failures_in_a_row + 1
+        if settings.attempts is not None and failures >= settings.attempts:
+            self._add_problem(f"{fault}\n{name} is given up after {counted(failures, 'failure')} in a row")
             return False
-        doublings = min(self._failures - 1, _MOST_DOUBLINGS)
+        doublings = min(failures - 1, _MOST_DOUBLINGS)
         pause = min(settings.first_pause * 2.0**doublings, settings.longest_pause)
         until = self._readers.clock() + pause
         self._add_problem(f"{fault}\n{name} is tried again in {pause:g} s")
@@ -246,14 +239,10 @@ class _Reader:
         if live:
             self._launch(self._run, self._attempt, SourceError(message))
         else:
-            self._launch(self._report_stall, f"{message}; still waiting for it")
-
-    def _report_stall(self, message: str) -> None:
-        try:
-            self._add_problem(message)
-        except BaseException as error:  # as in a reading thread
-            self._readers.fail(error)
+            self._launch(self._add_problem, f"{message}; still waiting for it")
 
     def _add_problem(self, message: str) -> None:
-        self.problems.add(message)
+        self.failures += 1
+        if self.failures <= _MOST_PROBLEMS:
+            self.problems.append(message)
         self._readers.report(message)

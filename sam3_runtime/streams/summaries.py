@@ -78,8 +78,10 @@ class Tally:
 
 
 def rows_of(summary: RunSummary) -> list[dict[str, str]]:
-    """Return a table: a row for each source, and one in total where there are several. A column without any value is
-    left out."""
+    """Return a table: a row for each source, and one in total where there are several.
+
+    A column without any value is left out.
+    """
     lines = [*summary.sources, *([summary.total] if len(summary.sources) > 1 else [])]
     rows = [
         {

@@ -124,7 +124,9 @@ def test_the_classes_of_a_bank_and_of_a_project(
     run(engines, tmp_path / "project", images=images, project=tmp_path / "shop.yaml")
     found = lines(tmp_path / "bank/images.jsonl")
     assert lines(tmp_path / "project/images.jsonl") == found
-    assert all(one["score"] > 0.45 for line in found for one in line["detections"])
+    scores = [one["score"] for line in found for one in line["detections"]]
+    assert len(scores) > 5
+    assert min(scores) > 0.45
     run(engines, tmp_path / "all", images=images, project=tmp_path / "shop.yaml", conf=0.1)
     lowest = min(one["score"] for line in lines(tmp_path / "all/images.jsonl") for one in line["detections"])
     assert 0.1 < lowest < 0.45, "of all classes"

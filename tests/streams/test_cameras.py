@@ -93,7 +93,7 @@ def test_globs_and_folders_of_videos_are_a_source_each(tmp_path: Path) -> None:
     assert [one.name for one in find_sources([str(tmp_path / "*.avi")])] == ["a", "b"]
     assert [one.name for one in find_sources([tmp_path])] == [tmp_path.name, "a", "b"]
     for empty in (str(tmp_path / "*.mov"), str(tmp_path / "*.txt")):
-        with pytest.raises(SourceError, match="contains no image and no video"):
+        with pytest.raises(SourceError, match="contains no image or video"):
             find_sources([empty])
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
 
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import temporary_name
@@ -83,20 +82,6 @@ def test_everything_of_two_sources(tmp_path: Path) -> None:
     assert [int(image[20, 28, 0]) for image in shown] == pytest.approx([n * 10 for n in range(20)], abs=12)
     assert load_image(tmp_path / "b/00000002.jpg").shape == (30, 20, 3)
     assert threads_of_runs() == []
-
-
-def test_coco_results_load_in_its_own_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sources: list[Source] = [Listed("a", []), Listed("Tür", [])]
-    write(tmp_path, sources, [result("Tür", 0), result("a", 0), result("a", 1)], ("coco",))
-    coco = COCO(str(tmp_path / "coco.json"))
-    assert [one["name"] for one in coco.dataset["categories"]] == ["cup", "cat"]
-    images = {(one["source"], one["frame"]): one["id"] for one in coco.dataset["images"]}
-    assert images == {("a", 0): 1, ("Tür", 0): 2, ("a", 1): 3}, "the same ids whatever came first"
-    results = coco.loadRes(coco.dataset["annotations"])
-    (one,) = results.loadAnns(results.getAnnIds(imgIds=[2]))
-    assert (one["category_id"], one["bbox"], one["score"]) == (1, [2, 3, 10, 10], 1.0)
-    assert results.annToMask(one).sum() == 100
-    assert capsys.readouterr().err == ""
 
 
 def test_nothing_found_is_written_too(tmp_path: Path) -> None:

@@ -70,8 +70,10 @@ class ClassRecord(Record):
 
 
 class BankRecord(SealedRecord):
-    """The origin of a bank. ``project`` is the name of the project file; ``resolution`` and ``precision`` are those of
-    the encoders that ran."""
+    """The origin of a bank.
+
+    ``project`` is the name of the project file; ``resolution`` and ``precision`` are those of the encoders that ran.
+    """
 
     project: str
     checkpoint: str
@@ -106,8 +108,10 @@ class Bank:
         return len(self.tokens)
 
     def check(self, config: VariantConfig) -> None:
-        """Raise :class:`RecordError` unless these classes are valid for the variant of ``config``, with the reason and
-        the command that makes the bank anew."""
+        """Raise :class:`RecordError` unless these classes are valid for the variant of ``config``.
+
+        The message has the reason, and the command that makes the bank anew.
+        """
         record = self.record
         again = (
             f"make it anew: sam3-runtime extract {record.project} --engines engines/{config.variant} "
@@ -234,12 +238,12 @@ def read_references(project: Project) -> dict[str, Reference]:
             try:
                 found[examples.image] = Reference(load_image(spec), sha256_of(locate(spec)))
             except SourceError as error:
-                where = project.place("classes", index, "examples", "image")
+                where = project.location("classes", index, "examples", "image")
                 raise ProjectError(f"{where}: {error.message}", error.hint) from None
         height, width = found[examples.image].image.shape[:2]
         for keys, (x0, y0, x1, y1) in examples.boxes():
             if not examples.relative and (x1 > width or y1 > height):
-                where = project.place("classes", index, "examples", *keys)
+                where = project.location("classes", index, "examples", *keys)
                 size = f"{width} x {height} pixels"
                 raise ProjectError(
                     f"{where}: the box {[x0, y0, x1, y1]} is outside {examples.image}, which is {size}",

@@ -101,8 +101,10 @@ class Detector(Closing):
     def rounds(
         self, take: TakeFromSources, stages: StageHook | None = None
     ) -> Generator[list[list[Detections]], None, None]:
-        """As :meth:`detect`, on one batch of ``take`` after another: see :meth:`Pipeline.rounds`. The sources of the
-        images make no difference."""
+        """As :meth:`detect`, on one batch of ``take`` after another: see :meth:`Pipeline.rounds`.
+
+        The sources of the images make no difference.
+        """
         images = images_of(take)
         return self.pipeline.rounds(images, self._prompts, threshold=self._thresholds, top=self._top, stages=stages)
 

@@ -145,7 +145,7 @@ class Project:
     path: Path
     places: Places
 
-    def place(self, *keys: str | int) -> str:
+    def location(self, *keys: str | int) -> str:
         """Return ``FILE:LINE: KEY`` of a value, for messages."""
         return f"{self.path}:{nearest_place(self.places, keys)}: {dotted(keys)}"
 
@@ -166,7 +166,7 @@ def read_project(path: str | Path) -> Project:
     for index, section in enumerate(settings.classes):
         if section.label in lines:
             raise ProjectError(
-                f"{project.place('classes', index)}: the class {section.label!r} is defined twice "
+                f"{project.location('classes', index)}: the class {section.label!r} is defined twice "
                 f"(first on line {lines[section.label]})",
                 "give one of them another `name`",
             )

@@ -132,7 +132,7 @@ def test_merge_keys_take_values_over_and_their_lines(tmp_path: Path) -> None:
     person, cat = project.settings.classes
     assert (person.words, person.threshold, person.color) == ("person", 0.4, (255, 0, 0))
     assert (cat.words, cat.threshold, cat.color) == ("cat", 0.4, (0, 255, 0))
-    lines = {key: project.place("classes", 1, key) for key in ("words", "threshold", "color")}
+    lines = {key: project.location("classes", 1, key) for key in ("words", "threshold", "color")}
     assert lines == {
         key: f"{tmp_path / 'shop.yaml'}:{line}: classes[1].{key}"
         for key, line in {"words": 6, "threshold": 4, "color": 8}.items()
