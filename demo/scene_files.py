@@ -19,7 +19,7 @@ from demo.scene_shapes import SHAPES
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.imaging.postprocess import Detections, mask_to_rle
-from sam3_runtime.media.sinks import VideoSink, write_picture
+from sam3_runtime.media.sinks import VideoSink, write_image
 
 if TYPE_CHECKING:
     from demo.scenes import Scene, Thing
@@ -39,7 +39,7 @@ def coco_data_set(folder: Path, scenes: Iterable[tuple[int, Scene]]) -> Path:
     annotations: list[dict[str, Any]] = []
     for number, (seed, scene) in enumerate(scenes, 1):
         name = f"images/{seed:08d}.png"
-        write_picture(folder / name, scene.image)
+        write_image(folder / name, scene.image)
         height, width = scene.image.shape[:2]
         asked = phrases(scene, np.random.default_rng([_PROMPTING, seed]), PROMPTS)
         prompted = [categories[phrase.text] for phrase in asked]
@@ -85,7 +85,7 @@ def contact_sheet(path: Path, scenes: Sequence[Scene], columns: int) -> None:
     pairs = [np.hstack([scene.image, draw(scene.image, _named(scene))]) for scene in scenes]
     pairs += [np.zeros_like(pairs[0])] * (-len(pairs) % columns)
     rows = [np.hstack(pairs[start : start + columns]) for start in range(0, len(pairs), columns)]
-    write_picture(path, np.vstack(rows))
+    write_image(path, np.vstack(rows))
 
 
 def _placed(thing: Thing) -> dict[str, Any]:

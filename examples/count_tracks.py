@@ -17,7 +17,7 @@ def main(classes: str, engines: str, sources: list[str]) -> None:
     seen: dict[tuple[str, str], set[int]] = defaultdict(set)
     with sam3_runtime.open_detector(engines, classes) as detector:
         try:
-            for result in sam3_runtime.stream(detector, sources, track=True, tell=print):
+            for result in sam3_runtime.stream(detector, sources, track=True, report=print):
                 for found, ids in zip(result.detections, result.tracks or [], strict=True):
                     seen[result.source, found.prompt].update(ids[ids >= 0].tolist())
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sam3_runtime
 from sam3_runtime.imaging.drawing import draw
-from sam3_runtime.media.sinks import write_picture
+from sam3_runtime.media.sinks import write_image
 from sam3_runtime.media.source_files import expand_images
 from sam3_runtime.media.sources import load_image
 
@@ -31,7 +31,7 @@ def main(project: Path, engines: Path, pictures: list[str]) -> None:
             found = detector.detect([image])[0]
             for info, detections in zip(detector.classes, found, strict=True):
                 print(f"{picture.name}: {len(detections)} {info.name} above {info.threshold:g}")
-            write_picture(Path("found") / f"{Path(picture.name).stem}.png", draw(image, found, colors))
+            write_image(Path("found") / f"{Path(picture.name).stem}.png", draw(image, found, colors))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from sam3_runtime.families.sam3.banks import ClassInfo
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source, frame_at
-from sam3_runtime.streams.flow import Rounds
+from sam3_runtime.streams.flow import BatchResults
 from sam3_runtime.streams.images import TakeFromSources
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Seeing:
         """Notes the source, and how many images were answered until then."""
         self.ended.append((source, sum(map(len, self.rounds_seen))))
 
-    def rounds(self, take: TakeFromSources) -> Rounds:
+    def rounds(self, take: TakeFromSources) -> BatchResults:
         while taken := take(True):
             self.sources_seen.append([(one.source, one.number) for one in taken])
             images = [one.image for one in taken]

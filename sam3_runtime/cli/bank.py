@@ -1,4 +1,4 @@
-"""What ``sam3-runtime extract`` does, and what ``sam3-runtime info`` says of a bank.
+"""The command ``sam3-runtime extract``, and the output of ``sam3-runtime info`` for a prompt bank.
 
 Knows banks and tables; knows no backend.
 """
@@ -19,10 +19,10 @@ from sam3_runtime.families.sam3.projects import read_project
 
 
 def extract_bank(project_file: Path, engines: Path, output: Path, threads: int | None = None) -> Iterator[str]:
-    """Encode the classes of a project with the engines of one variant, write the bank, and say what was done.
+    """Encode the classes of a project with the engines of one variant, write the bank, and yield messages.
 
-    The project, its images and boxes are checked before an engine is opened, and only the parts that encode are.
-    Raises :class:`ProjectError`, :class:`OutputError`, and what :func:`sam3_runtime.load` raises.
+    The project, its images and boxes are checked before an engine is opened; only the parts that encode are opened.
+    Raises :class:`ProjectError`, :class:`OutputError`, and as :func:`sam3_runtime.load` does.
     """
     project = read_project(project_file)
     references = read_references(project)
@@ -37,7 +37,10 @@ def extract_bank(project_file: Path, engines: Path, output: Path, threads: int |
 
 
 def bank_table(bank: Bank) -> Table:
-    """A line a class: how it is named, and what its features hold for. What no class has is no column."""
+    """Return a table with a row per class: its prompts, and where its features are valid.
+
+    Empty columns are left out.
+    """
     rows = [_row(one, bank.record.resolution) for one in bank.record.classes]
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     table = Table(*columns)
@@ -48,27 +51,21 @@ def bank_table(bank: Bank) -> Table:
 
 def _row(one: ClassRecord, resolution: int) -> dict[str, str]:
     red, green, blue = one.color
+    positive = sum(one.examples.labels) if one.examples else 0
     return {
         "class": escape(one.name),
         "words": escape(one.words or ""),
-        "boxes": _boxes_of(one),
+        "boxes": f"{positive} positive, {len(one.examples.labels) - positive} negative" if one.examples else "",
         "reference image": f"{escape(one.examples.image)} ({one.examples.sha256[:12]})" if one.examples else "",
         "threshold": f"{one.threshold:g}",
         "colour": f"[rgb({red},{green},{blue})]██[/] #{red:02x}{green:02x}{blue:02x}",
         "tokens": str(one.tokens),
-        "holds for": f"{resolution} pixels" if one.examples else "any resolution",
+        "valid for": f"{resolution} pixels" if one.examples else "any resolution",
     }
 
 
-def _boxes_of(one: ClassRecord) -> str:
-    if one.examples is None:
-        return ""
-    positive = sum(one.examples.labels)
-    return f"{positive} positive, {len(one.examples.labels) - positive} negative"
-
-
 def bank_origin(bank: Bank) -> str:
-    """What a bank was made from, in one line."""
+    """Return the origin of a bank, in one line."""
     record = bank.record
     made = ", ".join(f"{part} {precision}" for part, precision in record.precision.items())
     return (

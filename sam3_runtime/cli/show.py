@@ -1,7 +1,6 @@
-"""What ``sam3-runtime info``, ``verify`` and ``doctor`` print for people: variants, banks, verdicts, and what a machine
-has.
+"""The output of ``sam3-runtime info``, ``verify`` and ``doctor`` for people: variants, banks, verdicts, machines.
 
-Knows what :mod:`sam3_runtime.deploy.overview` and :mod:`sam3_runtime.cli.doctor` return, and verdicts; reads nothing
+Knows the results of :mod:`sam3_runtime.deploy.overview` and :mod:`sam3_runtime.cli.doctor`, and verdicts; reads nothing
 else.
 """
 
@@ -15,12 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from sam3_runtime.core.wording import counted
-from sam3_runtime.measure.memory import smallest_card
+from sam3_runtime.measure.memory import MIB, smallest_card
 from sam3_runtime.records.records import Verdict
 from sam3_runtime.report.comparisons import precision_used
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:
+    """Print the origin and the classes of the bank in ``path``."""
     from sam3_runtime.cli.bank import bank_origin, bank_table
     from sam3_runtime.families.sam3.banks import load_bank
 
@@ -33,18 +33,18 @@ def print_bank(console: Console, path: Path, as_json: bool) -> None:
 
 
 def print_variant(console: Console, found: dict[str, Any]) -> None:
+    """Print one variant, from :func:`sam3_runtime.deploy.overview.describe`."""
     config = found["config"]
     console.print(f"[bold]{_name(found)}[/bold]: {found['status']}: {escape(found['reason'])}")
     commit = f" {config['commit']}" if config["commit"] else ""
     console.print(f"checkpoint {config['checkpoint']}{commit} ({config['checkpoint_digest'][:12]})")
-    table = Table("part", "graph", "asked for", "MiB", "built in s", "profile", "sha256")
+    table = Table("part", "graph", "precision", "MiB", "built in s", "profile", "sha256")
     for part, engine in found["engines"].items():
         profile = " ".join(f"{symbol}={low}..{high}" for symbol, (low, _, high) in engine["profile"].items())
-        precision = engine["quantize"] or engine["precision"]
-        size = f"{engine['sizes']['file'] / (1 << 20):.1f}"
         table.add_row(
-            part, engine["graph"], precision, size, f"{engine['build_seconds']:.1f}", profile, engine["sha256"][:12]
-        )
+            part, engine["graph"], engine["quantize"] or engine["precision"], f"{engine['sizes']['file'] / MIB:.1f}",
+            f"{engine['build_seconds']:.1f}", profile, engine["sha256"][:12],
+        )  # fmt: skip
     console.print(table)
     for part, engine in found["engines"].items():
         if used := precision_used(engine):
@@ -56,24 +56,24 @@ def print_variant(console: Console, found: dict[str, Any]) -> None:
 
 
 def _name(found: dict[str, Any]) -> str:
-    """The variant's name, and its folder's where that is another: a deployed copy, or a link."""
+    """The variant's name, and its folder's if that differs, as for a deployed copy or a link."""
     renamed = found["folder"] != found["variant"]
     return f"{found['variant']} (in {escape(found['folder'])})" if renamed else str(found["variant"])
 
 
 def _print_memory(console: Console, memory: dict[str, Any]) -> None:
     """Predicted device memory, with and without the text encoder."""
-    table = Table("predicted MiB on the GPU", "weights", "scratch", "buffers", "together", "fits in")
+    table = Table("predicted MiB on the GPU", "weights", "scratch", "buffers", "total", "fits in")
     for label, key in (("all four engines", "with_text"), ("text encoder released", "without_text")):
         sizes = memory[key]
         numbers = (f"{sizes[f'{name}_mib']:.1f}" for name in ("weights", "scratch", "buffers", "total"))
         table.add_row(label, *numbers, smallest_card(sizes["fits_gb"]))
     console.print(table)
-    console.print(f"a CUDA context of {memory['assumed_cuda_context_mib']} MiB is assumed beside it; not measured")
+    console.print(f"plus an assumed CUDA context of {memory['assumed_cuda_context_mib']} MiB (not measured)")
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
-    """Every check, and the detections of each prompt beside those that float32 PyTorch keeps."""
+    """Print every check, and the detections of each prompt compared with those of float32 PyTorch."""
     table = Table("check", "value", "limit")
     for check in verdict.checks:
         mark = "" if check.passed else "[red]"
@@ -87,11 +87,12 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
         table.add_section()
         table.add_row("all", str(verdict.found), str(verdict.detections), str(agreed))
         console.print(table)
-        console.print("counted in every call of the decoder: each alone and, with a batch above 1, in two full batches")
+        console.print("summed over all decoder calls: single images and, if the batch is above 1, two full batches")
     console.print(f"{verdict.variant}: [bold]{verdict.status}[/bold]: {escape(verdict.reason)}", highlight=False)
 
 
 def print_overview(console: Console, found: dict[str, Any]) -> None:
+    """Print a row per variant, from :func:`sam3_runtime.deploy.overview.overview`."""
     predicted = any(variant["memory"] for variant in found["variants"])
     table = Table("variant", "status", "MiB", *(("predicted VRAM", "fits in") if predicted else ()), "reason")
     for variant in found["variants"]:
@@ -102,18 +103,16 @@ def print_overview(console: Console, found: dict[str, Any]) -> None:
             escape(variant["reason"]),
         )  # fmt: skip
     console.print(table)
-    console.print(
-        f"{counted(found['distinct_engines'], 'engine')}, {found['stored_mib']} MiB; "
-        f"sharing saved {found['saved_by_sharing_mib']} MiB"
-    )
+    engines = counted(found["distinct_engines"], "engine")
+    console.print(f"{engines}, {found['stored_mib']} MiB; sharing saved {found['saved_by_sharing_mib']} MiB")
 
 
 def print_findings(console: Console, found: dict[str, Any]) -> None:
+    """Print a line per requirement, from :func:`sam3_runtime.cli.doctor.examine`."""
     for one in found["findings"]:
         colour = {"ok": "green", "warning": "yellow"}.get(one["state"], "red" if one["needed"] else "dim")
-        line = f"[{colour}]{one['state']:8}[/{colour}] {one['name']:16} {escape(one['said'])}"
+        hint = f"\n{'':25} Hint: {escape(one['hint'])}" if one["hint"] else ""
+        line = f"[{colour}]{one['state']:8}[/{colour}] {one['name']:16} {escape(one['said'])}{hint}"
         console.print(line, highlight=False)
-        if one["hint"]:
-            console.print(f"{'':25} Hint: {escape(one['hint'])}", highlight=False)
     ready = "ready" if found["ready"] else "not ready: what is missing above is needed"
     console.print(f"{found['backend'] or 'without variants.yaml'}: {ready}")

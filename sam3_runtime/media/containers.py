@@ -1,12 +1,13 @@
-"""What a video file's container promises: where the file ends, and how many frames an MP4 shows.
+"""Reads from a video file's container whether the file is complete, and how many frames an MP4 shows.
 
-OpenCV gives the frame count of the header, which is no promise: an edit list shows some of the frames, and containers
-without a count have the duration times a guessed rate in its place. What is read here can be relied on. Where a
-container promises nothing, or is not understood, nothing is promised. Knows bytes, and decodes nothing.
+OpenCV returns the frame count of the header, which is not reliable: an edit list shows only some of the frames, and for
+containers without a count it is the duration times a guessed rate. Where a container does not have these facts, or is
+not understood, nothing is promised. Works on bytes, and decodes nothing.
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,17 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-_MOST_SAMPLES = 10**7  # of one track: four days of video; a damaged table could ask for all memory there is
+_MOST_SAMPLES = 10**7  # of one track: four days of video; a damaged table could request all memory there is
 _LONGEST_TABLE = 1 << 28  # bytes
-_HOLLOW = 1 << 12  # bytes
+_TAIL = 1 << 12  # bytes
+_TABLES = (b"mdia", b"minf", b"stbl")
 
 
 class Promise(NamedTuple):
-    """``cut``: the file ends before its container does. ``frames``: how many are shown, to within ``slack``; None where
-    the container does not say."""
+    """``cut``: the file ends before its container does.
+
+    ``frames``: the number of shown frames, to within ``slack``; None where the container does not have it.
+    """
 
     cut: bool = False
     frames: int | None = None
@@ -29,7 +33,7 @@ class Promise(NamedTuple):
 
 
 def promise_of(path: Path) -> Promise:
-    """What the container of the file promises; ``OSError`` where it cannot be read."""
+    """Read the promise of the file's container; ``OSError`` if the file cannot be read."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(12)
@@ -37,131 +41,113 @@ def promise_of(path: Path) -> Promise:
         try:
             if start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
                 return _mp4(file, size)
-            if start[:4] == b"RIFF":
-                return Promise(max(_riff_ends(file, size), default=0) > size or _is_hollow(file, size))
-            if start[:4] == b"\x1a\x45\xdf\xa3":
-                return Promise(max(_ebml_ends(file), default=0) > size or _is_hollow(file, size))
+            ends = {b"RIFF": _riff_ends, b"\x1a\x45\xdf\xa3": _ebml_ends}.get(start[:4])
+            if ends is not None:
+                return Promise(max(ends(file), default=0) > size or _has_empty_tail(file, size))
         except (struct.error, ValueError, IndexError, OverflowError):
             pass  # damaged: decoding will show how far it goes
     return Promise()
 
 
-def _is_hollow(file: BinaryIO, size: int) -> bool:
-    """Whether the end was never written: some programs give a file its size first, and then copy into it."""
-    file.seek(max(0, size - _HOLLOW))
+def _has_empty_tail(file: BinaryIO, size: int) -> bool:
+    """Whether the end was never written: some programs allocate a file of the final size, and then copy into it."""
+    file.seek(max(0, size - _TAIL))
     return not any(file.read())
 
 
 # --- RIFF (AVI) and EBML (Matroska, WebM) -----------------------------------------------------------------------------
 
 
-def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:
-    """Where each outermost chunk ends; long files have several."""
-    place = 0
-    while place + 8 <= size:
-        file.seek(place)
-        name, length = struct.unpack("<4sI", file.read(8))
+def _riff_ends(file: BinaryIO) -> Iterator[int]:
+    """The end of each outermost chunk; long files have several."""
+    position = 0
+    while len(header := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", header)
         if name != b"RIFF":
             return
-        place += 8 + length
-        yield place
+        position += 8 + length
+        yield position
+        file.seek(position)
 
 
 def _ebml_ends(file: BinaryIO) -> Iterator[int]:
-    """Where the header and the segment end; a segment that was written live does not say."""
+    """The ends of the header and of the segment; a segment that was written live has none."""
     for _ in range(2):
-        _ebml_number(file, keep_marker=True)
-        length = _ebml_number(file)
-        if length is None:
+        _ebml_number(file)  # the element's id
+        length, unknown = _ebml_number(file)
+        if length == unknown:
             return
         file.seek(length, 1)
         yield file.tell()
 
 
-def _ebml_number(file: BinaryIO, keep_marker: bool = False) -> int | None:
-    """A number of 1 to 8 bytes, as many as the first one has leading zeros and a marker; all ones mean: not known."""
+def _ebml_number(file: BinaryIO) -> tuple[int, int]:
+    """A number of 1 to 8 bytes (one more than the leading zeros of the first), and the value that means unknown."""
     first = file.read(1)[0]
     length = 9 - first.bit_length()
-    value = int.from_bytes(bytes([first]) + file.read(length - 1), "big")
-    if keep_marker:
-        return value
-    value &= (1 << 7 * length) - 1
-    return None if value == (1 << 7 * length) - 1 else value
+    unknown = (1 << 7 * length) - 1
+    return int.from_bytes(bytes([first]) + file.read(length - 1), "big") & unknown, unknown
 
 
 # --- MP4 and QuickTime ------------------------------------------------------------------------------------------------
 
 
-class _Box(NamedTuple):
-    name: bytes
-    start: int
-    end: int
-    """First byte behind the header, and behind the box."""
-
-
 def _mp4(file: BinaryIO, size: int) -> Promise:
     frames, slack, end = None, 0, 0
-    for box in _boxes(file, 0, size):
-        end = box.end
-        if box.name == b"moov" and box.end <= size:
-            frames, slack = _shown(file, box)
+    for name, start, end in _boxes(file, size):
+        if name == b"moov" and end <= size and end - start <= _LONGEST_TABLE:
+            file.seek(start)
+            frames, slack = _shown(file.read(end - start))
     return Promise(end > size, frames, slack)
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[_Box]:
-    while start + 8 <= end:
-        file.seek(start)
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """The name of each box, and the start and end of its content."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
         length, name = struct.unpack(">I4s", file.read(8))
         header = 8
         if length == 1:
             (length,), header = struct.unpack(">Q", file.read(8)), 16
         if (length < header and length != 0) or not name.isascii():
-            return  # no box: what stands behind the last one
-        yield _Box(name, start + header, start + length if length else end)
-        start += length or end
+            return  # not a box: other bytes follow the last one
+        end = position + length if length else size
+        yield name, position + header, end
+        position = end
 
 
-def _inside(file: BinaryIO, box: _Box, *path: bytes) -> _Box | None:
-    """The first box of each name, each in the one before."""
+def _contents(data: bytes, name: bytes) -> list[bytes]:
+    return [data[start:end] for one, start, end in _boxes(io.BytesIO(data), len(data)) if one == name]
+
+
+def _inside(data: bytes, *path: bytes) -> bytes:
+    """The content of the first box of each name, each inside the one before; empty if there is none."""
     for name in path:
-        found = next((one for one in _boxes(file, box.start, box.end) if one.name == name), None)
-        if found is None:
-            return None
-        box = found
-    return box
+        data = next(iter(_contents(data, name)), b"")
+    return data
 
 
-def _bytes(file: BinaryIO, box: _Box) -> bytes:
-    if box.end - box.start > _LONGEST_TABLE:
-        raise ValueError(f"{box.name!r} has {box.end - box.start} bytes")
-    file.seek(box.start)
-    return file.read(box.end - box.start)
-
-
-def _shown(file: BinaryIO, moov: _Box) -> tuple[int | None, int]:
-    """How many frames the first video track shows, edit list applied, and by how many that may be wrong."""
-    if _inside(file, moov, b"mvex"):
-        return None, 0  # in fragments: each has a table of its own
-    for track in _boxes(file, moov.start, moov.end):
-        handler = _inside(file, track, b"mdia", b"hdlr") if track.name == b"trak" else None
-        if handler and _bytes(file, handler)[8:12] == b"vide":
-            break
-    else:
+def _shown(moov: bytes) -> tuple[int | None, int]:
+    """How many frames the first video track shows, edit list applied, and the possible error of that number."""
+    tracks = [track for track in _contents(moov, b"trak") if _inside(track, b"mdia", b"hdlr")[8:12] == b"vide"]
+    if not tracks or _contents(moov, b"mvex"):  # mvex: in fragments, each with a table of its own
         return None, 0
-    counts, steps = _pairs(file, track, b"stts", ">u4")
+    track = tracks[0]
+    counts, steps = _pairs(_inside(track, *_TABLES, b"stts"), ">u4")
     total = int(counts.sum())
     if not 0 < total <= _MOST_SAMPLES:
         return None, 0
-    edits = _inside(file, track, b"edts", b"elst")
-    if edits is None:
+    edits = _inside(track, b"edts", b"elst")
+    if not edits:
         return total, 0
     times = np.cumsum(np.repeat(steps, counts)) - np.repeat(steps, counts)
-    if _inside(file, track, b"mdia", b"minf", b"stbl", b"ctts"):
-        repeats, offsets = _pairs(file, track, b"ctts", ">i4")
+    if offset_table := _inside(track, *_TABLES, b"ctts"):
+        repeats, offsets = _pairs(offset_table, ">i4")
         times[: repeats.sum()] += np.repeat(offsets, repeats)[:total]
-    scale = _timescale(file, _inside(file, track, b"mdia", b"mdhd")) / _timescale(file, _inside(file, moov, b"mvhd"))
+    scale = _timescale(_inside(track, b"mdia", b"mdhd")) / _timescale(_inside(moov, b"mvhd"))
     shown = edited = 0
-    for duration, start in _edits(_bytes(file, edits)):
+    for duration, start in _edits(edits):
         if start >= 0:  # else nothing is shown for a while
             edited += 1
             last = start + duration * scale if duration else np.inf
@@ -169,27 +155,21 @@ def _shown(file: BinaryIO, moov: _Box) -> tuple[int | None, int]:
     return shown, edited
 
 
-def _pairs(file: BinaryIO, track: _Box, name: bytes, second: str) -> tuple[np.ndarray, np.ndarray]:
-    """A table of the track: how many samples in a row have a value, and the value; int64 each."""
-    box = _inside(file, track, b"mdia", b"minf", b"stbl", name)
-    if box is None:
-        raise ValueError(f"no {name!r}")
-    data = _bytes(file, box)
-    rows = np.frombuffer(data, np.dtype([("count", ">u4"), ("value", second)]), struct.unpack_from(">I", data, 4)[0], 8)
+def _pairs(table: bytes, second: str) -> tuple[np.ndarray, np.ndarray]:
+    """A run-length table of a track: counts of samples, and the value of each run; int64."""
+    layout = np.dtype([("count", ">u4"), ("value", second)])
+    rows = np.frombuffer(table, layout, struct.unpack_from(">I", table, 4)[0], 8)
     return rows["count"].astype(np.int64), rows["value"].astype(np.int64)
 
 
-def _timescale(file: BinaryIO, box: _Box | None) -> int:
-    """Ticks a second of a track or of the whole."""
-    if box is None:
-        raise ValueError("no header")
-    data = _bytes(file, box)
-    return int(struct.unpack_from(">I", data, 20 if data[0] else 12)[0]) or 1
+def _timescale(header: bytes) -> int:
+    """Ticks per second of a track or of the movie."""
+    return int(struct.unpack_from(">I", header, 20 if header[0] else 12)[0]) or 1
 
 
-def _edits(data: bytes) -> Iterator[tuple[int, int]]:
-    """Each edit's duration in ticks of the whole, and where it starts in those of the track."""
-    layout = struct.Struct(">QqI" if data[0] else ">IiI")
-    for place in range(struct.unpack_from(">I", data, 4)[0]):
-        duration, start, _ = layout.unpack_from(data, 8 + place * layout.size)
+def _edits(table: bytes) -> Iterator[tuple[int, int]]:
+    """Each edit's duration in ticks of the movie, and its start in ticks of the track."""
+    layout = struct.Struct(">QqI" if table[0] else ">IiI")
+    for index in range(struct.unpack_from(">I", table, 4)[0]):
+        duration, start, _ = layout.unpack_from(table, 8 + index * layout.size)
         yield duration, start

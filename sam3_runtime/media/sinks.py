@@ -1,8 +1,8 @@
-"""Writes what was found: pictures, video, JSON Lines.
+"""Writes results: images, video, JSON Lines.
 
-Every file is written to a temporary name and renamed: it is whole or not there, and a full disk is one message. The
-lines of a live source, which may never end, are there as they come. Knows detections and OpenCV, and no engine. Images
-are RGB here too; they become BGR on their way into a file.
+Every file is written to a temporary name and renamed: it is whole or absent, and a full disk is one message. The lines
+of a live source, which may never end, can be read as they come. Knows detections and OpenCV, and no engine. Images are
+RGB; only the files have OpenCV's BGR.
 """
 
 from __future__ import annotations
@@ -26,38 +26,39 @@ from sam3_runtime.core.files import temporary_name, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.containers import promise_of
 from sam3_runtime.media.sources import opencv_name
 
 _VIDEO_CODEC = "mp4v"
-_DISK_RESERVE = 1 << 20  # bytes that writing a video leaves free: it is closed with them
-_FRAMES_CHECKED = 16
-_LONGEST_SIDE = 8190  # pixels: what the codec takes
+_DISK_RESERVE = 1 << 20  # bytes that are left free to close a video
+_LONGEST_SIDE = 8190  # pixels, of the codec
 LONGEST_STILL = 60.0
-"""Seconds for which one frame of a file is shown at most: a clock that jumps by days would fill the disk."""
+"""The longest time in seconds for which one frame of a file is shown: a jump of its clock would fill the disk."""
+_FREE_SPACE = "free some space, or write elsewhere"
 
 
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """Turn what the system says about writing ``path`` into an :class:`OutputError`."""
+    """Turn an ``OSError`` about writing ``path`` into an :class:`OutputError`."""
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", "free some space, or write elsewhere"
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", _FREE_SPACE) from error
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
-def write_picture(path: Path, image: Image) -> None:
-    """Write RGB ``image`` in the format that the suffix of ``path`` names; :class:`OutputError` when it cannot be."""
+def write_image(path: Path, image: Image) -> None:
+    """Write ``image`` (RGB uint8 [H, W, 3]) in the format of the suffix of ``path``; raises :class:`OutputError`."""
     try:
         encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         encoded = False
     if not encoded:
-        raise OutputError(f"cannot write {path}: {path.suffix or 'no suffix'} is no picture format", "use .png or .jpg")
+        raise OutputError(
+            f"cannot write {path}: {path.suffix or 'no suffix'} is not an image format", "use .png or .jpg"
+        )
     with reported(path):
         write_atomically(path, data.tobytes())
 
@@ -66,15 +67,15 @@ def write_picture(path: Path, image: Image) -> None:
 
 
 class VideoSink:
-    """Writes frames (RGB uint8 [H, W, 3]) as an MP4 of one rate; a context manager.
+    """Writes frames (RGB uint8 [H, W, 3]) as an MP4 with a constant rate; a context manager.
 
-    Frames that have times are shown at those: again and again until the next one, for ``longest`` seconds at most; one
-    that comes less than half a frame behind the last is not shown. The first frame gives the size: the codec's are even
-    and at most 8190, and what is not of that size is fitted in, on black. ``changes`` says what could not be kept.
+    A frame with a time is repeated until the next one, for at most ``longest`` seconds; a frame less than half a frame
+    after the last is skipped. The first frame sets the size: the codec's sides are even and at most 8190, and frames of
+    another size are fitted in, on black. ``changes`` are messages about differences from the given frames.
 
-    The file appears when the block ends well, or with :meth:`close`; when the block fails, nothing is left.
-    :class:`OutputError` when the video cannot be opened, is not whole on the disk in the end, or when the disk is
-    about to be full: what was written may still be closed then.
+    The file appears when the block ends without error, or with :meth:`close`; otherwise nothing is left.
+    :class:`OutputError` if the video cannot be opened, if frames are missing in the file, or when the disk is almost
+    full: then :meth:`close` still keeps the frames up to there.
     """
 
     def __init__(self, path: Path, fps: float, longest: float = LONGEST_STILL) -> None:
@@ -84,13 +85,13 @@ class VideoSink:
         self._first: float | None = None
         self._last: Any = None
         self._shortened = 0
-        # OpenCV chooses the container by the suffix, so it is a folder that has the temporary name.
+        # OpenCV chooses the container by the suffix, so the temporary name is that of a folder.
         self._temporary = temporary_name(path) / f"video{path.suffix}"
         self._writer: Any = None
         self._size = (0, 0)  # height and width, once the first frame is written
 
     def write(self, frame: Image, seconds: float | None = None) -> None:
-        """Write a frame, ``seconds`` its time; behind the last where it has none."""
+        """Write a frame, at the time ``seconds`` or directly after the last one."""
         if self._writer is None:
             self._open(frame)
         pixels = cv2.cvtColor(fitted(frame, self._size), cv2.COLOR_RGB2BGR)
@@ -102,7 +103,7 @@ class VideoSink:
         self._last = pixels
 
     def _missing(self, seconds: float) -> int:
-        """How many frames there are to be written, so that one of this time is the last of them."""
+        """How many frames to write so that the last one is at this time."""
         self._first = seconds if self._first is None else self._first
         missing = round((seconds - self._first) * self.fps) + 1 - self._shortened - self.frames
         if missing > self._longest:
@@ -119,12 +120,12 @@ class VideoSink:
     def _open(self, frame: Image) -> None:
         with reported(self.path):
             self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        given = height, width = frame.shape[0], frame.shape[1]
+        given = frame.shape[:2]
         scale = min(1.0, _LONGEST_SIDE / max(given))
-        height, width = self._size = (_even(height * scale), _even(width * scale))
+        height, width = self._size = (_even(given[0] * scale), _even(given[1] * scale))
         if self._size != given:
-            frames = f"not {given[1]} x {given[0]} as its frames"
-            self.changes.append(f"{self.path.name} is {width} x {height} pixels, as MP4 has it, {frames}")
+            source = f"its frames are {given[1]} x {given[0]}"
+            self.changes.append(f"{self.path.name} is {width} x {height} pixels, the nearest size for MP4; {source}")
         codec = cv2.VideoWriter.fourcc(*_VIDEO_CODEC)
         with reported(self.path), opencv_name(self._temporary) as name:
             self._writer = cv2.VideoWriter(name, codec, self.fps, (width, height))
@@ -136,34 +137,27 @@ class VideoSink:
             )
 
     def _check_space(self) -> None:
-        """OpenCV does not say when the disk is full; an MP4 needs some of it for its table when it is closed."""
+        """OpenCV does not report a full disk, and closing an MP4 needs some space for its table."""
         with reported(self.path):
             free = shutil.disk_usage(self.path.parent).free
         if free < _DISK_RESERVE:
             written = counted(self.frames, "frame")
             raise OutputError(
-                f"cannot write {self.path}: the disk is full but for {free >> 10} KiB (after {written})",
-                "free some space, or write elsewhere",
+                f"cannot write {self.path}: the disk is full but for {free >> 10} KiB (after {written})", _FREE_SPACE
             )
 
-    def close(self) -> None:
-        """Finish the file and put it in its place."""
-        self._release()
+    def close(self, keep: bool = True) -> None:
+        """Finish the file and rename it, or, without ``keep``, remove it."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
         try:
-            if self.frames:
+            if keep and self.frames:
                 self._check()
                 with reported(self.path):
                     os.replace(self._temporary, self.path)
         finally:
-            self._forget()
-
-    def _forget(self) -> None:
-        shutil.rmtree(self._temporary.parent, ignore_errors=True)
-
-    def _release(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+            shutil.rmtree(self._temporary.parent, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -171,27 +165,14 @@ class VideoSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._release()
-            self._forget()
+        self.close(keep=kind is None)
 
     def _check(self) -> None:
-        """Read back some of what was written, the last frame among it: whether all of it is there."""
-        with opencv_name(self._temporary) as name:
-            capture = cv2.VideoCapture(name)
-        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        step = max(1, self.frames // _FRAMES_CHECKED)
-        missing = 0
-        for number in range(self.frames - 1, -1, -step) if promised >= self.frames else ():
-            capture.set(cv2.CAP_PROP_POS_FRAMES, number)
-            missing += not capture.grab()
-        capture.release()
-        if promised < self.frames or missing:
+        """Check that the file and its table of frames are complete."""
+        promise = promise_of(self._temporary)
+        if promise.cut or promise.frames is None or promise.frames < self.frames:
             raise OutputError(
-                f"cannot write {self.path}: the disk does not have all of its {counted(self.frames, 'frame')}",
-                "free some space, or write elsewhere",
+                f"cannot write {self.path}: not all of its {counted(self.frames, 'frame')} are on the disk", _FREE_SPACE
             )
 
 
@@ -200,8 +181,10 @@ def _even(side: float) -> int:
 
 
 def fitted(image: Image, size: tuple[int, int]) -> Image:
-    """``image`` as it is, or, where it is not of ``size`` (height, width), made to fit in there, on black. One row or
-    column that is missing repeats the last."""
+    """Return ``image`` ([H, W, 3]) with ``size`` (height, width): scaled to fit in, on black.
+
+    If only one row or column is missing, the last one is repeated instead.
+    """
     rows, columns = size[0] - image.shape[0], size[1] - image.shape[1]
     if {rows, columns} <= {0, 1}:
         return np.pad(image, ((0, rows), (0, columns), (0, 0)), "edge") if rows or columns else image
@@ -217,11 +200,12 @@ def fitted(image: Image, size: tuple[int, int]) -> Image:
 
 
 class JsonLines:
-    """A file of one JSON object a line; a context manager. It appears when the block ends well, or with
-    :meth:`close`.
+    """A file with one JSON object per line; a context manager.
 
-    One that is ``live`` has its name from the first line on and holds every line that was written, whatever ends the
-    block or the process. A process that is killed may leave half a line at its end.
+    It appears when the block ends without error, or with :meth:`close`.
+
+    A ``live`` file has its name from the first line on and keeps every line, whatever ends the block or the process; a
+    killed process may leave half a line at its end. :class:`OutputError` if it cannot be written.
     """
 
     def __init__(self, path: Path, live: bool = False) -> None:
@@ -230,23 +214,21 @@ class JsonLines:
         buffering = 1 if live else -1  # by lines
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # JSON's own escape stands for what is no Unicode.
+            # Lone surrogates, which UTF-8 cannot encode, become JSON escapes.
             self._file = open(  # noqa: SIM115 (closed on exit)
                 self._temporary, "w", buffering, encoding="utf-8", errors="backslashreplace", newline="\n"
             )
 
     def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line."""
         with reported(self.path):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def close(self) -> None:
-        """Finish the file and put it in its place."""
-        self._end(keep=True)
-
-    def _end(self, keep: bool) -> None:
+    def close(self, keep: bool = True) -> None:
+        """Finish the file and rename it, or, without ``keep``, remove it (not a live one)."""
         try:
             with reported(self.path):
-                self._file.close()  # writes what is buffered: here a full disk shows
+                self._file.close()  # writes the buffer: a full disk shows here
                 if keep:
                     os.replace(self._temporary, self.path)
         finally:
@@ -259,23 +241,18 @@ class JsonLines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(keep=kind is None)
+        self.close(keep=kind is None)
 
 
 def as_line(
     size: tuple[int, int], found: Sequence[Detections], tracks: Sequence[NDArray[np.int64]] | None = None
 ) -> dict[str, Any]:
-    """What is written about one picture of ``size`` (height, width): every detection, with its mask as COCO's RLE.
+    """Return the JSON line of one image of ``size`` (height, width): its detections, with masks as COCO's RLE.
 
-    Where ``tracks`` are given, each has its identity as ``track``: a number, or null.
+    With ``tracks``, each detection has its identity as ``track``: a number, or null.
     """
     lines = [
-        {
-            "prompt": one.prompt,
-            "score": round(float(score), 6),
-            "box": [round(float(x), 3) for x in box],
-            "mask": rle,
-        }
+        {"prompt": one.prompt, "score": round(float(score), 6), "box": [round(float(x), 3) for x in box], "mask": rle}
         for one in found
         for score, box, rle in zip(one.scores, one.boxes, one.rle(), strict=True)
     ]

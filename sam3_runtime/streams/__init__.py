@@ -1,5 +1,5 @@
-"""A detector over many sources at once: cameras, addresses, videos and folders in, results and files out.
+"""Runs a detector over many sources at once: cameras, addresses, videos and folders.
 
-``cameras`` says what a source is, ``readers`` read them in threads, ``rounds`` are the queues between, ``flow`` runs
-all of it, ``outputs`` (with ``coco_results``) writes, ``summaries`` counts, ``benchmark`` measures. Knows no backend.
+``cameras`` finds the sources, ``readers`` reads them in threads, ``queues`` are between the threads, ``flow`` runs it
+all, ``outputs`` (with ``coco_results``) writes, ``summaries`` counts, ``benchmark`` measures. Knows no backend.
 """

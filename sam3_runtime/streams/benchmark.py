@@ -1,18 +1,18 @@
-"""Measures a run over several sources, nothing written: frames a second, latency, how busy the GPU is, and how much the
-rounds take beside what their engines take alone.
+"""Measures the speed of a run over several sources, nothing written.
 
-The run is :class:`Flow` itself, over files that begin again at their end. After a warm-up it is
-watched for so many frames of each camera. Every call of an engine is counted by the shapes of its inputs; afterwards
-each kind is timed alone with inputs that it had. Knows no backend; docs/measuring.md says what each number has in it.
+The result is frames per second, latency, GPU utilization, and the time of a round compared with its engines alone.
+
+The run is :class:`Flow` itself, over files that are repeated. After a warm-up it is timed for a number of frames of
+each camera. Engine calls are counted by the shapes of their inputs; afterwards each kind is timed alone with inputs of
+the run. Knows no backend; docs/measuring.md explains what each number includes.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,43 +23,46 @@ from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.engines.running.base import AnyArray, Engine
 from sam3_runtime.families.sam3.detector import Detector, open_detector
-from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed
 from sam3_runtime.plan.toolchain import device_name
-from sam3_runtime.records.measurements import EngineCalls, Reading, StreamBench, latency, of_variant, stable
+from sam3_runtime.records.measurements import EngineCalls, StreamBench, latency, of_variant, stable
 from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources, frame_at
-from sam3_runtime.streams.flow import Flow, FlowSettings
+from sam3_runtime.streams.flow import BatchResults, Flow, FlowSettings
 from sam3_runtime.streams.images import TakeFromSources
 
 _Shape = tuple[tuple[str, int], ...]
-_WARM_UP = 3  # calls of an engine alone; a shape is replayed as a CUDA graph from its third run on
+_WARM_UP = 3  # calls of an engine alone; a shape runs as a CUDA graph from its third run on
 _ALONE = 20
 _WINDOWS = 4
 
 
 class Repeated(Source):
-    """A file that begins again at its end: a camera that never ends, and that waits."""
+    """A file that is repeated for ever: a camera that waits for its reader."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source.name, source.fps)
         self._source = source
 
     def read(self, problem: Problem) -> Frames:
+        """Yield the frames of each repetition; :class:`SourceError` for a file without a frame."""
         first = 0
         while True:
             number = -1
             for number, _, image in self._source.read(problem):
                 yield frame_at(first + number, self.fps, image)
             if number < 0:
-                raise SourceError(f"{self.name} holds no frame", "measure with files that do")
+                raise SourceError(f"{self.name} contains no frame", "measure with files that have frames")
             first += number + 1
 
 
 class CountedEngine(Engine):
-    """Stands for ``engine``: counts its calls by the sizes of their dynamic dimensions, keeps the last feeds, and adds
-    up the ``seconds`` of the calls."""
+    """A proxy of ``engine`` that counts its calls by the sizes of their dynamic dimensions.
+
+    It also keeps the last inputs of each kind, and sums up the ``seconds`` of the calls.
+    """
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.record)
@@ -69,6 +72,7 @@ class CountedEngine(Engine):
         self.feeds: dict[_Shape, Mapping[str, AnyArray]] = {}
 
     def infer(self, feeds: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """Run the engine; see :meth:`Engine.infer`."""
         dims = [pair for spec in self.inputs for pair in zip(spec.shape, feeds[spec.name].shape, strict=True)]
         shape = tuple(sorted({(dim, size) for dim, size in dims if isinstance(dim, str)}))
         self.calls[shape] += 1
@@ -78,8 +82,8 @@ class CountedEngine(Engine):
         self.seconds += time.perf_counter() - started
         return outputs
 
-    def forget(self) -> None:
-        """Count from here on."""
+    def reset(self) -> None:
+        """Set all counts to zero."""
         self.calls.clear()
         self.seconds = 0.0
 
@@ -87,35 +91,40 @@ class CountedEngine(Engine):
         return self.engine.infer(feeds)
 
     def release(self) -> None:
+        """Release the engine."""
         self.engine.release()
 
     def close(self) -> None:
+        """Close the engine."""
         self.engine.close()
 
 
-class _Watched:
-    """A detector whose rounds are timed, behind ``warm_up`` of them. ``begun`` is called when those are through, and
-    ``done`` once ``frames`` more were looked at; both in the thread of the engines, between two rounds."""
+class _TimedDetector:
+    """A detector whose rounds are timed after ``warm_up`` of them.
 
-    def __init__(self, detector: Detector, warm_up: int, frames: int) -> None:
+    ``on_start`` is called after the warm-up, and ``on_end`` after ``frames`` more frames; both in the thread of the
+    engines, between two rounds.
+    """
+
+    def __init__(self, detector: Detector, warm_up: int, frames: int, on_start: Callable[[], object]) -> None:
         self._detector, self._warm_up, self._frames = detector, warm_up, frames
         self.batch, self.classes = detector.batch, detector.classes
-        self.begun: Callable[[], object] = lambda: None
-        self.done: Callable[[], object] = lambda: None
-        self._through: list[float] = []
+        self._on_start = on_start
+        self.on_end: Callable[[], object] = lambda: None
+        self._ends: list[float] = []
         self._images: list[int] = []
         self._masks: list[int] = []
 
-    def rounds(self, take: TakeFromSources) -> Generator[list[list[Detections]], None, None]:
+    def rounds(self, take: TakeFromSources) -> BatchResults:
         with closing(self._detector.rounds(take)) as rounds:
             for found in rounds:
-                self._through.append(time.perf_counter())
+                self._ends.append(time.perf_counter())
                 self._images.append(len(found))
                 self._masks.append(sum(len(one) for image in found for one in image))
-                if len(self._through) == self._warm_up:
-                    self.begun()
+                if len(self._ends) == self._warm_up:
+                    self._on_start()
                 elif self.frames >= self._frames:
-                    self.done()
+                    self.on_end()
                 yield found
 
     def source_ended(self, source: int) -> None:
@@ -123,7 +132,7 @@ class _Watched:
 
     @property
     def steady(self) -> bool:
-        return len(self._through) > self._warm_up
+        return len(self._ends) > self._warm_up
 
     @property
     def frames(self) -> int:
@@ -131,28 +140,18 @@ class _Watched:
 
     @property
     def masks(self) -> float:
-        """In a round, mean."""
+        """Mean number in a round."""
         return fmean(self._masks[self._warm_up :])
 
     @property
     def periods(self) -> list[float]:
-        """Milliseconds from one round's end to the next one's."""
-        through = self._through[self._warm_up - 1 :]
-        return [(later - earlier) * 1e3 for earlier, later in pairwise(through)]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What came out in the steady state: latencies in ms, and the size of each source's frames."""
-
-    latencies: list[float]
-    sizes: dict[str, tuple[int, int]]
-    readings: list[Reading]
+        """Milliseconds from the end of one round to that of the next."""
+        return [(later - earlier) * 1e3 for earlier, later in pairwise(self._ends[self._warm_up - 1 :])]
 
 
 def benchmark_stream(
     engines: Path,
-    classes: Path,
+    classes: Path | Sequence[Prompt],
     sources: Sequence[str | Path],
     *,
     cameras: int | None = None,
@@ -161,83 +160,81 @@ def benchmark_stream(
     top: int | None = None,
     threads: int | None = None,
 ) -> StreamBench:
-    """Measure ``frames`` frames of each camera behind ``warm_up`` rounds, with the classes of a bank or project file.
+    """Measure ``frames`` frames of each camera after ``warm_up`` rounds.
 
-    ``top`` keeps that many best of each class, for weights that detect nothing. Raises what :func:`open_detector` and
-    :func:`find_sources` raise, and :class:`SourceError` for a live source, whose pace would be measured.
+    ``classes`` are those of a bank or project file, or prompts. ``top`` selects that many best detections of each
+    class, for weights that detect nothing. Raises as :func:`open_detector` and :func:`find_sources` do, and
+    :class:`SourceError` for a live source, which sets the pace.
     """
     found = find_sources(sources, cameras)
     if any(source.live for source in found):
         raise SourceError("a live source has a pace of its own", "measure with files")
-    repeated = [Repeated(source) for source in found]
     gauge = MemoryGauge()
     with open_detector(engines, classes, top=top, threads=threads) as detector:
         pipeline = detector.pipeline
-        on_gpu = pipeline.device.memory() is not None
-        gauge.mark("loaded", pipeline.device.memory)
+        device = pipeline.device
+        on_gpu = device.memory() is not None
+        gauge.mark("loaded", device.memory)
         counted = {part: CountedEngine(engine) for part, engine in pipeline.engines.items()}
         pipeline.engines.update(counted)
-        watched = _Watched(detector, warm_up, frames * len(found))
-        watched.begun = partial(_forget, counted.values())
+
+        def reset() -> None:
+            for engine in counted.values():
+                engine.reset()
+
+        timed_detector = _TimedDetector(detector, warm_up, frames * len(found), reset)
         with Monitor(enabled=on_gpu) as monitor:
-            seen = _run(watched, repeated, lambda: gauge.mark("ready", pipeline.device.memory), monitor)
-        gauge.mark("peak", pipeline.device.memory)
-        periods = watched.periods
-        inside = None if pipeline.device.queues else sum(engine.seconds for engine in counted.values())
-        wait = pipeline.device.synchronize
-        calls = [call for engine in counted.values() for call in _alone(engine, len(periods), wait)]
+
+            def on_ready() -> None:
+                gauge.mark("ready", device.memory)
+                monitor.readings.clear()
+
+            latencies, sizes = _run(timed_detector, list(map(Repeated, found)), on_ready)
+        gauge.mark("peak", device.memory)
+        periods = timed_detector.periods
+        inside = None if device.queues else sum(engine.seconds for engine in counted.values())
+        calls = [call for engine in counted.values() for call in _alone(engine, len(periods), device.synchronize)]
         config, records = pipeline.config, pipeline.records
     gpu = find_gpu() if on_gpu else None
+    toolchain = next(iter(records.values())).toolchain
     seconds, engines_ms = sum(periods) / 1e3, sum(one.calls * one.alone.median for one in calls)
-    busy = [one.busy_percent for one in seen.readings if one.busy_percent is not None]
+    busy = [one.busy_percent for one in monitor.readings if one.busy_percent is not None]
+    measured, fps = timed_detector.frames, timed_detector.frames / seconds
     return StreamBench(
-        **of_variant(config, records, device_name(next(iter(records.values())).toolchain)),
-        driver=gpu.driver if gpu else None,
-        toolchain=next(iter(records.values())).toolchain,
-        threads=threads,
-        classes=len(detector.classes),
-        kept=top,
-        masks=round(watched.masks, 2),
-        cameras=len(found),
-        pictures=tuple(seen.sizes[source.name] for source in found),
-        frames=watched.frames,
-        images=round(watched.frames / len(periods), 3),
-        seconds=round(seconds, 3),
-        rounds=latency(periods),
-        stable=stable(_windows(periods)),
-        frame=latency(seen.latencies),
-        fps=round(watched.frames / seconds, 3),
-        fps_per_camera=round(watched.frames / seconds / len(found), 3),
-        engines_ms=round(engines_ms, 3),
-        ratio=round(seconds * 1e3 / len(periods) / engines_ms, 4),
-        ratio_inside=round(seconds / inside, 4) if inside else None,
-        calls=tuple(calls),
+        **of_variant(config, records, device_name(toolchain)),
+        driver=gpu.driver if gpu else None, toolchain=toolchain, threads=threads,
+        classes=len(detector.classes), kept=top, masks=round(timed_detector.masks, 2),
+        cameras=len(found), pictures=tuple(sizes[source.name] for source in found),
+        frames=measured, images=round(measured / len(periods), 3), seconds=round(seconds, 3),
+        rounds=latency(periods), stable=stable(_windows(periods)), frame=latency(latencies),
+        fps=round(fps, 3), fps_per_camera=round(fps / len(found), 3),
+        engines_ms=round(engines_ms, 3), ratio=round(seconds * 1e3 / len(periods) / engines_ms, 4),
+        ratio_inside=round(seconds / inside, 4) if inside else None, calls=tuple(calls),
         memory_peak_mib=round(process_mib("VmHWM") or 0.0, 1),
-        device_memory=gauge.result(seen.readings) if on_gpu else None,
-        clocks=clocks_of(gauge.before, seen.readings) if on_gpu else None,
+        device_memory=gauge.result(monitor.readings) if on_gpu else None,
+        clocks=clocks_of(gauge.before, monitor.readings) if on_gpu else None,
         busy_percent=round(fmean(busy), 1) if busy else None,
-    )
+    )  # fmt: skip
 
 
-def _run(watched: _Watched, sources: Sequence[Source], ready: Callable[[], None], monitor: Monitor) -> _Seen:
-    """Run until the watched detector is done; ``ready`` is called behind the warm-up, beside it."""
+def _run(
+    detector: _TimedDetector, sources: Sequence[Source], on_ready: Callable[[], None]
+) -> tuple[list[float], dict[str, tuple[int, int]]]:
+    """Run until the detector has its frames; ``on_ready`` is called after the warm-up, during the run.
+
+    Returns the latencies after the warm-up in ms, and (height, width) of each source's frames.
+    """
     latencies: list[float] = []
     sizes: dict[str, tuple[int, int]] = {}
-    with Flow(watched, sources, settings=FlowSettings(patience=1.0)) as flow:
-        watched.done = flow.stop
+    with Flow(detector, sources, settings=FlowSettings(patience=1.0)) as flow:
+        detector.on_end = flow.stop
         for result in flow:
             sizes[result.source] = (result.image.shape[0], result.image.shape[1])
-            if watched.steady:
+            if detector.steady:
                 if not latencies:
-                    ready()
-                    monitor.readings.clear()
+                    on_ready()
                 latencies.append(result.latency * 1e3)
-    return _Seen(latencies, sizes, list(monitor.readings))
-
-
-def _forget(engines: Iterable[CountedEngine]) -> None:
-    for engine in engines:
-        engine.forget()
+    return latencies, sizes
 
 
 def _windows(periods: Sequence[float]) -> list[Sequence[float]]:
@@ -245,18 +242,11 @@ def _windows(periods: Sequence[float]) -> list[Sequence[float]]:
     return [periods[start : start + step] for start in range(0, len(periods), step)]
 
 
-def _alone(engine: CountedEngine, rounds: int, synchronize: Callable[[], None]) -> list[EngineCalls]:
-    """Each kind of call of ``engine``, timed with nothing beside it."""
-    found = []
+def _alone(engine: CountedEngine, rounds: int, synchronize: Callable[[], None]) -> Iterator[EngineCalls]:
+    """Time each kind of call of ``engine``, with nothing else running."""
     for shape, count in sorted(engine.calls.items()):
         times = timed(partial(engine.engine.infer, engine.feeds[shape]), _WARM_UP + _ALONE, synchronize)[_WARM_UP:]
-        found.append(
-            EngineCalls(
-                part=engine.record.part,
-                shape=dict(shape),
-                calls=round(count / rounds, 4),
-                alone=latency(times),
-                stable=stable(_windows(times)),
-            )
-        )
-    return found
+        yield EngineCalls(
+            part=engine.record.part, shape=dict(shape), calls=round(count / rounds, 4), alone=latency(times),
+            stable=stable(_windows(times)),
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What was measured of a run, as Markdown, from its record and nothing else."""
+"""The Markdown report of :mod:`sam3_runtime.streams.benchmark`, from its record alone."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from sam3_runtime.report.text import RANDOM_NOTE, checkpoint_is_random, grid
 
 _LEGEND = (
     "A round is a batch of frames, from one round's end to the next one's: decoding, preprocessing, engines, "
-    "postprocessing, nothing written. `ratio` is the mean round over what its engines' calls take, each alone; "
-    "`ratio_inside` over what the same calls took within the run. A frame's latency is from its being read to its "
-    "detections being there: files wait in full queues. `gpu_busy` is the driver's share of time with any kernel "
-    "running."
+    "postprocessing, nothing written. `ratio` is the mean round over the time of its engine calls, each alone; "
+    "`ratio_inside` over the time of the same calls within the run. A frame's latency is from reading it to its "
+    "detections: files wait in full queues. `gpu_busy` is the driver's share of time with any kernel running."
 )
 
 
 def markdown(bench: StreamBench) -> str:
-    """Conditions, one line with the run, and one for each kind of call."""
+    """Return the conditions, a table of the run, and one of each kind of call."""
     height, width = bench.pictures[0]
     sizes = f"{width} x {height}" if len(set(bench.pictures)) == 1 else "several sizes"
-    kept = f"the best {bench.kept} of each class" if bench.kept else "what scores above the threshold"
+    selected = f"the best {bench.kept} of each class" if bench.kept else "detections above the threshold"
     conditions = [
         f"device: {bench.device}",
-        *([f"driver: {bench.driver}"] if bench.driver else []),
+        f"driver: {bench.driver}" if bench.driver else None,
         f"backend: {bench.backend} {bench.toolchain.version}",
         f"checkpoint: {bench.checkpoint} ({bench.checkpoint_digest[:12]})",
         f"date: {bench.date}",
-        *([f"threads: {bench.threads}"] if bench.threads else []),
-        *([_clocks(bench)] if bench.clocks else []),
+        f"threads: {bench.threads}" if bench.threads else None,
+        _clocks(bench) if bench.clocks else None,
     ]
-    said = (
-        f"{counted(bench.cameras, 'camera')} of {sizes}, {counted(bench.classes, 'class')}, {kept}: "
+    run = (
+        f"{counted(bench.cameras, 'camera')} of {sizes}, {counted(bench.classes, 'class')}, {selected}: "
         f"{counted(bench.masks, 'mask')} a round of {counted(bench.images, 'frame')}; "
         f"{counted(bench.frames, 'frame')} in {bench.seconds:g} s."
     )
@@ -61,7 +60,12 @@ def markdown(bench: StreamBench) -> str:
         }
         for call in bench.calls
     ]
-    parts = ["; ".join(conditions), said, grid([row], columns), grid(calls, list(calls[0])) if calls else ""]
+    parts = [
+        "; ".join(filter(None, conditions)),
+        run,
+        grid([row], columns),
+        grid(calls, list(calls[0])) if calls else "",
+    ]
     if checkpoint_is_random({"name": bench.checkpoint}):
         parts.append(RANDOM_NOTE)
     return "\n\n".join([*filter(None, parts), _LEGEND]) + "\n"
@@ -70,8 +74,8 @@ def markdown(bench: StreamBench) -> str:
 def _clocks(bench: StreamBench) -> str:
     during = bench.clocks.during if bench.clocks else None
     if during is None or during.sm_mhz is None:
-        return "clocks: not told"
-    memory = "not told" if during.memory_mhz is None else f"{during.memory_mhz:g} MHz"
+        return "clocks: unknown"
+    memory = "unknown" if during.memory_mhz is None else f"{during.memory_mhz:g} MHz"
     return f"clocks: SM {during.sm_mhz:g} MHz, memory {memory}"
 
 

@@ -1,11 +1,11 @@
-"""What a run looks at: pictures in order, video files, cameras and addresses, each as frames of one source.
+"""The sources of a run: image sequences, video files, cameras and addresses, each a named sequence of frames.
 
-    photos/, 'photos/*.jpg', frames_%05d.png   one source: its pictures in the order of their numbers
+    photos/, 'photos/*.jpg', frames_%05d.png   one source: its images in the order of their numbers
     a.mp4, videos/                             a source for each video
     camera:0, rtsp://…, http://…               a live source: a camera of this machine, or an address
 
-Knows specs, names and OpenCV's captures; knows no thread and no model. A password in an address is in no name and in no
-message.
+Knows specs, names and OpenCV's captures; knows no thread and no model. A password in an address appears in no name and
+in no message.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +29,11 @@ from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.source_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
-    LeftOut,
-    by_suffix,
+    Listed,
     expand_images,
+    files_in,
     is_video,
     locate,
-    matches_of,
     shortened,
     unique,
 )
@@ -42,74 +41,93 @@ from sam3_runtime.media.sources import Frame, as_rgb, load_image, read_video
 
 log = logging.getLogger(__name__)
 CAMERA = "camera:"
-PICTURES_FPS = 25.0
-"""Frames a second that pictures stand for, where nothing else is said."""
+IMAGES_FPS = 25.0
+"""Frames per second of image sequences, by default."""
 _ADDRESS = re.compile(r"(rtsps?|https?|rtmps?|srt|udp|tcp)://", re.IGNORECASE)
 _NUMBERED = re.compile(r"%0?(\d*)d")
 _UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f]+')
-_OPEN_MS, _READ_MS = 10_000, 10_000  # OpenCV's own limits, where a backend has them: 30 s each by default
+_OPEN_MS, _READ_MS = 10_000, 10_000  # OpenCV's own limits are 30 s each, for backends that have any
 
 Frames = Generator[Frame, None, None]
 Problem = Callable[[SourceError], None]
-"""Told of a frame that cannot be read while the frames behind it can."""
+"""Called with the error of each frame that cannot be read, where the frames after it can."""
 
 
 class Source(ABC):
-    """Frames in order. ``name`` is unique in a run and fit for a file's name; ``fps`` is how many make a second, and
-    ``frames`` how many there are, None where that is not known. A ``live`` one does not wait for its reader.
-    ``beside`` is what is wrong with files that lay beside its own, which it tells as problems of its own."""
+    """A named sequence of frames.
+
+    ``name`` is unique in a run and valid as a file name; ``fps`` is the nominal rate, ``frames`` the number of frames,
+    None where that is not known, and ``inputs`` are the files, which no output may overwrite. A ``live`` source does
+    not wait for its reader. ``beside`` are errors about unreadable files next to its own, which :meth:`read` reports
+    first. ``saves`` are the kinds of output that are written of it by default, and ``tracked`` is whether its frames
+    follow each other in time.
+    """
 
     live: ClassVar[bool] = False
+    tracked: ClassVar[bool] = True
+    saves: ClassVar[frozenset[str]] = frozenset(("video", "jsonl"))
 
-    def __init__(self, name: str, fps: float, frames: int | None = None) -> None:
-        self.name, self.fps, self.frames = name, fps, frames
+    def __init__(self, name: str, fps: float, frames: int | None = None, inputs: Sequence[Path] = ()) -> None:
+        self.name, self.fps, self.frames, self.inputs = name, fps, frames, inputs
         self.beside: Sequence[SourceError] = ()
 
     @abstractmethod
     def read(self, problem: Problem) -> Frames:
-        """Frames (RGB uint8 [H, W, 3]) with their numbers from 0 and their times, which are not asked of a live source;
-        closing the iterator closes what it reads.
+        """Yield frames (RGB uint8 [H, W, 3]) with their numbers from 0 and their times in seconds.
 
-        Raises :class:`SourceError` where it ends and should not have; what was yielded is good. It may be read again.
+        Closing the iterator closes the file or camera; a source may be read again. Raises :class:`SourceError` where
+        it ends early or fails; the frames before that are good.
         """
 
-    def _tell(self, problem: Problem) -> None:
+    def _report_beside(self, problem: Problem) -> None:
         for error in self.beside:
             problem(error)
 
     def named(self, name: str) -> Source:
-        """The same under another name."""
+        """Return the source under this name: a copy, if it has another one."""
         if name == self.name:
             return self
         other = copy.copy(self)
         other.name = name
         return other
 
+    # --- the names of its outputs; `infer` has its own ---
+
+    def image_name(self, number: int) -> str:
+        """Return the path of an annotated frame in the output folder."""
+        return f"{self.name}/{number:08d}.jpg"
+
     @property
-    def inputs(self) -> Sequence[Path]:
-        """The files that it reads, which nothing may overwrite."""
-        return ()
+    def lines_name(self) -> str:
+        """The name of its JSON Lines file."""
+        return f"{self.name}.jsonl"
+
+    def line_head(self, number: int, seconds: float) -> Mapping[str, Any]:
+        """Return the first fields of a frame's JSON line."""
+        return {"source": self.name, "frame": number, "seconds": round(seconds, 4)}
 
 
 def frame_at(number: int, fps: float, image: Image) -> Frame:
-    """A frame of a source that has ``fps`` frames in each second."""
+    """Return the frame ``number`` of a source with ``fps`` frames per second."""
     return Frame(number, number / fps, image)
 
 
-class Pictures(Source):
-    """Pictures as frames, numbered from 0 or by ``numbers``. One that cannot be read is told, and leaves a gap in the
-    numbers."""
+class ImageFiles(Source):
+    """Image files as frames, numbered from 0 or by ``numbers``.
+
+    An unreadable file is reported, and its number is skipped.
+    """
 
     def __init__(
-        self, name: str, paths: Sequence[Path], fps: float = PICTURES_FPS, numbers: Sequence[int] | None = None
+        self, name: str, paths: Sequence[Path], fps: float = IMAGES_FPS, numbers: Sequence[int] | None = None
     ) -> None:
-        super().__init__(name, fps, len(paths))
-        self._paths = tuple(paths)
+        super().__init__(name, fps, len(paths), paths)
         self._numbers = range(len(paths)) if numbers is None else numbers
 
     def read(self, problem: Problem) -> Frames:
-        self._tell(problem)
-        for number, path in zip(self._numbers, self._paths, strict=True):
+        """Yield the images; see :meth:`Source.read`."""
+        self._report_beside(problem)
+        for number, path in zip(self._numbers, self.inputs, strict=True):
             try:
                 image = load_image(path)
             except SourceError as error:
@@ -117,94 +135,89 @@ class Pictures(Source):
             else:
                 yield frame_at(number, self.fps, image)
 
-    @property
-    def inputs(self) -> Sequence[Path]:
-        return self._paths
-
 
 class VideoFile(Source):
-    """A video file; frames have its own times."""
+    """A video file; its frames have the times of the file. Raises :class:`SourceError` if it does not open."""
 
     def __init__(self, name: str, path: Path) -> None:
-        with read_video(path) as video:  # what cannot be opened is told before anything else is
+        with read_video(path) as video:
             self._pace = video.pace
-            super().__init__(name, self._pace.fps, video.info.frames)
-        self._path = path
+            super().__init__(name, self._pace.fps, video.info.frames, [path])
 
     def read(self, problem: Problem) -> Frames:
-        self._tell(problem)  # a video says at its end what was lost
-        with read_video(self._path, self._pace) as video:
+        """Yield the frames; lost frames are reported by the :class:`SourceError` at the end."""
+        self._report_beside(problem)
+        with read_video(self.inputs[0], self._pace) as video:
             yield from video.numbered()
-
-    @property
-    def inputs(self) -> Sequence[Path]:
-        return (self._path,)
 
 
 class Camera(Source):
     """A camera of this machine, by its number, or an address. ``fps`` is its own once it is open.
 
-    ``open_capture`` makes what behaves like ``cv2.VideoCapture``.
+    ``open_capture`` returns an object with the interface of ``cv2.VideoCapture``.
     """
 
     live = True
 
-    def __init__(self, name: str, place: int | str, open_capture: Callable[[int | str], Any] | None = None) -> None:
-        super().__init__(name, PICTURES_FPS)
-        self._place = place
+    def __init__(self, name: str, address: int | str, open_capture: Callable[[int | str], Any] | None = None) -> None:
+        super().__init__(name, IMAGES_FPS)
+        self._address = address
         self._open = open_capture or _open_capture
 
     def read(self, problem: Problem) -> Frames:
+        """Yield frames until the camera fails, which raises :class:`SourceError`."""
         del problem
-        capture = self._open(self._place)
+        capture = self._open(self._address)
         try:
             if not capture.isOpened():
-                raise SourceError(f"{self.name} does not open", "is it there, switched on, and free?")
+                raise SourceError(
+                    f"{self.name} does not open", "check that it is connected, switched on and not in use"
+                )
             fps = capture.get(cv2.CAP_PROP_FPS)
-            self.fps = fps if 0 < fps <= 1000 else PICTURES_FPS  # not a number compares false
+            self.fps = fps if 0 < fps <= 1000 else IMAGES_FPS  # NaN compares false
             number = 0
             while True:
-                there, pixels = capture.read()
-                if not there:
-                    raise SourceError(f"{self.name} gives no more frames (after {number})")
+                success, pixels = capture.read()
+                if not success:
+                    raise SourceError(f"{self.name} delivers no more frames (after {number})")
                 yield frame_at(number, self.fps, as_rgb(pixels))
                 number += 1
         finally:
             capture.release()
 
 
-def _open_capture(place: int | str) -> Any:
-    if isinstance(place, int) or cv2.CAP_FFMPEG not in cv2.videoio_registry.getBackends():
-        return cv2.VideoCapture(place)
+def _open_capture(address: int | str) -> Any:
+    if isinstance(address, int) or cv2.CAP_FFMPEG not in cv2.videoio_registry.getBackends():
+        return cv2.VideoCapture(address)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
-    return cv2.VideoCapture(place, cv2.CAP_FFMPEG, limits)
+    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
 
 
-# --- from what was typed ----------------------------------------------------------------------------------------------
+# --- from specs to sources --------------------------------------------------------------------------------------------
 
 
 def find_sources(
-    specs: Sequence[str | Path | Source], cameras: int | None = None, fps: float = PICTURES_FPS
+    specs: Sequence[str | Path | Source], cameras: int | None = None, fps: float = IMAGES_FPS
 ) -> list[Source]:
-    """The sources that ``specs`` name (or are), in order; ``fps`` is that of pictures.
+    """Return the sources that ``specs`` name (or are), in order; ``fps`` is the rate of image sequences.
 
-    With ``cameras``, that many: they are taken again from the first on, to stand for as many cameras.
-    :class:`SourceError` where a spec names nothing, or a video does not open. No camera is opened here.
+    With ``cameras``, return that many: the sources are repeated from the first on, to simulate as many cameras. Opens
+    no camera. Raises :class:`SourceError` where a spec names nothing, or a video does not open.
     """
     found: list[Source] = []
     for spec in specs:
         found += [spec] if isinstance(spec, Source) else _sources_of(str(spec), fps)
     if not found:
-        raise SourceError("nothing to look at", "give at least one --source, such as --source clip.mp4")
+        raise SourceError("no source is given", "give at least one --source, such as --source clip.mp4")
     if cameras is not None:
         if cameras < len(found):
             raise SourceError(
                 f"{len(found)} sources are given for {counted(cameras, 'camera')}",
-                "ask for more --cameras, or name fewer files",
+                "raise --cameras, or name fewer files",
             )
-        if any(source.live for source in found) and cameras > len(found):
-            raise SourceError("a live source cannot stand for several cameras", "leave --cameras out, or name files")
-        found = [found[place % len(found)] for place in range(cameras)]
+        if cameras > len(found) and any(source.live for source in found):
+            raise SourceError("a live source cannot simulate several cameras", "leave --cameras out, or name files")
+        found = [found[index % len(found)] for index in range(cameras)]
     names = unique([source.name for source in found])
     return [source.named(name) for source, name in zip(found, names, strict=True)]
 
@@ -216,86 +229,74 @@ def _sources_of(spec: str, fps: float) -> list[Source]:
             raise SourceError(f"{spec!r} names no camera", "write camera:0 for the first one")
         return [Camera(f"camera-{number}", int(number))]
     if _ADDRESS.match(spec):
-        return [Camera(_address_name(spec), spec)]
-    matches = matches_of(spec)
-    if matches is not None:
-        return _of_files(matches, spec, fps)
-    if _NUMBERED.search(Path(spec).name) and not Path(spec).exists():
-        return [_numbered(Path(spec), fps)]
+        parts = urlsplit(spec)  # the name has the host and the path: no user, password or query
+        return [Camera(file_name(f"{parts.hostname or 'address'}{parts.path}"), spec)]
+    if (sign := _NUMBERED.search(Path(spec).name)) and not Path(spec).exists():
+        return [_numbered(Path(spec), sign, fps)]
+    listed = files_in(spec, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), "image or video")
+    if listed is not None:
+        return _of_files(listed, fps)
     path = locate(spec)
-    if path.is_dir():
-        return _of_files(path.iterdir(), spec, fps)
     if not path.is_file():
-        raise SourceError(f"{spec} is no file", "name a picture, a video, a folder, camera:0 or an address")
-    if is_video(path):
-        return [VideoFile(_file_name(path.stem), path)]
-    return [Pictures(_file_name(path.stem), [path], fps)]
+        raise SourceError(f"{spec} is not a file", "name an image, a video, a folder, camera:0 or an address")
+    name = file_name(path.stem)
+    return [VideoFile(name, path) if is_video(path) else ImageFiles(name, [path], fps)]
 
 
-def _of_files(paths: Iterable[Path], spec: str, fps: float) -> list[Source]:
-    """All pictures as one source, and each video that opens as one."""
-    found, others = by_suffix(paths, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-    left_out = LeftOut(spec, others) if others else None
-    videos = [path for path in sorted(found, key=natural) if is_video(path)]
-    pictures = [path for path in sorted(found, key=natural) if not is_video(path)]
-    if not found:
-        suffixes = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        besides = f": {left_out.message}" if left_out else ""
-        raise SourceError(f"{spec} names no picture and no video{besides}", f"in {Path.cwd()}; suffixes: {suffixes}")
-    rows: list[Source] = []
-    if pictures:
-        expanded = [source.path for source in expand_images(pictures)]  # each file once
-        rows.append(Pictures(_file_name(pictures[0].absolute().parent.name), expanded, fps))
-    beside: list[SourceError] = [left_out] if left_out and left_out.pictures else []
-    for path in videos:
+def _of_files(listed: Listed, fps: float) -> list[Source]:
+    """One source of all images, and one for each video that opens."""
+    files = sorted(listed.files, key=natural)
+    sources: list[Source] = []
+    if images := [path for path in files if not is_video(path)]:
+        each_once = [image.path for image in expand_images(images)]
+        sources.append(ImageFiles(file_name(images[0].absolute().parent.name), each_once, fps))
+    beside: list[SourceError] = []
+    if listed.left_out and listed.left_out.images:
+        beside.append(listed.left_out)
+    elif listed.left_out:
+        log.warning(listed.left_out)
+    for path in filter(is_video, files):
         try:
-            rows.append(VideoFile(_file_name(path.stem), path))
-        except SourceError as error:  # nobody named this one
+            sources.append(VideoFile(file_name(path.stem), path))
+        except SourceError as error:  # it was not named itself: the others are processed
             beside.append(error)
-    if not rows:
+    if not sources:
         raise beside[-1]
-    rows[0].beside = beside
-    if left_out and not left_out.pictures:
-        log.warning(left_out)
-    return rows
+    sources[0].beside = beside
+    return sources
 
 
-def _numbered(pattern: Path, fps: float) -> Source:
-    """``frames_%05d.png``: the files that there are, by number; the first is frame 0, and gaps stay gaps."""
-    sign = _NUMBERED.search(pattern.name)
-    if sign is None:
-        raise ValueError(f"{pattern} has no number")
-    before, behind = pattern.name[: sign.start()], pattern.name[sign.end() :]
-    matching = re.compile(rf"{re.escape(before)}(\d{{{sign[1].lstrip('0') or 1},}}){re.escape(behind)}")
+def _numbered(pattern: Path, sign: re.Match[str], fps: float) -> Source:
+    """``frames_%05d.png``: the files that match, by number; the first is frame 0, and missing numbers stay gaps."""
+    before, after = pattern.name[: sign.start()], pattern.name[sign.end() :]
+    matching = re.compile(rf"{re.escape(before)}(\d{{{sign[1].lstrip('0') or 1},}}){re.escape(after)}")
     folder = locate(pattern.parent)
     found = sorted((int(match[1]), path) for path in folder.iterdir() if (match := matching.fullmatch(path.name)))
     if not found:
-        raise SourceError(f"{pattern} matches no file", f"looked in {folder.absolute()}")
-    name = _file_name(before.rstrip("_-. ") or folder.absolute().name)
-    numbers = _counted([number for number, _ in found])
+        raise SourceError(f"{pattern} matches no file", f"searched in {folder.absolute()}")
+    numbers = _frame_numbers([number for number, _ in found])
     if missing := numbers[-1] + 1 - len(numbers):
         log.warning("%s: %d numbers are missing, and leave gaps in time", printable(str(pattern)), missing)
-    return Pictures(name, [path for _, path in found], fps, numbers)
+    name = file_name(before.rstrip("_-. ") or folder.absolute().name)
+    return ImageFiles(name, [path for _, path in found], fps, numbers)
 
 
-def _counted(numbers: Sequence[int]) -> Sequence[int]:
-    """The place in time of each of these ascending numbers, from 0: of every tenth frame one follows the other, and
-    others leave gaps. Numbers that count nothing, such as dates, leave none."""
+def _frame_numbers(numbers: Sequence[int]) -> Sequence[int]:
+    """The frame number, from 0, of each of these ascending file numbers.
+
+    A common step counts as one frame, and other differences leave gaps. Numbers with more gaps than files, such as
+    dates, leave none.
+    """
     steps = [later - earlier for earlier, later in pairwise(numbers)]
-    places = [(number - numbers[0]) // (math.gcd(*steps) or 1) for number in numbers]
-    return places if min(steps, default=1) and places[-1] < 2 * len(places) else range(len(numbers))
+    frames = [(number - numbers[0]) // (math.gcd(*steps) or 1) for number in numbers]
+    return frames if min(steps, default=1) and frames[-1] < 2 * len(frames) else range(len(numbers))
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts ``frame_2`` before ``frame_10``."""
+    """Return a key that sorts ``frame_2`` before ``frame_10``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _address_name(address: str) -> str:
-    """Host and path: no user, no password, no query."""
-    parts = urlsplit(address)
-    return _file_name(f"{parts.hostname or 'address'}{parts.path}")
-
-
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """Return ``text`` as the name of a source: without characters that a file name may not have."""
     return shortened(printable(_UNSAFE.sub("-", text)).strip("-. ")) or "source"

@@ -1,7 +1,7 @@
-"""Writes what was found on many frames as one file in COCO's format, with RLE masks and scores.
+"""Writes the detections of many frames as one file in COCO's format, with RLE masks and scores.
 
-``images`` says which frame of which source each id is, ``categories`` are the classes, and ``annotations`` is what
-``pycocotools``' ``loadRes`` takes as results. Frames go to the disk as they come: memory does not grow with them.
+``images`` has the source and frame of each id, ``categories`` are the classes, and ``annotations`` are results as
+``pycocotools``' ``loadRes`` takes them. Frames are written as they come: memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from sam3_runtime.media.sinks import reported
 
 
 class CocoFile:
-    """A file of one run; :meth:`close` puts it in its place. Every method one thread at a time."""
+    """The COCO file of one run; it appears with :meth:`close`. Not thread-safe.
+
+    Raises :class:`OutputError` where the file cannot be written.
+    """
 
     def __init__(self, path: Path, sources: Sequence[str], classes: Sequence[str]) -> None:
         self.path = path
-        self._sources = {name: place for place, name in enumerate(sources)}
+        self._sources = {name: index for index, name in enumerate(sources)}
         self._temporary = temporary_name(path)
         self._annotations = self._frames = 0
         categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
@@ -35,15 +38,15 @@ class CocoFile:
     def write(
         self, source: str, number: int, seconds: float, line: Mapping[str, Any], categories: Sequence[int]
     ) -> None:
-        """A frame: ``line`` as :func:`as_line` makes it, and the class (from 0) of each of its detections."""
-        # The same id whatever order the sources came in.
+        """Write a frame: its JSON ``line``, and the class (from 0) of each of its detections."""
+        # The id does not depend on the order in which frames of different sources come.
         image = number * len(self._sources) + self._sources[source] + 1
-        shown = {
-            "id": image, "source": source, "frame": number, "seconds": seconds,
-            "width": line["width"], "height": line["height"],
-        }  # fmt: skip
+        entry = {"id": image, "source": source, "frame": number, "seconds": seconds}
+        entry |= {"width": line["width"], "height": line["height"]}
+        if "image" in line:
+            entry["file_name"] = line["image"]
         with reported(self.path):
-            self._images.write((",\n" if self._frames else "\n") + json.dumps(shown, ensure_ascii=False))
+            self._images.write((",\n" if self._frames else "\n") + json.dumps(entry, ensure_ascii=False))
             self._frames += 1
             for found, category in zip(line["detections"], categories, strict=True):
                 annotation = {"id": self._annotations + 1, "image_id": image, **_annotation(found, category)}
@@ -51,7 +54,7 @@ class CocoFile:
                 self._annotations += 1
 
     def close(self) -> None:
-        """Finish the file and put it in its place."""
+        """Finish the file and rename it."""
         try:
             with reported(self.path):
                 self._file.write('],\n"images": [')
@@ -67,7 +70,7 @@ class CocoFile:
 
 
 def _annotation(found: Mapping[str, Any], category: int) -> dict[str, Any]:
-    left, top, right, bottom = found["box"]
-    box = [left, top, round(right - left, 3), round(bottom - top, 3)]
+    x0, y0, x1, y1 = found["box"]
+    box = [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)]
     track = {"track_id": found["track"]} if found.get("track") is not None else {}
     return {"category_id": category + 1, "bbox": box, "score": found["score"], "segmentation": found["mask"], **track}

@@ -1,10 +1,10 @@
-"""Runs a detector over sources: frames are read, looked at and handed out at the same time, through bounded queues.
+"""Runs a detector over sources: reading, detection and the caller's code run at the same time, with bounded queues.
 
-    a thread a source: reads ──▶ inbox ──▶ one thread: detects, a round at a time ──▶ results ──▶ whoever iterates
+    a thread per source: reads ──▶ inbox ──▶ one thread: detects, batch by batch ──▶ results ──▶ the iterating caller
 
-Every frame of a file comes out, in order. Of a live source the newest is looked at, and what it replaced is counted.
-Whatever goes wrong in a thread is raised where the results are taken from. Knows threads, sources and detections; what
-finds something is a :class:`Detecting`; it learns which source an image is from, and when one has ended.
+Every frame of a file is processed, in order. Of a live source the newest frame is processed, and dropped ones are
+counted. An exception in a thread is raised where the results are iterated. Knows threads, sources and detections; the
+detector is a :class:`Detecting`, which learns the source of each image, and the end of each source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -28,37 +27,45 @@ from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.streams.cameras import Source, find_sources
 from sam3_runtime.streams.images import SourceImage, TakeFromSources
-from sam3_runtime.streams.readers import Frame, LiveSettings, Readers, Tell
-from sam3_runtime.streams.rounds import Channel, Inbox
+from sam3_runtime.streams.queues import Channel, Inbox
+from sam3_runtime.streams.readers import LiveSettings, Readers, ReadFrame, Report
 from sam3_runtime.streams.summaries import RunSummary, Tally
 from sam3_runtime.tracking.tracker import Tracker, TrackSettings
 
-Rounds = Generator[list[list[Detections]], None, None]
+BatchResults = Generator[list[list[Detections]], None, None]
+"""The detections of one batch after another: ``[image][class]``."""
 
 
 class Detecting(Protocol):
-    """What finds things: a :class:`sam3_runtime.Detector`, or a model that keeps something by source.
+    """A detector: :class:`sam3_runtime.Detector`, or a model with a state for each source.
 
-    ``source_ended`` is called in the thread of ``rounds``, behind the answers to the source's last image. Where a run
-    is left early, the generator is closed instead.
+    ``source_ended`` is called in the thread of ``rounds``, after the results of the source's last image. Where a run is
+    left early, the generator is closed instead.
     """
 
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """The most images of a batch."""
+
     @property
-    def classes(self) -> Sequence[Any]: ...  # one for each of an image's detections
-    def rounds(self, take: TakeFromSources) -> Rounds: ...
-    def source_ended(self, source: int) -> None: ...
+    def classes(self) -> Sequence[Any]:
+        """One entry for each of an image's detections."""
+
+    def rounds(self, take: TakeFromSources) -> BatchResults:
+        """Yield the detections of each batch that ``take`` returns, until that is empty."""
+
+    def source_ended(self, source: int) -> None:
+        """Handle the end of a source, given by its index."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found on one frame of one source.
+    """The detections on one frame of one source.
 
     ``number`` counts the source's frames from 0, dropped ones included, and ``seconds`` is the frame's time in it.
-    ``image``: RGB uint8 [H, W, 3]. ``detections`` has one entry a class, and ``tracks``, where tracking was asked for,
-    the identity of each detection, int64 [K] a class (-1: none yet). ``latency``: seconds from the frame's being read
-    to this.
+    ``image``: RGB uint8 [H, W, 3]. ``detections`` has one entry per class, and ``tracks``, where tracking is on, the
+    identities of its detections, int64 [K] per class (-1: none yet). ``latency``: seconds from reading the frame to its
+    detections.
     """
 
     source: str
@@ -72,8 +79,11 @@ class Result:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """``patience``: seconds that a round with some frames waits for those of the other sources. ``frames``: the most
-    that are looked at of each source. ``clock`` tells the time; tests replace it."""
+    """``patience``: seconds that a started batch waits for frames of the other sources.
+
+    ``frames``: the most frames that are processed of each source. ``clock`` returns the time in seconds; tests replace
+    it.
+    """
 
     patience: float = 0.02
     frames: int | None = None
@@ -87,24 +97,24 @@ def stream(
     *,
     track: bool | TrackSettings = False,
     settings: FlowSettings | None = None,
-    tell: Tell | None = None,
+    report: Report | None = None,
 ) -> Iterator[Result]:
-    """Detect on every frame of ``sources``, and give the results as they come: in order for each source.
+    """Detect on every frame of ``sources``, and yield the results as they come, in order for each source.
 
-    ``sources`` are what :func:`sam3_runtime.streams.cameras.find_sources` takes. ``track`` gives detections identities.
-    ``tell`` gets messages about sources that fail. :class:`Flow` is the same with a summary, and can be asked to stop.
+    ``sources`` are as for :func:`sam3_runtime.streams.cameras.find_sources`. ``track`` gives detections identities.
+    ``report`` is called with messages about failing sources. :class:`Flow` is the same with a summary and ``stop()``.
 
-    Raises :class:`SourceError` where a source names nothing, and whatever the detector raises. A file that cannot be
-    read whole, and a camera that fails, are told, and do not end the others.
+    Raises :class:`SourceError` where a source names nothing, and every exception of the detector. A damaged file or a
+    failing camera is reported, and the others go on.
     """
-    with Flow(detector, sources, track=track, settings=settings, tell=tell) as flow:
+    with Flow(detector, sources, track=track, settings=settings, report=report) as flow:
         yield from flow
 
 
 class Flow:
     """A run of a detector over sources: a context manager, and an iterator of :class:`Result`, once.
 
-    Leaving it early ends the threads; frames that were not looked at are forgotten.
+    Arguments and errors are those of :func:`stream`. Leaving it early ends the threads and drops waiting frames.
     """
 
     def __init__(
@@ -114,78 +124,79 @@ class Flow:
         *,
         track: bool | TrackSettings = False,
         settings: FlowSettings | None = None,
-        tell: Tell | None = None,
+        report: Report | None = None,
     ) -> None:
         self.sources = find_sources(sources)
         self._detector = detector
         self._settings = settings or FlowSettings()
         self._clock = self._settings.clock
-        batch = detector.batch
-        # A round of files alone is complete in the inbox while the one before is looked at.
-        room = max(2, -(-2 * batch // len(self.sources)))
-        self._inbox: Inbox[Frame] = Inbox([one.live for one in self.sources], room, self._settings.frames)
-        self._results: Channel[tuple[int, Frame, list[Detections], float]] = Channel(2 * batch)
+        # The inbox takes a whole batch of files while the one before is processed.
+        capacity = max(2, -(-2 * detector.batch // len(self.sources)))
+        self._inbox: Inbox[ReadFrame] = Inbox([one.live for one in self.sources], capacity, self._settings.frames)
+        self._results: Channel[tuple[int, ReadFrame, list[Detections], float]] = Channel(2 * detector.batch)
         self._readers = Readers(
-            self.sources, self._inbox, self._settings.live, tell or (lambda _: None), self._fail, self._clock
+            self.sources, self._inbox, self._settings.live, report or (lambda _: None), self._fail, self._clock
         )
         self._inference = Thread(target=self._infer, name="infer", daemon=True)
         self._track = TrackSettings() if track is True else track or None
         self._trackers: dict[int, Tracker] = {}
-        self._told_ended: set[int] = set()
+        self._ended_sources: set[int] = set()
         self._error: BaseException | None = None
-        self._begun = False
+        self._entered = False
         self._started = self._ended = 0.0
-        self._rounds = 0
+        self._batches = 0
         self._tallies = [Tally() for _ in self.sources]
         self._found: Counter[str] = Counter()
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
     def _infer(self) -> None:
-        taken: deque[list[tuple[int, Frame]]] = deque()  # the round that is looked at, and one that is begun
+        taken: deque[list[tuple[int, ReadFrame]]] = deque()  # the current batch, and a prefetched one
 
         def take(wait: bool) -> list[SourceImage]:
-            if self._readers.stop_asked:
+            if self._readers.stop_requested:
                 return []
             batch = self._inbox.take(self._detector.batch, self._settings.patience, wait)
             if batch:
                 taken.append(batch)
-            return [SourceImage(frame.image, place, frame.number, frame.seconds) for place, frame in batch]
+            return [SourceImage(frame.image, source, frame.number, frame.seconds) for source, frame in batch]
 
         try:
-            with closing(self._detector.rounds(take)) as rounds:
-                for found in rounds:
-                    for (place, frame), detections in zip(taken.popleft(), found, strict=True):
-                        if not self._results.put((place, frame, detections, self._clock() - frame.read)):
+            with closing(self._detector.rounds(take)) as batches:
+                for found in batches:
+                    for (source, frame), detections in zip(taken.popleft(), found, strict=True):
+                        if not self._results.put((source, frame, detections, self._clock() - frame.read)):
                             return
-                    self._rounds += 1
-                    begun = {place for batch in taken for place, _ in batch}
-                    self._tell_ended(set(self._inbox.exhausted()) - begun)
-            self._tell_ended(range(len(self.sources)))
-        except BaseException as error:  # it is raised where the results are taken from
+                    self._batches += 1
+                    prefetched = {source for batch in taken for source, _ in batch}
+                    self._end_sources(set(self._inbox.exhausted()) - prefetched)
+            self._end_sources(range(len(self.sources)))
+        except BaseException as error:  # raised where the results are iterated
             self._fail(error)
         finally:
             self._results.end()
 
-    def _tell_ended(self, places: Iterable[int]) -> None:
-        for place in sorted(set(places) - self._told_ended):
-            self._told_ended.add(place)
-            self._detector.source_ended(place)
+    def _end_sources(self, sources: Iterable[int]) -> None:
+        for source in sorted(set(sources) - self._ended_sources):
+            self._ended_sources.add(source)
+            self._detector.source_ended(source)
 
     def _fail(self, error: BaseException) -> None:
-        """Note what went wrong in a thread, and end the run."""
+        """Store the first exception of a thread, and end the run."""
         self._error = self._error or error
         self._readers.stop()
 
     def stop(self) -> None:
-        """Ask the run to end: the round that is looked at is finished, and its results still come. From any thread,
-        and from a signal's handler."""
-        self._readers.stop_asked = True
+        """Request the end of the run: the current batch is finished, and its results are still yielded.
+
+        May be called from any thread and from a signal handler.
+        """
+        self._readers.stop_requested = True
 
     # --- results ------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._begun = True
+        self._entered = True
         self._started = self._clock()
         self._readers.start()
         self._inference.start()
@@ -196,12 +207,12 @@ class Flow:
     ) -> None:
         self._results.close()
         self._readers.stop()
-        self._inference.join()  # the engines are the caller's to close, and must not be in use
+        self._inference.join()  # the caller closes the engines next: they must not be in use
         self._readers.join()
         self._ended = self._ended or self._clock()
 
     def __iter__(self) -> Iterator[Result]:
-        if not self._begun:
+        if not self._entered:
             raise RuntimeError("a Flow runs inside `with`")
         while (item := self._results.get()) is not None:
             yield self._result(*item)
@@ -209,20 +220,21 @@ class Flow:
         if self._error is not None:
             raise self._error
 
-    def _result(self, place: int, frame: Frame, detections: list[Detections], latency: float) -> Result:
-        self._tallies[place].add(latency)
+    def _result(self, index: int, frame: ReadFrame, detections: list[Detections], latency: float) -> Result:
+        source = self.sources[index]
+        self._tallies[index].add(latency)
         for one in detections:
             self._found[one.prompt] += len(one)
         tracks = None
-        if self._track is not None:
-            if place not in self._trackers:
-                self._trackers[place] = Tracker(len(self._detector.classes), self.sources[place].fps, self._track)
-            tracks = self._trackers[place].update(detections, frame.seconds)
-        return Result(self.sources[place].name, frame.number, frame.seconds, frame.image, detections, tracks, latency)
+        if self._track is not None and source.tracked:
+            if index not in self._trackers:
+                self._trackers[index] = Tracker(len(self._detector.classes), source.fps, self._track)
+            tracks = self._trackers[index].update(detections, frame.seconds)
+        return Result(source.name, frame.number, frame.seconds, frame.image, detections, tracks, latency)
 
     @property
     def expected(self) -> int | None:
-        """How many results there will be, where that is known."""
+        """The number of results to come in all; None where it is not known."""
         most = self._settings.frames
         counts = [
             most if one.live or one.frames is None else min(one.frames, most or one.frames) for one in self.sources
@@ -230,25 +242,22 @@ class Flow:
         return None if None in counts else sum(filter(None, counts))
 
     def waiting(self) -> tuple[int, int]:
-        """Frames that wait to be looked at, and results that wait to be taken."""
+        """Return how many frames wait for detection, and how many results wait for the caller."""
         return len(self._inbox), len(self._results)
 
     def summary(self) -> RunSummary:
-        """What was done so far."""
+        """Return the summary of the run up to now."""
         seconds = (self._ended or self._clock()) - self._started
         lines = []
-        for place, (source, tally) in enumerate(zip(self.sources, self._tallies, strict=True)):
-            notes, dropped = self._readers.notes(place), self._inbox.dropped(place)
-            lines.append(
-                tally.summary(source.name, seconds, dropped=dropped, failures=notes.failures, problems=notes.problems)
-            )
-        total = reduce(Tally.merged, self._tallies).summary(
+        for index, (source, reader) in enumerate(zip(self.sources, self._readers.readers, strict=True)):
+            line = self._tallies[index].summary(
+                source.name, seconds, dropped=self._inbox.dropped(index), failures=reader.failures,
+                problems=reader.problems,
+            )  # fmt: skip
+            lines.append(line)
+        total = sum(self._tallies, Tally()).summary(
             "total", seconds, dropped=sum(one.dropped for one in lines), failures=sum(one.failures for one in lines)
         )
         return RunSummary(
-            seconds=round(seconds, 3),
-            rounds=self._rounds,
-            sources=tuple(lines),
-            total=total,
-            found=dict(self._found),
+            seconds=round(seconds, 3), rounds=self._batches, sources=tuple(lines), total=total, found=dict(self._found)
         )

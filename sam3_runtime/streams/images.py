@@ -1,4 +1,4 @@
-"""Images on their way from sources to a model: what a run hands over. Knows no model."""
+"""The batches of images that a run hands to a model. Knows no model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import NamedTuple
 from sam3_runtime.imaging.preprocess import Image
 
 Take = Callable[[bool], Sequence[Image]]
-"""Gives the next batch of images; told whether it may wait for one."""
+"""Returns the next batch of images; the argument is whether it may wait for one."""
 
 
 class SourceImage(NamedTuple):
-    """An image of a run over sources: the index of its ``source``, its ``number`` there, from 0 and dropped ones
-    included, and its time in the source in ``seconds``. A model that keeps something by source needs them."""
+    """An image of a run over sources, for a model with a state for each source.
+
+    ``source`` is the index of its source, ``number`` its number there (from 0, dropped ones included), and ``seconds``
+    its time in the source.
+    """
 
     image: Image
     source: int
@@ -22,9 +25,9 @@ class SourceImage(NamedTuple):
 
 
 TakeFromSources = Callable[[bool], Sequence[SourceImage]]
-"""Likewise with where each image is from."""
+"""As :data:`Take`, with the source of each image."""
 
 
 def images_of(take: TakeFromSources) -> Take:
-    """For a model to which every image is the first."""
+    """Return ``take`` without the sources, for a model without a state."""
     return lambda wait: [one.image for one in take(wait)]

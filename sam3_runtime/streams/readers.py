@@ -1,9 +1,9 @@
-"""Reads sources, each in a thread of its own, into an inbox; live ones again and again, whatever happens to them.
+"""Reads sources, each in its own thread, into an inbox, and reopens live sources that fail.
 
-A live source that ends, fails or gives nothing for a while is tried again after a pause, which grows from one failure
-to the next and is told each time. Whatever a file has to say is told, and it ends. Time comes from one clock, which
-tests replace. ``tell`` is the caller's code and may block: it is called with no lock held, and while a run goes on
-never by the thread that watches for stalls. Knows threads and sources, and no model.
+A live source that ends, fails or stalls is reported and tried again after a pause, which grows from one failure to the
+next. A file is read once. All times come from one clock, which tests replace. ``report`` is the caller's code and may
+block: it is called without a lock, and during a run never by the thread that watches for stalls. Knows threads and
+sources, and no model.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.sources import Frame
 from sam3_runtime.streams.cameras import Source
-from sam3_runtime.streams.rounds import Inbox
+from sam3_runtime.streams.queues import Inbox
 
-_TICK = 0.05  # seconds between two looks at the clock
-_STUCK_MOST = 3  # threads of one source that may hang in its driver; no call of OpenCV can be broken off
-_JOIN = 2.0  # seconds that a thread is waited for in the end: one that hangs is left behind
-_MOST_DOUBLINGS = 64  # of a pause; 2.0 ** 1024 is no number, and a camera may fail more often than that
+_TICK = 0.05  # seconds between two readings of the clock
+_STUCK_MOST = 3  # threads of one source that may hang in its driver: no call of OpenCV can be interrupted
+_JOIN = 2.0  # seconds to wait for a thread at the end of the run; one that hangs is left behind
+_MOST_DOUBLINGS = 64  # of a pause: 2.0 ** 1024 overflows, and a camera may fail more often than that
+_MOST_PROBLEMS = 100  # messages of one source that are stored: a camera may fail for weeks
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """``number`` counts what the source gave, dropped frames included; ``seconds`` is its time in the source, and
-    ``read`` the clock's when it was there."""
+class ReadFrame(NamedTuple):
+    """A frame in a run.
+
+    ``number`` counts all frames of its source, dropped ones included; ``seconds`` is its time in the source, and
+    ``read`` the clock's time when it was read.
+    """
 
     number: int
     seconds: float
@@ -42,9 +46,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """What is done about live sources, in seconds. One that gives nothing for ``stall`` counts as failed; after a
-    failure it is tried again in ``first_pause``, which doubles up to ``longest_pause``, and after ``attempts`` failures
-    in a row it is given up (never, where None)."""
+    """How live sources are reopened, in seconds.
+
+    A source without a frame for ``stall`` counts as failed. After a failure it is tried again in ``first_pause``, which
+    doubles up to ``longest_pause``; after ``attempts`` failures in a row it is given up (never, where None).
+    """
 
     stall: float = 10.0
     first_pause: float = 1.0
@@ -52,208 +58,191 @@ class LiveSettings:
     attempts: int | None = None
 
 
-@dataclass
-class Notes:
-    """What happened to one source: messages, and how often it was lost and tried again."""
-
-    problems: list[str] = field(default_factory=list)
-    failures: int = 0
-
-    def add(self, message: str) -> None:
-        self.failures += 1
-        if self.failures <= 100:  # of a camera that fails for weeks the first ones are enough
-            self.problems.append(message)
-
-
 class Readers:
-    """The reading threads of a run. ``fail`` is called with whatever no reader expected."""
+    """The reading threads of a run, one for each of ``sources``. ``fail`` is called with every unexpected exception."""
 
     def __init__(
         self,
         sources: Sequence[Source],
-        inbox: Inbox[Frame],
+        inbox: Inbox[ReadFrame],
         settings: LiveSettings,
-        tell: Tell,
+        report: Report,
         fail: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stop = Event()
-        self.stop_asked = False
-        """Set to have all threads end soon; a signal's handler may do no more than that."""
+        self.stop_requested = False
+        """Set to have all threads end soon; a signal handler may do no more than that."""
         self._inbox = inbox
-        self.clock = clock
-        self.settings, self.tell, self.fail = settings, tell, fail
-        self._readers = [_Reader(self, place, source, inbox) for place, source in enumerate(sources)]
+        self.clock, self.settings, self.report, self.fail = clock, settings, report, fail
+        self.readers = [_Reader(self, index, source, inbox) for index, source in enumerate(sources)]
         self._watch = Thread(target=self._watching, name="watch", daemon=True)
 
     def start(self) -> None:
-        for reader in self._readers:
+        """Start all threads."""
+        for reader in self.readers:
             reader.start()
         self._watch.start()
 
     def stop(self) -> None:
-        """Have all threads end, and forget the frames that wait."""
+        """Have all threads end, and drop the waiting frames."""
         self._stop.set()
         self._inbox.close()
 
     def join(self) -> None:
-        """Wait for them, but not for one that hangs in a driver or in :attr:`tell`."""
-        self._watch.join(_JOIN)
-        for reader in self._readers:
-            reader.join()
+        """Wait for the threads, except for those that hang in a driver or in :attr:`report`."""
+        for thread in (self._watch, *(thread for reader in self.readers for thread in reader.threads)):
+            thread.join(_JOIN)
 
     @property
     def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
         return self._stop.is_set()
 
-    def notes(self, place: int) -> Notes:
-        return self._readers[place].notes
-
     def sleep_until(self, when: float) -> None:
+        """Wait until the clock shows ``when``, or until the threads are to end."""
         while self.clock() < when and not self._stop.wait(_TICK):
             pass
 
     def _watching(self) -> None:
         try:
             while not self._stop.wait(_TICK):
-                if self.stop_asked:
+                if self.stop_requested:
                     self.stop()
-                    self.tell("ending: what is being looked at is finished first")
+                    self.report("stopping: the current batch is finished first")
                     return
-                for reader in self._readers:
-                    reader.look_for_a_stall()
+                for reader in self.readers:
+                    reader.check_for_stall()
         except BaseException as error:  # a defect: the run ends with it
             self.fail(error)
 
 
 class _Reader:
-    """Reads one source. Each attempt at a live one is a ``lap``; a thread that hung in an earlier lap is not heard."""
+    """Reads one source.
 
-    def __init__(self, readers: Readers, place: int, source: Source, inbox: Inbox[Frame]) -> None:
-        self._readers, self._place, self._source, self._inbox = readers, place, source, inbox
-        self.notes = Notes()
-        self._threads: list[Thread] = []
+    Each opening of a live source is a numbered attempt; frames of a thread that hung in an earlier attempt are ignored.
+    ``failures`` counts the problems, ``problems`` are the messages of the first ones.
+    """
+
+    def __init__(self, readers: Readers, index: int, source: Source, inbox: Inbox[ReadFrame]) -> None:
+        self._readers, self._index, self._source, self._inbox = readers, index, source, inbox
+        self.failures = 0
+        self.problems: list[str] = []
+        self.threads: list[Thread] = []
         self._lock = Lock()
-        self._lap = 0
-        self._failed = 0  # in a row
+        self._attempt = 0
+        self._failures_in_a_row = 0
         self._number = 0
         self._started = 0.0
-        self._waiting_since: float | None = None  # for the source; None while nothing is asked of it
+        self._waiting_since: float | None = None  # for a frame of the source; None while none is requested
 
     def start(self) -> None:
+        """Start the first attempt."""
         self._started = self._readers.clock()
-        self._launch(self._run, self._lap, None)
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join(_JOIN)
+        self._launch(self._run, self._attempt, None)
 
     def _launch(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = Thread(target=work, args=arguments, name=f"read {self._source.name}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:  # a defect: the run ends with it
+                self._readers.fail(error)
 
-    def _run(self, lap: int, fault: SourceError | None) -> None:
-        """Read until the end; ``fault`` is what ended the lap before."""
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        self.threads.append(Thread(target=guarded, name=f"read {self._source.name}", daemon=True))
+        self.threads[-1].start()
+
+    def _run(self, attempt: int, fault: SourceError | None) -> None:
+        """Read until the end; ``fault`` is the error that ended the attempt before."""
+        while fault is None or self._pause(attempt, fault):
+            fault = self._read(attempt)
+            if not self._is_current(attempt) or not self._inbox.wants(self._index):
+                break
+            if not self._source.live:
+                if fault is not None:
+                    self._add_problem(str(fault))
+                break
+            fault = fault or SourceError(f"{self._source.name} has ended")
+        if self._is_current(attempt):
+            self._inbox.end(self._index)
+
+    def _is_current(self, attempt: int) -> bool:
+        return attempt == self._attempt and not self._readers.stopped
+
+    def _read(self, attempt: int) -> SourceError | None:
+        """Read the source once; return the error that ended it, if any."""
+        self._set_waiting(attempt, True)
         try:
-            while True:
-                if fault is not None and not self._pause(lap, fault):
-                    break
-                fault = self._read(lap)
-                if not self._current(lap) or not self._inbox.wants(self._place):
-                    break
-                if not self._source.live:
-                    if fault is not None:
-                        self._note(str(fault))
-                    break
-                fault = fault or SourceError(f"{self._source.name} has ended")
-        except BaseException as error:  # a defect: the run ends with it
-            self._readers.fail(error)
-        finally:
-            if self._current(lap):
-                self._inbox.end(self._place)
-
-    def _current(self, lap: int) -> bool:
-        return lap == self._lap and not self._readers.stopped
-
-    def _read(self, lap: int) -> SourceError | None:
-        """One lap through the source; what ended it, if it did not end by itself."""
-        self._wait_for_source(lap, True)
-        try:
-            with closing(self._source.read(lambda problem: self._note(str(problem)))) as frames:
-                for number, seconds, image in frames:
-                    self._wait_for_source(lap, False)
-                    if not self._give(lap, number, seconds, image):
+            with closing(self._source.read(lambda problem: self._add_problem(str(problem)))) as frames:
+                for frame in frames:
+                    self._set_waiting(attempt, False)
+                    if not self._deliver(attempt, frame):
                         return None
-                    self._wait_for_source(lap, True)
+                    self._set_waiting(attempt, True)
         except SourceError as error:
             return error
         finally:
-            self._wait_for_source(lap, False)
+            self._set_waiting(attempt, False)
         return None
 
-    def _wait_for_source(self, lap: int, waiting: bool) -> None:
+    def _set_waiting(self, attempt: int, waiting: bool) -> None:
         with self._lock:
-            if lap == self._lap:
+            if attempt == self._attempt:
                 self._waiting_since = self._readers.clock() if waiting else None
 
-    def _give(self, lap: int, number: int, seconds: float, image: Image) -> bool:
+    def _deliver(self, attempt: int, frame: Frame) -> bool:
+        """Put a frame into the inbox; False when no more are wanted."""
         now = self._readers.clock()
         if not self._source.live:
-            return self._inbox.put(self._place, Frame(number, seconds, image, now)) and self._current(lap)
-        with self._lock:  # a live source's place never makes anyone wait
-            if not self._current(lap):
+            return self._inbox.put(self._index, ReadFrame(*frame, now)) and self._is_current(attempt)
+        with self._lock:  # putting a live frame never waits
+            if not self._is_current(attempt):
                 return False
-            frame = Frame(self._number, now - self._started, image, now)
+            recovered, self._failures_in_a_row = self._failures_in_a_row > 0, 0
+            if recovered:
+                self._inbox.set_unavailable(self._index, False)
+            read = ReadFrame(self._number, now - self._started, frame.image, now)
             self._number += 1
-            back, self._failed = self._failed > 0, 0
-            if back:
-                self._inbox.set_away(self._place, False)
-            wanted = self._inbox.put(self._place, frame)
-        if back:
-            self._readers.tell(f"{self._source.name} is back")
+            wanted = self._inbox.put(self._index, read)
+        if recovered:
+            self._readers.report(f"{self._source.name} is available again")
         return wanted
 
-    def _pause(self, lap: int, fault: SourceError) -> bool:
-        """Tell the fault and wait; False when there is no further attempt."""
-        settings = self._readers.settings
-        self._failed += 1
-        if settings.attempts is not None and self._failed >= settings.attempts:
-            self._note(f"{fault}\n{self._source.name} is given up after {counted(self._failed, 'failure')} in a row")
+    def _pause(self, attempt: int, fault: SourceError) -> bool:
+        """Report the fault and wait; False when there is no further attempt."""
+        settings, name = self._readers.settings, self._source.name
+        self._failures_in_a_row = failures = self._failures_in_a_row + 1
+        if settings.attempts is not None and failures >= settings.attempts:
+            self._add_problem(f"{fault}\n{name} is given up after {counted(failures, 'failure')} in a row")
             return False
-        doublings = min(self._failed - 1, _MOST_DOUBLINGS)
+        doublings = min(failures - 1, _MOST_DOUBLINGS)
         pause = min(settings.first_pause * 2.0**doublings, settings.longest_pause)
         until = self._readers.clock() + pause
-        self._note(f"{fault}\n{self._source.name} is tried again in {pause:g} s")
-        self._inbox.set_away(self._place, True)
+        self._add_problem(f"{fault}\n{name} is tried again in {pause:g} s")
+        self._inbox.set_unavailable(self._index, True)
         self._readers.sleep_until(until)
-        return self._current(lap)
+        return self._is_current(attempt)
 
-    def look_for_a_stall(self) -> None:
-        """Give up waiting for a source that has given nothing for too long."""
-        stall = self._readers.settings.stall
+    def check_for_stall(self) -> None:
+        """Start another attempt at a live source that delivers no frame, and report such a file."""
+        stall, live = self._readers.settings.stall, self._source.live
         with self._lock:
             since = self._waiting_since
             if since is None or self._readers.clock() - since < stall:
                 return
-            if self._source.live and sum(thread.is_alive() for thread in self._threads) >= _STUCK_MOST:
+            if live and sum(thread.is_alive() for thread in self.threads) >= _STUCK_MOST:
                 return
             self._waiting_since = None
-            if self._source.live:
-                self._lap += 1
-        message = f"{self._source.name} has given nothing for {stall:g} s"
-        if self._source.live:
-            self._launch(self._run, self._lap, SourceError(message))
+            if live:
+                self._attempt += 1
+        message = f"{self._source.name} has delivered no frame for {stall:g} s"
+        if live:
+            self._launch(self._run, self._attempt, SourceError(message))
         else:
-            self._launch(self._tell_aside, f"{message}; it is still waited for")
+            self._launch(self._add_problem, f"{message}; still waiting for it")
 
-    def _tell_aside(self, message: str) -> None:
-        try:
-            self._note(message)
-        except BaseException as error:  # as in a reading thread
-            self._readers.fail(error)
-
-    def _note(self, message: str) -> None:
-        self.notes.add(message)
-        self._readers.tell(message)
+    def _add_problem(self, message: str) -> None:
+        self.failures += 1
+        if self.failures <= _MOST_PROBLEMS:
+            self.problems.append(message)
+        self._readers.report(message)

@@ -1,7 +1,7 @@
-"""What a run did, for each source and together: frames, frames a second, latency, dropped frames, problems.
+"""The summary of a run, for each source and in total: frames, frames per second, latency, dropped frames, problems.
 
-Latency is from a frame's being read to its detections being there, waiting included. Samples are counted and not kept,
-so that a run may go on for weeks. Pure: standard library and pydantic.
+Latency is from reading a frame to its detections, waiting included. It is counted in a histogram, so that a run may go
+on for weeks. Pure: standard library and pydantic.
 """
 
 from __future__ import annotations
@@ -12,32 +12,8 @@ from collections.abc import Sequence
 
 from sam3_runtime.records.records import Record
 
-_STEP = 1.01  # a sample is known to within a hundredth
-
-
-class Durations:
-    """Percentiles of any number of durations, to within a hundredth."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-
-    def add(self, seconds: float) -> None:
-        self._counts[round(math.log(max(seconds, 1e-6), _STEP))] += 1
-
-    def percentile(self, percent: float) -> float | None:
-        """In seconds; None where there is no sample."""
-        wanted = self._counts.total() * percent / 100 if self._counts else 0
-        seen = 0
-        for place in sorted(self._counts):
-            seen += self._counts[place]
-            if seen >= wanted:
-                return float(_STEP**place)
-        return None
-
-    def merged(self, other: Durations) -> Durations:
-        both = Durations()
-        both._counts = self._counts + other._counts
-        return both
+_STEP = 1.01  # the width of a bin: a latency is known to 1 %
+_NONE = "–"
 
 
 class SourceSummary(Record):
@@ -54,7 +30,7 @@ class SourceSummary(Record):
 
 
 class RunSummary(Record):
-    """A whole run. ``rounds`` is how many batches were looked at."""
+    """A whole run. ``rounds`` is the number of batches, ``found`` the number of detections of each class."""
 
     seconds: float
     rounds: int
@@ -64,63 +40,59 @@ class RunSummary(Record):
 
 
 class Tally:
-    """What is counted of one source while it runs."""
+    """The frames of one source, and their latencies to within 1 %."""
 
-    def __init__(self) -> None:
-        self.frames = 0
-        self.latency = Durations()
+    def __init__(self, bins: Counter[int] | None = None) -> None:
+        self._bins = bins or Counter()
 
     def add(self, latency: float) -> None:
-        """Count a frame, whose detections were there ``latency`` seconds after it was read."""
-        self.frames += 1
-        self.latency.add(latency)
+        """Count a frame whose detections took ``latency`` seconds."""
+        self._bins[round(math.log(max(latency, 1e-6), _STEP))] += 1
 
-    def merged(self, other: Tally) -> Tally:
-        both = Tally()
-        both.frames = self.frames + other.frames
-        both.latency = self.latency.merged(other.latency)
-        return both
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self._bins + other._bins)
+
+    @property
+    def frames(self) -> int:
+        """The number of frames."""
+        return self._bins.total()
+
+    def percentile(self, percent: float) -> float | None:
+        """Return a percentile of the latencies in milliseconds; None without any frame."""
+        wanted, seen = self.frames * percent / 100, 0
+        for exponent in sorted(self._bins):
+            seen += self._bins[exponent]
+            if seen >= wanted:
+                return round(float(_STEP**exponent) * 1e3, 1)
+        return None
 
     def summary(
         self, source: str, seconds: float, *, dropped: int, failures: int, problems: Sequence[str] = ()
     ) -> SourceSummary:
+        """Return the summary of a run that took ``seconds``."""
         return SourceSummary(
-            source=source,
-            frames=self.frames,
-            fps=round(self.frames / seconds, 2) if seconds else 0.0,
-            latency_p50=_milliseconds(self.latency.percentile(50)),
-            latency_p95=_milliseconds(self.latency.percentile(95)),
-            dropped=dropped,
-            failures=failures,
-            problems=tuple(problems),
-        )
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 1)
+            source=source, frames=self.frames, fps=round(self.frames / seconds, 2) if seconds else 0.0,
+            latency_p50=self.percentile(50), latency_p95=self.percentile(95),
+            dropped=dropped, failures=failures, problems=tuple(problems),
+        )  # fmt: skip
 
 
 def rows_of(summary: RunSummary) -> list[dict[str, str]]:
-    """A table for people: a row for each source, and one for all where there are several. A column in which none has a
-    value, such as latency where no source gave a frame, is left out."""
+    """Return a table: a row for each source, and one in total where there are several.
+
+    A column without any value is left out.
+    """
     lines = [*summary.sources, *([summary.total] if len(summary.sources) > 1 else [])]
     rows = [
         {
             "source": one.source,
             "frames": str(one.frames),
             "fps": f"{one.fps:.2f}",
-            "latency p50 ms": _cell(one.latency_p50),
-            "p95 ms": _cell(one.latency_p95),
+            "latency p50 ms": _NONE if one.latency_p50 is None else f"{one.latency_p50:.1f}",
+            "p95 ms": _NONE if one.latency_p95 is None else f"{one.latency_p95:.1f}",
             "dropped": str(one.dropped),
             "failures": str(one.failures),
         }
         for one in lines
     ]
     return [{name: cell for name, cell in row.items() if any(other[name] != _NONE for other in rows)} for row in rows]
-
-
-_NONE = "–"
-
-
-def _cell(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.1f}"

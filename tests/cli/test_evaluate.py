@@ -115,13 +115,13 @@ def test_the_result_can_be_read_again_and_shared(engines: Path, file: Path, tmp_
 def test_words_of_the_command(engines: Path, file: Path, tmp_path: Path) -> None:
     said = run("evaluate", str(engines), str(file), "--limit", "2", "--output", str(tmp_path / "result.json"))
     assert said.returncode == 0, said.stderr
-    assert "b4_q20_r112 on annotations.json: 2 pictures, 8 prompts (words, 4 phrases)" in said.stdout
+    assert "b4_q20_r112 on annotations.json: 2 images, 8 prompts (words, 4 phrases)" in said.stdout
     assert "| ap50" in said.stdout
     assert "cgF1" in said.stdout
     assert "false alarms: 1.000 of" in said.stdout
     by_box = run("evaluate", str(engines), str(file), "--prompts", "boxes", "--relative-areas")
     assert "(one example box, 4 phrases)" in by_box.stdout
-    assert "shares of the picture" in by_box.stdout
+    assert "shares of the image" in by_box.stdout
 
 
 def test_bad_pictures_are_left_out_and_the_rest_is_measured(engines: Path, file: Path, tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_bad_pictures_are_left_out_and_the_rest_is_measured(engines: Path, file:
         "--output", str(tmp_path / "result.json"), "--detections", str(tmp_path / "found.json"),
     )  # fmt: skip
     assert said.returncode == 1
-    assert "3 pictures, 12 prompts (words, 4 phrases)" in said.stdout
-    assert said.stdout.splitlines()[-1] == "left out, see above: 3 pictures (2.png, 3.png, 5.png)"
-    for message in ("2.png does not exist", "3.png is no picture that can be read", "as its EXIF orientation says"):
+    assert "3 images, 12 prompts (words, 4 phrases)" in said.stdout
+    assert said.stdout.splitlines()[-1] == "left out, see above: 3 images (2.png, 3.png, 5.png)"
+    for message in ("2.png does not exist", "3.png is not a readable image", "as its EXIF orientation says"):
         assert said.stderr.count(message) == 1
     found = Evaluation.read(tmp_path / "result.json")
     assert (found.images, found.left_out) == (3, ("2.png", "3.png", "5.png"))
@@ -173,11 +173,11 @@ def test_what_has_no_value_is_not_printed(engines: Path, file: Path) -> None:
     file.write_text(json.dumps(content | {"images": [first], "annotations": there}))
     found = quiet(engines, file)
     heading, head, _, boxes, masks, of_concepts = "\n".join(found.lines()).splitlines()
-    assert f"{found.data}: 1 picture, 1 prompt (words, 1 phrase), 1 instance, " in heading
+    assert f"{found.data}: 1 image, 1 prompt (words, 1 phrase), 1 instance, " in heading
     assert head.replace(" ", "").startswith("||ap|ap50|ap75|")
     assert "–" not in head + boxes + masks
     assert re.fullmatch(
-        r"pmF1 \d\.\d{3}, of masks, score above 0\.5; cgF1 and false alarms need absent phrases, and none was asked",
+        r"pmF1 \d\.\d{3}, of masks, score above 0\.5; cgF1 and false alarms need absent phrases, and there are none",
         of_concepts,
     )
     first["prompted_category_ids"] = [
@@ -186,7 +186,7 @@ def test_what_has_no_value_is_not_printed(engines: Path, file: Path) -> None:
     file.write_text(json.dumps(content | {"images": [first], "annotations": []}))
     heading, alarms = quiet(engines, file).lines()
     assert ", 3 prompts (words, 3 phrases), 0 instances, " in heading
-    assert re.fullmatch(r"false alarms: \d\.\d{3} of 3 absent prompts, \d\.\d{3} of 1 picture asked one", alarms)
+    assert re.fullmatch(r"false alarms: \d\.\d{3} of 3 absent prompts, \d\.\d{3} of 1 image with one", alarms)
 
 
 def test_a_mask_that_is_not_there_is_said(engines: Path, file: Path) -> None:
@@ -196,17 +196,15 @@ def test_a_mask_that_is_not_there_is_said(engines: Path, file: Path) -> None:
     said = run("evaluate", str(engines), str(file))
     assert said.returncode == 0
     assert "| masks" in said.stdout
-    assert (
-        said.stdout.splitlines()[-1]
-        == "masks: an instance has none in 1 of 24 prompts, left out where masks are measured"
-    )
+    last = said.stdout.splitlines()[-1]
+    assert last == "1 of 24 prompts have an instance without a mask: excluded from AP of masks"
     assert "1 of 25 annotations have no mask, first annotations.0 (id 1)" in said.stderr
 
 
 def test_a_data_set_that_is_wrong_is_one_message(engines: Path, file: Path, tmp_path: Path) -> None:
     for number in range(1, 7):
         (tmp_path / f"data/{number}.png").write_bytes(b"no picture")
-    with pytest.raises(DataSetError, match=r"none of the 6 pictures of annotations\.json could be read"):
+    with pytest.raises(DataSetError, match=r"none of the 6 images of annotations\.json could be read"):
         quiet(engines, file)
     for arguments, message in (
         ((str(file), "--images", str(tmp_path)), "none of its 6 pictures is in"),

@@ -13,14 +13,18 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sam3_runtime.cli import infer as cli_infer
-from sam3_runtime.cli.infer import BOX_ON_VIDEO, Summary, infer
+from sam3_runtime.cli.infer import infer
 from sam3_runtime.cli.main import app
+from sam3_runtime.cli.stream import BOX_ON_VIDEO, StreamOutcome
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
+from sam3_runtime.families.sam3.banks import Bank
 from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.prompts import PromptError
+from sam3_runtime.media.sinks import VideoSink
 from sam3_runtime.media.sources import load_image, read_video
+from sam3_runtime.streams import outputs
 from tests.media.test_sources import VARIABLE, not_utf8, odd_name
+from tests.projects import CLASSES, WriteProject
 from tests.videos import with_edits, with_odd_size, with_times, write_clip
 
 NO_FONT_HAS = "\U0010fffd"
@@ -47,21 +51,18 @@ def clip(path: Path, frames: int = 10, codec: str = "mp4v") -> Path:
     return path
 
 
-def run(engines: Path, output: Path, **options: Any) -> tuple[Summary, str]:
+def run(engines: Path, output: Path, **options: Any) -> tuple[StreamOutcome, str]:
     printed = io.StringIO()
-    summary = infer(engines, output=output, console=Console(file=printed, soft_wrap=True), **options)
-    return summary, printed.getvalue()
+    outcome = infer(engines, output=output, console=Console(file=printed, soft_wrap=True), **options)
+    return outcome, printed.getvalue()
+
+
+def frames_of(outcome: StreamOutcome) -> dict[str, int]:
+    return {one.source: one.frames for one in outcome.summary.sources}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_a_summary_counts_what_there_was() -> None:
-    assert Summary(images=1, found={"cup": 1}).lines() == ["1 picture: 1 x cup"]
-    assert Summary(frames=10, found={"cup": 3, "red car": 0}).lines() == ["10 frames: 3 x cup, 0 x red car"]
-    assert Summary(images=2, frames=1).lines() == ["2 pictures and 1 frame: nothing"]
-    assert Summary().lines() == ["no picture: nothing"]
 
 
 def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
@@ -73,17 +74,13 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     for left in (output / f".clip.mp4.{gone.pid}.part", output / f"images/.9.png.{gone.pid}.part"):
         left.parent.mkdir(parents=True, exist_ok=True)
         left.touch()
-    summary, printed = run(
-        engines,
-        output,
-        images=[str(tmp_path / "photos")],
-        video=str(clip(tmp_path / "clip.mp4")),
-        prompts=["person", "red car"],
-        boxes=["1,2,30,20", "4,4,9,9:0"],
-    )
-    assert (summary.images, summary.frames, summary.exit_code) == (6, 10, 0)
+    outcome, printed = run(
+        engines, output, images=[str(tmp_path / "photos")], video=str(clip(tmp_path / "clip.mp4")),
+        prompts=["person", "red car"], boxes=["1,2,30,20", "4,4,9,9:0"],
+    )  # fmt: skip
+    assert (frames_of(outcome), outcome.exit_code) == ({"images": 6, "clip": 10}, 0)
     assert printed.strip() == BOX_ON_VIDEO
-    assert set(summary.found) == {"person", "red car", "visual"}
+    assert set(outcome.summary.found) == {"person", "red car", "visual"}
     pictures = lines(output / "images.jsonl")
     assert [line["image"] for line in pictures] == [f"{index}.png" for index in range(6)]
     assert sorted(path.name for path in (output / "images").iterdir()) == [f"{index}.png" for index in range(6)]
@@ -93,9 +90,72 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     with read_video(output / "clip.mp4") as video:
         assert len(list(video)) == len(frames) == 10
     total = sum(len(line["detections"]) for line in [*pictures, *frames])
-    assert total == sum(summary.found.values()) > 0
-    assert sorted(path.name for path in output.iterdir()) == ["clip.mp4", "clip.mp4.jsonl", "images", "images.jsonl"]
-    assert summary.lines()[0].startswith("6 pictures and 10 frames: ")
+    assert total == sum(outcome.summary.found.values()) > 0
+    names = ["clip.mp4", "clip.mp4.jsonl", "images", "images.jsonl", "summary.json"]
+    assert sorted(path.name for path in output.iterdir()) == names
+    assert outcome.lines()[0].startswith("found in 16 images: ")
+    assert list(pictures[0]) == ["image", "width", "height", "detections"]
+    assert list(frames[0]) == ["video", "frame", "seconds", "width", "height", "detections"]
+
+
+def test_relative_boxes_are_pixels_of_each_image(engines: Path, tmp_path: Path) -> None:
+    """Images of 40 x 60 pixels."""
+    images = [str(photo(tmp_path / f"{index}.png", index)) for index in range(2)]
+    pixels = ["6,10,30,20", "3,2,9,8:0"]
+    shares = ["0.1,0.25,0.5,0.5", "0.05,0.05,0.15,0.2:0"]
+    run(engines, tmp_path / "pixels", images=images, boxes=pixels, top=3)
+    run(engines, tmp_path / "shares", images=images, boxes=shares, relative_boxes=True, top=3)
+    found = lines(tmp_path / "pixels/images.jsonl")
+    assert [len(line["detections"]) for line in found] == [3, 3]
+    assert lines(tmp_path / "shares/images.jsonl") == found
+    run(engines, tmp_path / "others", images=images, boxes=["0.1,0.25,0.5,0.5"], relative_boxes=True, top=3)
+    assert lines(tmp_path / "others/images.jsonl") != found
+
+
+def test_the_classes_of_a_bank_and_of_a_project(
+    engines: Path, shop_bank: Bank, write_project: WriteProject, tmp_path: Path
+) -> None:
+    images = [str(photo(tmp_path / f"{index}.png", index)) for index in range(2)]
+    shop_bank.save(tmp_path / "shop.npz")
+    write_project(CLASSES)
+    outcome, printed = run(engines, tmp_path / "bank", images=images, bank=tmp_path / "shop.npz")
+    assert list(outcome.summary.found) == ["person", "mug", "logo"]
+    assert "text-encoder and geometry-encoder stay closed" in printed
+    run(engines, tmp_path / "project", images=images, project=tmp_path / "shop.yaml")
+    found = lines(tmp_path / "bank/images.jsonl")
+    assert lines(tmp_path / "project/images.jsonl") == found
+    scores = [one["score"] for line in found for one in line["detections"]]
+    assert len(scores) > 5
+    assert min(scores) > 0.45
+    run(engines, tmp_path / "all", images=images, project=tmp_path / "shop.yaml", conf=0.1)
+    lowest = min(one["score"] for line in lines(tmp_path / "all/images.jsonl") for one in line["detections"])
+    assert 0.1 < lowest < 0.45, "of all classes"
+
+
+def test_every_kind_of_output_and_tracks(engines: Path, tmp_path: Path) -> None:
+    """Identities are for the video: the images do not follow each other."""
+    images = [str(photo(tmp_path / f"{index}.png", index)) for index in range(3)]
+    video = str(clip(tmp_path / "clip.mp4"))
+    outcome, _ = run(
+        engines, tmp_path / "out", images=images, video=video, prompts=["cat"], top=1, track=True, frames=4,
+        save=["video", "images", "jsonl", "coco"],
+    )  # fmt: skip
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert written == [
+        "clip.mp4", "clip.mp4.jsonl", *(f"clip/{number:08d}.jpg" for number in range(4)), "coco.json",
+        "images.jsonl", "images.mp4", *(f"images/{number}.png" for number in range(3)), "summary.json",
+    ]  # fmt: skip
+    tracked = {name: lines(tmp_path / f"out/{name}.jsonl") for name in ("images", "clip.mp4")}
+    assert ["track" in line["detections"][0] for line in tracked["images"]] == [False] * 3
+    assert ["track" in line["detections"][0] for line in tracked["clip.mp4"]] == [True] * 4
+    coco = json.loads((tmp_path / "out/coco.json").read_text())
+    assert sorted(one["file_name"] for one in coco["images"] if "file_name" in one) == ["0.png", "1.png", "2.png"]
+    assert (len(coco["images"]), len(coco["annotations"])) == (7, 7)
+    assert {path.name for path in outcome.written} >= {"coco.json", "summary.json", "images.mp4"}
+    run(engines, tmp_path / "lines", images=images, prompts=["cat"], save=["jsonl"])
+    assert sorted(path.name for path in (tmp_path / "lines").iterdir()) == ["images.jsonl", "summary.json"]
+    with pytest.raises(OutputError, match=r"'gif' is not a kind of output\nHint: name some of video, images"):
+        run(engines, tmp_path / "gif", images=images, prompts=["cat"], save=["video", "gif"])
 
 
 def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(engines: Path, tmp_path: Path) -> None:
@@ -106,9 +166,9 @@ def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(engines: 
 
 def test_a_character_that_no_font_has_is_said_once(engines: Path, tmp_path: Path) -> None:
     named = [f"cup {NO_FONT_HAS}", f"{NO_FONT_HAS} car"]
-    summary, printed = run(engines, tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=named)
+    outcome, printed = run(engines, tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=named)
     assert printed.startswith(f"no font here has {NO_FONT_HAS}: labels show a box in its place\nHint: pip install ")
-    assert (printed.count("no font"), summary.exit_code) == (1, 0)
+    assert (printed.count("no font"), outcome.exit_code) == (1, 0)
 
 
 def test_the_help_says_that_a_box_follows_nothing() -> None:
@@ -117,10 +177,18 @@ def test_the_help_says_that_a_box_follows_nothing() -> None:
 
 
 def test_the_best_of_each_prompt_and_the_first_frames(engines: Path, tmp_path: Path) -> None:
-    summary, _ = run(
-        engines, tmp_path / "out", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"], top=2, frames=6
+    photos = [str(photo(tmp_path / f"{index}.png", index)) for index in range(7)]
+    outcome, _ = run(
+        engines,
+        tmp_path / "out",
+        images=photos,
+        video=str(clip(tmp_path / "clip.mp4")),
+        prompts=["cat"],
+        top=2,
+        frames=6,
     )
-    assert (summary.frames, summary.found, summary.exit_code) == (6, {"cat": 12}, 0)
+    assert (frames_of(outcome), outcome.exit_code) == ({"images": 7, "clip": 6}, 0)
+    assert outcome.summary.found == {"cat": 26}
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(engines: Path, tmp_path: Path) -> None:
@@ -143,28 +211,29 @@ def test_what_cannot_be_read_is_left_out_and_told(engines: Path, tmp_path: Path)
         photo(folder / f"{index}.png", index)
     (folder / "1.png").write_bytes((folder / "0.png").read_bytes()[:500])
     (folder / "notes.jpg").write_text("a text file named .jpg")
-    summary, printed = run(engines, tmp_path / "out", images=[str(folder)], prompts=["cat"])
-    assert (summary.images, summary.exit_code, len(summary.problems)) == (4, 1, 2)
-    assert f"{folder / '1.png'} is no picture that can be read: it is damaged or cut off" in printed
-    assert f"{folder / 'notes.jpg'} is no picture that can be read: it holds text" in printed
+    outcome, printed = run(engines, tmp_path / "out", images=[str(folder)], prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code, outcome.summary.total.failures) == ({"images": 4}, 1, 2)
+    assert f"{folder / '1.png'} is not a readable image: it is damaged or cut off" in printed
+    assert f"{folder / 'notes.jpg'} is not a readable image: it contains text" in printed
     assert printed.count("Hint:") == 2
     assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == ["0.png", "2.png", "3.png", "4.png"]
-    assert summary.lines()[-1] == "2 could not be read whole, see above"
+    assert outcome.lines()[-1] == "incomplete, see above: images"
 
 
 def test_pictures_that_are_not_read_are_counted_at_the_end(engines: Path, tmp_path: Path) -> None:
     photo(tmp_path / "photos/a.png")
     photo(tmp_path / "photos/b.jpg").rename(tmp_path / "photos/b.jfif")
     (tmp_path / "photos/._a.png").write_bytes(b"macOS")
-    summary, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
-    assert (summary.images, summary.exit_code, printed.count("1 of its files is left out: 1 hidden")) == (2, 0, 1)
+    outcome, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code) == ({"images": 2}, 0)
+    assert printed.count("1 file left out: 1 hidden") == 1
     assert (tmp_path / "out/images/b.jfif.png").is_file()
     for name in ("c.heic", "d.HEIC"):
         (tmp_path / "photos" / name).write_bytes(b"a phone's")
-    summary, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
-    assert (summary.images, summary.exit_code) == (2, 1)
-    assert printed.count("3 of its files are left out: 2 .heic, 1 hidden") == 1
-    assert summary.lines()[-1] == "2 could not be read whole, see above"
+    outcome, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code) == ({"images": 2}, 1)
+    assert printed.count("3 files left out: 2 .heic, 1 hidden") == 1
+    assert outcome.lines()[-1] == "incomplete, see above: images"
 
 
 @not_utf8
@@ -174,8 +243,8 @@ def test_names_of_any_kind_lose_no_result(engines: Path, tmp_path: Path) -> None
         photo(tmp_path / "photo.png").rename(odd_name(photo(tmp_path / "photos/b.png").parent, name))
     video = clip(tmp_path / "clip.mp4").rename(odd_name(tmp_path, b"caf\xe8.mp4"))
     output = odd_name(tmp_path, b"out\xff")
-    summary, printed = run(engines, output, images=[str(tmp_path / "photos")], video=str(video), prompts=["cat"])
-    assert (summary.images, summary.frames, summary.exit_code, printed) == (7, 10, 0, "")
+    outcome, printed = run(engines, output, images=[str(tmp_path / "photos")], video=str(video), prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code, printed) == ({"images": 7, "caf%E8": 10}, 0, "")
     shown = {line["image"] for line in lines(output / "images.jsonl")}
     assert shown == {"caf%E9.png", "caf%E9-2.png", "A.png", "a.png", f"{'鍵' * 80}.png", "new\nline.png", "b.png"}
     written = {path.name for path in (output / "images").iterdir()}
@@ -184,13 +253,13 @@ def test_names_of_any_kind_lose_no_result(engines: Path, tmp_path: Path) -> None
     }  # fmt: skip
     assert len(lines(output / "caf%E8.mp4.jsonl")) == 10
     assert (output / "caf%E8.mp4").is_file()
-    "".join(summary.lines()).encode()
+    "".join(outcome.lines()).encode()
 
 
 def test_a_variable_rate_keeps_its_times(engines: Path, tmp_path: Path) -> None:
     path = with_times(write_clip(tmp_path / "clip.mp4", 10), VARIABLE)
-    summary, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
-    assert (summary.frames, summary.exit_code) == (10, 0)
+    outcome, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code) == ({"clip": 10}, 0)
     found = lines(tmp_path / "out/clip.mp4.jsonl")
     assert [(line["frame"], line["seconds"]) for line in found] == [(n, time / 1e3) for n, time in enumerate(VARIABLE)]
     with read_video(tmp_path / "out/clip.mp4") as video:
@@ -200,17 +269,17 @@ def test_a_variable_rate_keeps_its_times(engines: Path, tmp_path: Path) -> None:
 
 def test_an_edit_list_is_no_damage(engines: Path, tmp_path: Path) -> None:
     path = with_edits(write_clip(tmp_path / "clip.mp4"), (1600, 4))
-    summary, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
-    assert (summary.frames, summary.exit_code, printed) == (16, 0, "")
+    outcome, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code, printed) == ({"clip": 16}, 0, "")
 
 
 def test_a_size_that_cannot_be_kept_is_said(engines: Path, tmp_path: Path) -> None:
     path = with_odd_size(write_clip(tmp_path / "clip.avi", 5, size=(162, 122), codec="MJPG"))
     with read_video(path) as video:
         assert [image.shape for image in video] == [(121, 161, 3)] * 5
-    summary, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
-    assert summary.lines()[-1] == "clip.mp4 is 162 x 122 pixels, as MP4 has it, not 161 x 121 as its frames"
-    assert summary.exit_code == 0
+    outcome, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    assert outcome.lines()[-1] == "clip.mp4 is 162 x 122 pixels, the nearest size for MP4; its frames are 161 x 121"
+    assert outcome.exit_code == 0
     with read_video(tmp_path / "out/clip.mp4") as video:
         assert [image.shape for image in video] == [(122, 162, 3)] * 5
     assert lines(tmp_path / "out/clip.mp4.jsonl")[0]["width"] == 161, "results are of the source"
@@ -219,26 +288,23 @@ def test_a_size_that_cannot_be_kept_is_said(engines: Path, tmp_path: Path) -> No
 def test_what_was_found_before_an_error_is_kept(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(6):
         photo(tmp_path / "photos" / f"{index}.png", index)
-    write, drawn = cli_infer.write_picture, cli_infer.draw
-    calls: list[int] = []
+    write, write_frame = outputs.write_image, VideoSink.write
 
     def full(path: Path, image: Any) -> None:
         if path.name == "4.png":
             raise OutputError("the disk is full")
         write(path, image)
 
-    def broken(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) > 7:
+    def broken(self: VideoSink, frame: Any, seconds: float) -> None:
+        if self.frames == 7:
             raise OutputError("no more")
-        return drawn(*arguments)
+        write_frame(self, frame, seconds)
 
-    monkeypatch.setattr(cli_infer, "write_picture", full)
+    monkeypatch.setattr(outputs, "write_image", full)
     with pytest.raises(OutputError, match="the disk is full"):
         run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
     assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == [f"{n}.png" for n in range(4)]
-    monkeypatch.setattr(cli_infer, "draw", broken)
-    calls.clear()
+    monkeypatch.setattr(VideoSink, "write", broken)
     with pytest.raises(OutputError, match="no more"):
         run(engines, tmp_path / "out", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])
     assert len(lines(tmp_path / "out/clip.mp4.jsonl")) == 7
@@ -250,26 +316,24 @@ def test_what_was_found_before_an_error_is_kept(engines: Path, tmp_path: Path, m
 def test_a_video_that_ends_early_keeps_what_there_was(engines: Path, tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.avi", 40, "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    summary, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
-    assert 0 < summary.frames < 40
-    assert summary.exit_code == 1
-    assert f"clip.avi ends early: {summary.frames} frames could be decoded, and its header promises 40" in printed
+    outcome, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    frames = frames_of(outcome)["clip"]
+    assert 0 < frames < 40
+    assert outcome.exit_code == 1
+    assert f"clip.avi ends early: {frames} frames could be decoded, and its header promises 40" in printed
     with read_video(tmp_path / "out/clip.mp4") as video:
-        assert len(list(video)) == summary.frames == len(lines(tmp_path / "out/clip.mp4.jsonl"))
+        assert len(list(video)) == frames == len(lines(tmp_path / "out/clip.mp4.jsonl"))
 
 
 def test_a_video_that_does_not_open_leaves_the_pictures(engines: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_text("no video")
-    summary, printed = run(
-        engines,
-        tmp_path / "out",
-        images=[str(photo(tmp_path / "a.png"))],
-        video=str(tmp_path / "clip.mp4"),
-        prompts=["cat"],
-    )
-    assert (summary.images, summary.frames, summary.exit_code) == (1, 0, 1)
-    assert "no video that can be opened" in printed
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "images.jsonl"]
+    images, video = [str(photo(tmp_path / "a.png"))], str(tmp_path / "clip.mp4")
+    outcome, printed = run(engines, tmp_path / "out", images=images, video=video, prompts=["cat"])
+    assert (frames_of(outcome), outcome.exit_code) == ({"images": 1}, 1)
+    assert "cannot be opened as a video" in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "images.jsonl", "summary.json"]
+    with pytest.raises(SourceError, match="cannot be opened as a video"):
+        run(engines, tmp_path / "out", video=video, prompts=["cat"])
 
 
 def test_nothing_of_the_users_is_overwritten(engines: Path, tmp_path: Path) -> None:
@@ -286,16 +350,24 @@ def test_nothing_of_the_users_is_overwritten(engines: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"images": ["a.png"]}, PromptError, "nothing to look for"),
-        ({"prompts": ["cat"]}, SourceError, "nothing to look at"),
+        ({"images": ["a.png"]}, PromptError, "no classes are given"),
+        ({"prompts": ["cat"]}, SourceError, "no images are given"),
         ({"prompts": ["cat"], "images": ["none.png"]}, SourceError, r"none\.png does not exist"),
         ({"prompts": ["cat"], "video": "none.mp4"}, SourceError, r"none\.mp4 does not exist"),
-        ({"prompts": ["cat"], "images": ["https://a.org/a.png"]}, SourceError, "is an address, and files are read"),
+        (
+            {"prompts": ["cat"], "images": ["https://a.org/a.png"]},
+            SourceError,
+            "is an address, and only files are read",
+        ),
         ({"prompts": ["cat"], "video": "https://a.org/a.mp4"}, SourceError, r"is an address.*\n.*stream --source"),
-        ({"prompts": ["caf\udce9"], "images": ["a.png"]}, PromptError, "is no Unicode"),
+        ({"prompts": ["caf\udce9"], "images": ["a.png"]}, PromptError, "is not valid Unicode"),
         ({"boxes": ["nan,2,3,4"], "images": ["a.png"]}, PromptError, "is empty"),
-        ({"boxes": ["1,2,3"], "images": ["a.png"]}, PromptError, "'1,2,3' is no box"),
-        ({"boxes": ["1,2,3,4:x"], "images": ["a.png"]}, PromptError, "is no box"),
+        ({"boxes": ["1,2,3"], "images": ["a.png"]}, PromptError, "'1,2,3' is not a box"),
+        ({"boxes": ["1,2,3,4:x"], "images": ["a.png"]}, PromptError, "is not a box"),
+        ({"boxes": ["0.1,0.2,0.5,1"], "images": ["a.png"]}, PromptError, r"at most one pixel.*\n.*--relative-boxes"),
+        ({"boxes": ["1,2,3,4"], "relative_boxes": True, "images": ["a.png"]}, PromptError, "not within 0 and 1"),
+        ({"prompts": ["cat"], "bank": Path("a.npz"), "images": ["a.png"]}, PromptError, "given in several ways"),
+        ({"project": Path("a.yaml"), "bank": Path("a.npz"), "images": ["a.png"]}, PromptError, "in several ways"),
     ],
 )
 def test_wrong_arguments_end_before_engines_are_loaded(

@@ -58,10 +58,10 @@ def test_no_character_ends_a_command_that_has_done_its_work(fake_variant: Path, 
     assert "Traceback" not in done.stderr
     first, *_, last = done.stdout.splitlines()
     word = "汽车" if encoding == "utf-8" else r"\u6c7d\u8f66"
-    assert first.startswith("1 picture: ")
+    assert first.startswith("found in 1 image: ")
     assert first.endswith(f" {word}")
-    assert f"{word}.png is no picture" in done.stderr
-    assert (done.returncode, last) == (1, "1 could not be read whole, see above")
+    assert f"{word}.png is not a readable image" in done.stderr
+    assert (done.returncode, last) == (1, "incomplete, see above: images")
     assert (tmp_path / "out/images.jsonl").is_file()
 
 

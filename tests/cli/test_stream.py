@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sam3_runtime.cli.stream import StreamOutcome, parse_kinds, run_stream
+from sam3_runtime.cli.stream import BOX_ON_VIDEO, StreamOutcome, classes_of, run_stream
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.families.sam3.banks import Bank
 from sam3_runtime.media.sources import read_video
@@ -76,10 +76,10 @@ def test_sources_of_every_kind_at_once(fake_variant: Path, bank: Path, tmp_path:
     assert all("track" in found for line in lines(tmp_path / "out/clip.jsonl") for found in line["detections"])
     assert outcome.exit_code == 1, "the camera was given up"
     assert "cam is given up after 1 failure in a row" in by_name["cam"]["problems"][0]
-    assert outcome.lines()[0].startswith(f"found in {summary['total']['frames']} frames: ")
+    assert outcome.lines()[0].startswith(f"found in {summary['total']['frames']} images: ")
     assert outcome.lines()[1].startswith("wrote clip.mp4, clip.jsonl, clip, frames.mp4")
     assert outcome.lines()[1].endswith(f"coco.json, summary.json in {tmp_path / 'out'}")
-    assert outcome.lines()[-1] == "not read whole, see above: cam"
+    assert outcome.lines()[-1] == "incomplete, see above: cam"
 
 
 def test_a_project_file_and_eight_cameras(fake_variant: Path, write_project: WriteProject, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_done(fake_variant: Path, bank: 
     assert (outcome.exit_code, outcome.summary.total.failures) == (1, 2)
     assert "text-encoder and geometry-encoder stay closed" in printed, "of a bank"
     assert "is damaged" in printed
-    assert "1.png is no picture that can be read" in printed
+    assert "1.png is not a readable image" in printed
     assert [line["frame"] for line in lines(tmp_path / "out/frames.jsonl")] == [0, 2, 3]
     assert len(lines(tmp_path / "out/good.jsonl")) == 10
     kept = [line["frame"] for line in lines(tmp_path / "out/bad.jsonl")]
@@ -142,8 +142,8 @@ def test_names_that_are_not_utf8_lose_nothing(fake_variant: Path, bank: Path, tm
     ]  # fmt: skip
     assert (len(lines(output / "given.jsonl")), len(lines(output / "caf%E9.jsonl"))) == (3, 6)
     summary = json.loads((output / "summary.json").read_bytes().decode("utf-8"))
-    assert "bad%E9.png is no picture" in summary["sources"][0]["problems"][0]
-    assert outcome.lines()[-1] == "not read whole, see above: given"
+    assert "bad%E9.png is not a readable image" in summary["sources"][0]["problems"][0]
+    assert outcome.lines()[-1] == "incomplete, see above: given"
 
 
 def test_what_could_not_be_kept_is_said_before_what_failed(fake_variant: Path, bank: Path, tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_what_could_not_be_kept_is_said_before_what_failed(fake_variant: Path, b
     (tmp_path / "frames/1.png").write_bytes(b"no picture")
     outcome, _ = streamed(fake_variant, bank, [tmp_path / "frames"], tmp_path / "out")
     assert outcome.lines()[-2:] == [
-        "frames.mp4 is 42 x 32 pixels, as MP4 has it, not 41 x 31 as its frames",
-        "not read whole, see above: frames",
+        "frames.mp4 is 42 x 32 pixels, the nearest size for MP4; its frames are 41 x 31",
+        "incomplete, see above: frames",
     ]
     assert outcome.exit_code == 1
 
@@ -167,15 +167,26 @@ def test_wrong_names_are_told_before_an_engine_is_opened(
     output = tmp_path / "file/out" if wrong == "output" else tmp_path / "out"
     classes = tmp_path / "none.npz" if wrong == "bank" else bank
     kind = {"source": SourceError, "output": OutputError, "bank": RecordError}[wrong]
-    with pytest.raises(kind, match=r"none|cannot write"):
+    with pytest.raises(kind, match=r"none|cannot be written"):
         streamed(fake_variant, classes, [source], output)
 
 
-def test_kinds_of_output() -> None:
-    assert parse_kinds("video, jsonl,video,") == ("video", "jsonl")
-    assert parse_kinds("") == ()
-    with pytest.raises(OutputError, match=r"'gif' is nothing that is saved\nHint: name some of video, images"):
-        parse_kinds("video,gif")
+def test_prompts_boxes_and_a_score(fake_variant: Path, tmp_path: Path) -> None:
+    """The words and example boxes of the command line, as `infer` takes them."""
+    video, images = clip(tmp_path / "clip.mp4", 4), write(tmp_path / "frames/0.png", size=(48, 64)).parent
+    classes = classes_of(prompts=["cat"], boxes=["0.1,0.25,0.5,0.5"], relative_boxes=True)
+    outcome, printed = streamed(fake_variant, classes, [video, images], tmp_path / "out", save=["jsonl"], conf=0.6)
+    assert list(outcome.summary.found) == ["cat", "visual"]
+    assert printed.strip() == BOX_ON_VIDEO
+    scores = [one["score"] for line in lines(tmp_path / "out/clip.jsonl") for one in line["detections"]]
+    assert len(scores) > 4
+    assert min(scores) > 0.6
+    assert streamed(fake_variant, classes, [images], tmp_path / "two", save=["jsonl"])[1] == "", "on images it is one"
+    again = tmp_path / "again"
+    streamed(fake_variant, classes_of(prompts=["cat"]), [video], again, save=["jsonl"], conf=0.6)
+    of_both = [line["detections"] for line in lines(tmp_path / "out/clip.jsonl")]
+    of_cats = [[one for one in found if one["prompt"] == "cat"] for found in of_both]
+    assert [line["detections"] for line in lines(again / "clip.jsonl")] == of_cats
 
 
 def test_the_command_line(fake_variant: Path, bank: Path, tmp_path: Path) -> None:
@@ -186,7 +197,12 @@ def test_the_command_line(fake_variant: Path, bank: Path, tmp_path: Path) -> Non
     assert "latency p50" in done.stdout
     assert len(lines(tmp_path / "out/clip.jsonl")) == 4
     neither = run("stream", *options)
-    assert (neither.returncode, "classes come from one file" in neither.stderr) == (1, True)
+    assert (neither.returncode, "no classes are given" in neither.stderr) == (1, True)
+    wrong = run("stream", "--prompt", "cat", *options, "--save", "video, gif,")
+    assert (wrong.returncode, "'gif' is not a kind of output" in wrong.stderr) == (1, True)
+    by_words = run("stream", "--prompt", "cat", "--box", "6,10,30,20", *options, "--save", "jsonl", "--frames", "2")
+    assert by_words.returncode == 0, by_words.stderr
+    assert "x cat, " in by_words.stdout
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------
@@ -222,7 +238,7 @@ def test_ctrl_c_finishes_what_is_looked_at_and_closes_all_files(
     process.send_signal(sent)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + sent, errors
-    assert "ending: what is being looked at is finished first" in errors
+    assert "stopping: the current batch is finished first" in errors
     shown = [int(line) for line in output.split()[:-1]]
     written = lines(tmp_path / "out/clip.jsonl")
     assert [line["frame"] for line in written] == list(range(shown[-1] + 1))

@@ -14,7 +14,7 @@ import pytest
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import remove_abandoned_parts
 from sam3_runtime.imaging.postprocess import Detections, rle_to_mask
-from sam3_runtime.media.sinks import JsonLines, VideoSink, as_line, write_picture
+from sam3_runtime.media.sinks import JsonLines, VideoSink, as_line, write_image
 from sam3_runtime.media.sources import load_image, read_video
 
 
@@ -51,12 +51,12 @@ def test_lines_have_identities() -> None:
 
 
 def test_a_picture_is_written_as_rgb(tmp_path: Path) -> None:
-    write_picture(tmp_path / "deep/down/a.png", noise())
+    write_image(tmp_path / "deep/down/a.png", noise())
     assert np.array_equal(load_image(tmp_path / "deep/down/a.png"), noise())
-    with pytest.raises(OutputError, match=r"\.txt is no picture format"):
-        write_picture(tmp_path / "a.txt", noise())
+    with pytest.raises(OutputError, match=r"\.txt is not an image format"):
+        write_image(tmp_path / "a.txt", noise())
     with pytest.raises(OutputError, match="no suffix"):
-        write_picture(tmp_path / "a", noise())
+        write_image(tmp_path / "a", noise())
 
 
 def test_a_line_holds_everything(tmp_path: Path) -> None:
@@ -158,7 +158,9 @@ def test_sizes_that_the_codec_does_not_take(tmp_path: Path, given: tuple[int, in
         (image, *_) = frames = list(back)
     assert (image.shape[:2], len(frames)) == (written, 3)
     height, width = given
-    said = f"clip.mp4 is {written[1]} x {written[0]} pixels, as MP4 has it, not {width} x {height} as its frames"
+    said = (
+        f"clip.mp4 is {written[1]} x {written[0]} pixels, the nearest size for MP4; its frames are {width} x {height}"
+    )
     assert sink.changes == ([] if given == written else [said])
     if given == (121, 161):
         assert image[120, :160].mean() == pytest.approx(180, abs=20), "the last row is there"
@@ -216,7 +218,7 @@ def test_a_video_that_cannot_be_opened(tmp_path: Path) -> None:
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     for write in (
-        lambda: write_picture(tmp_path / "out/a.png", noise()),
+        lambda: write_image(tmp_path / "out/a.png", noise()),
         lambda: JsonLines(tmp_path / "out/a.jsonl"),
         lambda: VideoSink(tmp_path / "out/a.mp4", 10).write(noise()),
     ):
@@ -229,10 +231,10 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_no_half_file(make_disk: Callable[[int], Path]) -> None:
     small_disk = make_disk(64)
-    write_picture(small_disk / "before.png", noise(20, 20))
+    write_image(small_disk / "before.png", noise(20, 20))
     whole = (small_disk / "before.png").read_bytes()
     with pytest.raises(OutputError, match=r"cannot write .*big\.png: No space left on device\nHint: free some space"):
-        write_picture(small_disk / "big.png", noise(400, 400))
+        write_image(small_disk / "big.png", noise(400, 400))
     with pytest.raises(OutputError, match=r"big\.jsonl: No space left"):
         write_lines(small_disk / "big.jsonl", [{"text": "x" * 4000}] * 100)
     with pytest.raises(OutputError, match=r"cannot write .*clip\.mp4"):
@@ -262,6 +264,6 @@ def test_a_video_that_is_not_whole_is_told(tmp_path: Path) -> None:
     for seed in range(20):
         sink.write(noise(48, 64, seed))
     sink.frames = 21
-    with pytest.raises(OutputError, match="the disk does not have all of its 21 frames"):
+    with pytest.raises(OutputError, match="not all of its 21 frames are on the disk"):
         sink.close()
     assert not list(tmp_path.iterdir())

@@ -199,7 +199,7 @@ def test_a_folder_without_pictures_fails_before_anything_is_built(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(CalibrationError, match="holds no picture"):
+    with pytest.raises(CalibrationError, match="contains no image"):
         run(small_graph, tmp_path, source=[str(empty)])
     assert trt.task is None
     assert left_behind(tmp_path) == ["empty"]
@@ -210,7 +210,7 @@ def test_a_damaged_frame_ends_the_calibration_with_its_name_and_no_file(
 ) -> None:
     monkeypatch.setattr(module, "_THREADS", 1)  # so that the calibration has begun by then
     (tmp_path / "picture.jpg").write_text("hello")
-    with pytest.raises(CalibrationError, match="it holds text"):
+    with pytest.raises(CalibrationError, match="it contains text"):
         run(small_graph, tmp_path, source=[*PHOTOGRAPHS, str(tmp_path / "picture.jpg")], frames=4, batch=1)
     assert left_behind(tmp_path) == ["picture.jpg"]
     assert gpu.closed

@@ -172,7 +172,7 @@ def test_the_time_is_estimated_before_the_second_frame(encoder: Encoder, tmp_pat
 
 
 def test_a_folder_without_pictures(encoder: Encoder, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"calibration\.source: the folder .* holds no picture"):
+    with pytest.raises(CalibrationError, match=r"calibration\.source: .* contains no image"):
         measure(encoder, tmp_path / "scales.json", source=[str(tmp_path)])
     assert not (tmp_path / "scales.json").exists()
 
@@ -189,7 +189,7 @@ def test_no_sources_at_all(encoder: Encoder, tmp_path: Path) -> None:
 
 def test_a_text_file_named_jpg(encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "picture.jpg").write_text("hello")
-    with pytest.raises(CalibrationError, match="it holds text"):
+    with pytest.raises(CalibrationError, match="it contains text"):
         measure(encoder, tmp_path / "scales.json", source=[str(tmp_path)])
 
 

@@ -85,9 +85,7 @@ def test_what_lies_beside_pictures_fails_no_calibration_and_is_logged_once(
         (tmp_path / name).write_bytes(b"none")
     frames = Frames([str(tmp_path)], 3)
     assert frames.expected() == len(list(frames)) == 1
-    assert [one.split("\n")[0] for one in caplog.messages] == [
-        f"{tmp_path}: 2 of its files are left out: 1 .heic, 1 hidden"
-    ]
+    assert [one.split("\n")[0] for one in caplog.messages] == [f"{tmp_path}: 2 files left out: 1 .heic, 1 hidden"]
 
 
 def test_a_video_with_an_edit_list_is_a_source(tmp_path: Path) -> None:

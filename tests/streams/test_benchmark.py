@@ -57,7 +57,7 @@ def test_the_command_writes_a_record_and_a_table(fake_variant: Path, bank: Path,
     assert found.threads == 1
     text = (tmp_path / "results/fake.md").read_text()
     assert done.stdout == text == markdown(found)
-    assert "1 camera of 64 x 48, 3 classes, what scores above the threshold" in text
+    assert "1 camera of 64 x 48, 3 classes, detections above the threshold" in text
     assert "gpu_busy |" not in text
     on_gpu = found.model_copy(
         update={
@@ -71,7 +71,7 @@ def test_the_command_writes_a_record_and_a_table(fake_variant: Path, bank: Path,
     for part in ("| 96 %     |", "| 4321     |", "clocks: SM 1980 MHz, memory 3201 MHz", "The weights are random"):
         assert part in shown
     silent = Clocks(before=Reading(), during=Reading(sm_mhz=1980), samples=9)
-    assert "clocks: SM 1980 MHz, memory not told" in markdown(on_gpu.model_copy(update={"clocks": silent}))
+    assert "clocks: SM 1980 MHz, memory unknown" in markdown(on_gpu.model_copy(update={"clocks": silent}))
 
 
 def test_a_live_source_is_not_measured(fake_variant: Path, bank: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_file_begins_again() -> None:
     source = Repeated(Listed("a", [picture(n) for n in range(3)]))
     frames = itertools.islice(source.read(lambda _: None), 8)
     assert [(one.number, int(one.image[0, 0, 0])) for one in frames] == [(n, n % 3) for n in range(8)]
-    with pytest.raises(SourceError, match="holds no frame"):
+    with pytest.raises(SourceError, match="contains no frame"):
         next(Repeated(Listed("a", [])).read(lambda _: None))
 
 
@@ -93,5 +93,5 @@ def test_calls_are_told_apart_by_their_shapes(fake_pipeline: Pipeline) -> None:
         engine.infer({"images": np.zeros((count, 3, 112, 112), np.float32)})
     assert dict(engine.calls) == {(("B", 1),): 2, (("B", 4),): 1}
     assert engine.seconds > 0
-    engine.forget()
+    engine.reset()
     assert (engine.seconds, sum(engine.calls.values())) == (0, 0)

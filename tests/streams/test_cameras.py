@@ -16,7 +16,7 @@ import pytest
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.streams.cameras import Camera, Pictures, Source, VideoFile, find_sources, unique
+from sam3_runtime.streams.cameras import Camera, ImageFiles, Source, VideoFile, find_sources, unique
 from tests.media.test_sources import cut, odd_name, write, write_video
 from tests.streaming import Capture, camera, picture, within
 
@@ -93,7 +93,7 @@ def test_globs_and_folders_of_videos_are_a_source_each(tmp_path: Path) -> None:
     assert [one.name for one in find_sources([str(tmp_path / "*.avi")])] == ["a", "b"]
     assert [one.name for one in find_sources([tmp_path])] == [tmp_path.name, "a", "b"]
     for empty in (str(tmp_path / "*.mov"), str(tmp_path / "*.txt")):
-        with pytest.raises(SourceError, match="names no picture and no video"):
+        with pytest.raises(SourceError, match="contains no image or video"):
             find_sources([empty])
 
 
@@ -110,7 +110,7 @@ def test_files_stand_for_several_cameras(tmp_path: Path) -> None:
     assert [len(values(one)) for one in sources] == [3] * 5
     with pytest.raises(SourceError, match="2 sources are given for 1 camera\n"):
         find_sources(videos, cameras=1)
-    with pytest.raises(SourceError, match="cannot stand for several cameras"):
+    with pytest.raises(SourceError, match="cannot simulate several cameras"):
         find_sources(["camera:0"], cameras=2)
 
 
@@ -150,7 +150,7 @@ def test_live_sources_are_not_opened_beforehand_and_tell_no_password(spec: str, 
     [
         ("camera:front", "'camera:front' names no camera"),
         ("nowhere.mp4", "nowhere.mp4 does not exist"),
-        ("/dev/null", "/dev/null is no file"),
+        ("/dev/null", "/dev/null is not a file"),
     ],
 )
 def test_wrong_names(spec: str, message: str) -> None:
@@ -159,14 +159,14 @@ def test_wrong_names(spec: str, message: str) -> None:
 
 
 def test_nothing_to_look_at() -> None:
-    with pytest.raises(SourceError, match="nothing to look at"):
+    with pytest.raises(SourceError, match="no source is given"):
         find_sources([])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(SourceError, match="is no file"):
+    with pytest.raises(SourceError, match="is not a file"):
         find_sources([tmp_path / "pipe.mp4"])
 
 
@@ -181,7 +181,7 @@ def test_a_picture_that_cannot_be_read_leaves_a_gap(tmp_path: Path) -> None:
     read, problems = frames(source)
     assert [(number, int(image[0, 0, 0])) for number, image in read] == [(0, 0), (1, 1), (3, 3)]
     assert len(problems) == 1
-    assert "2.png is no picture that can be read: it is damaged or cut off" in problems[0]
+    assert "2.png is not a readable image: it is damaged or cut off" in problems[0]
 
 
 def noisy_video(path: Path, count: int = 40) -> Path:
@@ -212,7 +212,7 @@ def test_a_corrupt_frame_in_the_middle_is_told_and_the_others_keep_their_place(t
 def test_a_video_that_does_not_open_is_told_beforehand(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_text("no video")
     for spec in (tmp_path / "clip.mp4", tmp_path):
-        with pytest.raises(SourceError, match=r"clip\.mp4 is no video that can be opened"):
+        with pytest.raises(SourceError, match=r"clip\.mp4 cannot be opened as a video"):
             find_sources([spec])
 
 
@@ -222,7 +222,7 @@ def test_a_folders_video_that_does_not_open_stops_no_other(tmp_path: Path) -> No
     (source,) = find_sources([tmp_path])
     read, problems = frames(source)
     assert (source.name, len(read), len(problems)) == ("b", 3, 1)
-    assert "a.mp4 is no video that can be opened" in problems[0]
+    assert "a.mp4 cannot be opened as a video" in problems[0]
 
 
 def test_what_lies_beside_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -231,12 +231,12 @@ def test_what_lies_beside_is_left_out_and_told(tmp_path: Path, caplog: pytest.Lo
         (tmp_path / name).write_bytes(b"none")
     (source,) = find_sources([tmp_path])
     assert frames(source)[1] == []
-    assert caplog.messages == [f"{tmp_path}: 3 of its files are left out: 2 hidden, 1 .txt"]
+    assert caplog.messages == [f"{tmp_path}: 3 files left out: 2 hidden, 1 .txt"]
     (tmp_path / "b.HEIC").write_bytes(b"none")
     (source,) = find_sources([tmp_path])
     assert len(caplog.messages) == 1
     (problem,) = frames(source)[1]
-    assert problem.startswith(f"{tmp_path}: 4 of its files are left out: 2 hidden, 1 .heic, 1 .txt\nHint: convert")
+    assert problem.startswith(f"{tmp_path}: 4 files left out: 2 hidden, 1 .heic, 1 .txt\nHint: convert")
 
 
 # --- cameras ----------------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_a_camera_gives_frames_until_it_fails() -> None:
     source = camera("cam", [capture])
     read, fault = until_it_fails(source)
     assert [(number, int(image[0, 0, 0])) for number, image in read] == [(0, 1), (1, 2)]
-    assert fault == "cam gives no more frames (after 2)"
+    assert fault == "cam delivers no more frames (after 2)"
     assert source.fps == 10
     assert capture.released.is_set()
 
@@ -273,7 +273,7 @@ def test_an_address_is_read_by_opencv(tmp_path: Path) -> None:
         thread.join()
     assert [number for number, _ in read] == list(range(6))
     assert [int(image.mean()) for _, image in read] == pytest.approx([n * 10 for n in range(6)], abs=4)
-    assert fault == "127.0.0.1-clip.avi gives no more frames (after 6)"
+    assert fault == "127.0.0.1-clip.avi delivers no more frames (after 6)"
     (nobody,) = find_sources([f"{address}/clip.avi"])
     assert "does not open" in within(lambda: until_it_fails(nobody))[1]
 
@@ -308,7 +308,7 @@ def test_pictures_of_any_kind_in_one_source(tmp_path: Path) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     data = turned.read_bytes()
     turned.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
-    source = Pictures("all", sorted(tmp_path.iterdir()))
+    source = ImageFiles("all", sorted(tmp_path.iterdir()))
     read, problems = frames(source)
     assert problems == []
     assert [image.shape for _, image in read] == [(4, 6, 3), (5, 6, 3), (6, 6, 3), (12, 8, 3)]

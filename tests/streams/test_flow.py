@@ -20,7 +20,7 @@ from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.streams.cameras import Source
-from sam3_runtime.streams.flow import Flow, FlowSettings, Result, Rounds, stream
+from sam3_runtime.streams.flow import BatchResults, Flow, FlowSettings, Result, stream
 from sam3_runtime.streams.images import TakeFromSources, images_of
 from sam3_runtime.streams.readers import LiveSettings
 from tests.streaming import CLASSES, Capture, Clock, Listed, Seeing, camera, picture, threads_of_runs, within
@@ -111,7 +111,7 @@ def test_a_file_that_breaks_off_keeps_what_there_was_and_stops_no_other() -> Non
     told: list[str] = []
     broken = SourceError("b.mp4 ends early", "copy it again")
     sources = [Listed("a", [picture(n) for n in range(20)]), Listed("b", [picture(0), picture(1), broken])]
-    results, flow = run(Seeing(4), sources, tell=told.append)
+    results, flow = run(Seeing(4), sources, report=told.append)
     assert (len(numbers(results, "a")), numbers(results, "b")) == (20, [0, 1])
     assert told == ["b.mp4 ends early\nHint: copy it again"]
     assert flow.summary().sources[1].problems == tuple(told)
@@ -162,7 +162,7 @@ def once(**others: Any) -> FlowSettings:
 def test_a_camera_that_dies_is_tried_again_with_growing_pauses_and_holds_nobody_up() -> None:
     clock, told = Clock(), []
 
-    def tell(message: str) -> None:
+    def report(message: str) -> None:
         told.append(message.splitlines()[-1])
         if "tried again" in message:
             clock.advance(float(message.split(" in ")[-1].split()[0]))
@@ -172,13 +172,13 @@ def test_a_camera_that_dies_is_tried_again_with_growing_pauses_and_holds_nobody_
     live = LiveSettings(first_pause=1, longest_pause=6, attempts=7)
     results, flow = run(
         Seeing(2), [cam, Listed("a", [picture(n) for n in range(200)])],
-        tell=tell, settings=FlowSettings(live=live, clock=clock),
+        report=report, settings=FlowSettings(live=live, clock=clock),
     )  # fmt: skip
     assert values(results, "a") == list(range(200))
     pauses = [line.split(" in ")[-1] for line in told if "tried again" in line]
     assert pauses[:6] == ["1 s", "2 s", "4 s", "6 s", "6 s", "6 s"]
     assert pauses[6:] == ["1 s", "2 s", "4 s", "6 s", "6 s", "6 s"], "it was back in between"
-    assert "cam is back" in told
+    assert "cam is available again" in told
     assert told[-1] == "cam is given up after 7 failures in a row"
     summary = flow.summary().sources[0]
     assert summary.frames + summary.dropped == 3
@@ -190,7 +190,7 @@ def test_a_camera_that_stays_off_for_weeks_ends_no_run() -> None:
     """More failures in a row than a pause can be doubled as a float."""
     clock, pauses = Clock(), []
 
-    def tell(message: str) -> None:
+    def report(message: str) -> None:
         if "tried again" in message:
             pauses.append(float(message.split(" in ")[-1].split()[0]))
             clock.advance(pauses[-1])
@@ -198,25 +198,25 @@ def test_a_camera_that_stays_off_for_weeks_ends_no_run() -> None:
     live = LiveSettings(first_pause=1, longest_pause=30, attempts=1200)
     results, flow = run(
         Seeing(1), [camera("cam", []), Listed("a", [picture(n) for n in range(20)])],
-        tell=tell, settings=FlowSettings(live=live, clock=clock),
+        report=report, settings=FlowSettings(live=live, clock=clock),
     )  # fmt: skip
     assert (len(pauses), pauses[4], set(pauses[5:])) == (1199, 16, {30})
     assert values(results, "a") == list(range(20))
     assert flow.summary().sources[0].failures == 1200
 
 
-@pytest.mark.parametrize("blocks", ["cam is back", "a has given nothing"])
+@pytest.mark.parametrize("blocks", ["cam is available again", "a has delivered no frame"])
 def test_a_message_that_blocks_holds_up_no_other_source(blocks: str) -> None:
     """As a halted terminal does: that another camera gives nothing is noticed all the same."""
     clock, begun, noticed, hang = Clock(), Event(), Event(), Event()
     told: list[str] = []
 
-    def tell(message: str) -> None:
+    def report(message: str) -> None:
         told.append(message)
-        if message.startswith("other has given nothing"):
+        if message.startswith("other has delivered no frame"):
             noticed.set()
             flow.stop()
-        elif message.startswith("cam gives no more"):
+        elif message.startswith("cam delivers no more"):
             clock.advance(1)
         elif message.startswith(blocks):
             pass_the_time()
@@ -240,7 +240,7 @@ def test_a_message_that_blocks_holds_up_no_other_source(blocks: str) -> None:
     live = LiveSettings(stall=10, first_pause=1, attempts=2)
     flow = Flow(
         Seeing(1), [first, camera("other", [Capture(never())])],
-        tell=tell, settings=FlowSettings(live=live, clock=clock),
+        report=report, settings=FlowSettings(live=live, clock=clock),
     )  # fmt: skip
 
     def work() -> None:
@@ -264,7 +264,7 @@ def test_a_camera_that_hangs_is_told_and_tried_again() -> None:
         hang.wait(120)
         yield None
 
-    def tell(message: str) -> None:
+    def report(message: str) -> None:
         told.append(message)
         clock.advance(5)
 
@@ -273,24 +273,24 @@ def test_a_camera_that_hangs_is_told_and_tried_again() -> None:
     live = LiveSettings(stall=10, first_pause=1, attempts=3)
     try:
         results, _ = run_with_stuck(
-            Seeing(1), [cam, Listed("a", [picture(n) for n in range(20)])], tell, FlowSettings(live=live, clock=clock)
+            Seeing(1), [cam, Listed("a", [picture(n) for n in range(20)])], report, FlowSettings(live=live, clock=clock)
         )
     finally:
         hang.set()
     assert values(results, "a") == list(range(20))
     assert values(results, "cam") == [0, 1]
-    assert told[0] == "cam has given nothing for 10 s\ncam is tried again in 1 s"
-    assert told[1] == "cam is back"
+    assert told[0] == "cam has delivered no frame for 10 s\ncam is tried again in 1 s"
+    assert told[1] == "cam is available again"
     assert captures[0].released.wait(60), "a thread that comes back late closes what it had open"
 
 
 def run_with_stuck(
-    detector: Any, sources: Sequence[Source], tell: Any, settings: FlowSettings
+    detector: Any, sources: Sequence[Source], report: Any, settings: FlowSettings
 ) -> tuple[list[Result], Flow]:
     """As :func:`run`, where a thread is left behind in a driver."""
 
     def work() -> tuple[list[Result], Flow]:
-        with Flow(detector, sources, tell=tell, settings=settings) as flow:
+        with Flow(detector, sources, report=report, settings=settings) as flow:
             return list(flow), flow
 
     return within(work)
@@ -307,7 +307,7 @@ def test_a_source_that_never_delivers_leaves_no_more_than_a_few_threads() -> Non
     cam = camera("cam", [Capture(never()) for _ in range(10)])
     seen = Event()
 
-    def tell(message: str) -> None:
+    def report(message: str) -> None:
         told.append(message)
         clock.advance(40)
         if len(told) == 2:
@@ -322,7 +322,7 @@ def test_a_source_that_never_delivers_leaves_no_more_than_a_few_threads() -> Non
 
     def work() -> list[int]:
         taken = []
-        with Flow(detector, [cam, Listed("a", files())], tell=tell, settings=FlowSettings(clock=clock)) as flow:
+        with Flow(detector, [cam, Listed("a", files())], report=report, settings=FlowSettings(clock=clock)) as flow:
             for result in flow:
                 taken.append(result.number)
                 if result.number == 10:
@@ -335,7 +335,7 @@ def test_a_source_that_never_delivers_leaves_no_more_than_a_few_threads() -> Non
         assert within(work) == list(range(11))
     finally:
         hang.set()
-    assert told[0] == "cam has given nothing for 10 s\ncam is tried again in 1 s"
+    assert told[0] == "cam has delivered no frame for 10 s\ncam is tried again in 1 s"
 
 
 def test_a_file_that_hangs_is_told() -> None:
@@ -349,13 +349,13 @@ def test_a_file_that_hangs_is_told() -> None:
 
     messages: list[str] = []
 
-    def tell(message: str) -> None:
+    def report(message: str) -> None:
         messages.append(message)
         told.set()
 
-    results, _ = run(Seeing(1), [Listed("a", slow())], tell=tell, settings=FlowSettings(clock=clock))
+    results, _ = run(Seeing(1), [Listed("a", slow())], report=report, settings=FlowSettings(clock=clock))
     assert numbers(results, "a") == [0, 1]
-    assert messages == ["a has given nothing for 10 s; it is still waited for"]
+    assert messages == ["a has delivered no frame for 10 s; still waiting for it"]
 
 
 # --- ending -----------------------------------------------------------------------------------------------------------
@@ -473,7 +473,7 @@ class OnFakeEngines:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self.batch = pipeline, pipeline.batch
 
-    def rounds(self, take: TakeFromSources) -> Rounds:
+    def rounds(self, take: TakeFromSources) -> BatchResults:
         return self._pipeline.rounds(images_of(take), ["cup", "cat"], top=1)
 
     def source_ended(self, source: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
 
 from sam3_runtime.core.errors import OutputError
 from sam3_runtime.core.files import temporary_name
@@ -83,20 +82,6 @@ def test_everything_of_two_sources(tmp_path: Path) -> None:
     assert [int(image[20, 28, 0]) for image in shown] == pytest.approx([n * 10 for n in range(20)], abs=12)
     assert load_image(tmp_path / "b/00000002.jpg").shape == (30, 20, 3)
     assert threads_of_runs() == []
-
-
-def test_coco_results_load_in_its_own_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sources: list[Source] = [Listed("a", []), Listed("Tür", [])]
-    write(tmp_path, sources, [result("Tür", 0), result("a", 0), result("a", 1)], ("coco",))
-    coco = COCO(str(tmp_path / "coco.json"))
-    assert [one["name"] for one in coco.dataset["categories"]] == ["cup", "cat"]
-    images = {(one["source"], one["frame"]): one["id"] for one in coco.dataset["images"]}
-    assert images == {("a", 0): 1, ("Tür", 0): 2, ("a", 1): 3}, "the same ids whatever came first"
-    results = coco.loadRes(coco.dataset["annotations"])
-    (one,) = results.loadAnns(results.getAnnIds(imgIds=[2]))
-    assert (one["category_id"], one["bbox"], one["score"]) == (1, [2, 3, 10, 10], 1.0)
-    assert results.annToMask(one).sum() == 100
-    assert capsys.readouterr().err == ""
 
 
 def test_nothing_found_is_written_too(tmp_path: Path) -> None:
@@ -196,7 +181,7 @@ def test_a_file_of_a_variable_rate_keeps_its_times(tmp_path: Path) -> None:
 
 def test_a_video_that_could_not_be_kept_as_it_is(tmp_path: Path) -> None:
     outputs = write(tmp_path, [Listed("a", [])], [result("a", 0, size=(25, 33))], ("video",))
-    assert outputs.changes == ["a.mp4 is 34 x 26 pixels, as MP4 has it, not 33 x 25 as its frames"]
+    assert outputs.changes == ["a.mp4 is 34 x 26 pixels, the nearest size for MP4; its frames are 33 x 25"]
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -204,7 +189,7 @@ def test_a_video_that_could_not_be_kept_as_it_is(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot be written"):
         check_output(tmp_path / "file/out", [])
 
 
@@ -212,13 +197,13 @@ def test_no_source_is_overwritten(tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.avi", 2).rename(tmp_path / "clip.mp4")
     for specs in ([video], [result_picture(tmp_path / "shop/00000000.jpg").parent]):
         sources = find_sources(specs)
-        with pytest.raises(OutputError, match="would overwrite it"):
+        with pytest.raises(OutputError, match="would be overwritten"):
             check_output(tmp_path, sources)
         check_output(tmp_path / "out", sources)
 
 
 def result_picture(path: Path) -> Path:
-    sinks.write_picture(path, picture(1))
+    sinks.write_image(path, picture(1))
     return path
 
 
@@ -277,7 +262,7 @@ def test_what_fails_while_drawing_is_raised(tmp_path: Path) -> None:
 
 
 def test_a_slow_disk_makes_who_brings_results_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most ``room`` results are held."""
+    """At most ``capacity`` results are held."""
     from threading import Event
 
     go, put = Event(), []
@@ -288,11 +273,11 @@ def test_a_slow_disk_makes_who_brings_results_wait(tmp_path: Path, monkeypatch: 
     def work() -> Outputs:
         with Outputs(tmp_path, sources, ("jsonl",), CLASSES, workers=2) as outputs:
             for number in range(40):
-                if number == outputs.room:
+                if number == outputs.capacity:
                     go.set()
                 outputs.put(result("a", number))
                 put.append(number)
         return outputs
 
-    assert within(work).room == 4
+    assert within(work).capacity == 4
     assert [line["frame"] for line in lines(tmp_path / "a.jsonl")] == list(range(40))

@@ -105,7 +105,7 @@ def test_every_other_command_works(folder: WorkFolder, tmp_path: Path) -> None:
     assert tool("verify", str(tmp_path / "b2_r96_int8")).returncode == 0
     assert (tmp_path / "b2_r96_int8/labels.json").is_file()
     assert "SAM" not in (tmp_path / "b2_r96_int8/NOTICE").read_text()
-    assert "nothing to free" in tool("prune", "-d", str(folder.path)).stdout
+    assert "no unused files" in tool("prune", "-d", str(folder.path)).stdout
     assert tool("check", "-d", str(folder.path)).returncode == 0
     assert "2 variants, backend onnxruntime" in tool("doctor", "-d", str(folder.path)).stdout
     shared = tool("bench", str(directory), "--output", str(tmp_path / "shared.json"), "--cameras", "1")

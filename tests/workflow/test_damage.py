@@ -122,7 +122,7 @@ def test_the_command_that_builds_mends(built: WorkFolder, damages: tuple[Callabl
     assert (built.path / STORED).read_bytes() == before
     assert Verdict.read(built.path / VARIANT / "verify.json").status == "passed"
     assert built.planned() == {"all": 1}
-    assert "everything is what its record says" in cli("check", "-d", str(built.path)).stdout
+    assert "all files match their records" in cli("check", "-d", str(built.path)).stdout
 
 
 def test_a_dry_run_mends_nothing(built: WorkFolder) -> None:
@@ -205,7 +205,7 @@ def test_a_copy_elsewhere_and_a_link_may_have_any_name(built: WorkFolder, tmp_pa
         assert said.returncode == 0, said.stderr
         assert f"{NAME} (in {folder.name})" in said.stdout
     assert built.planned() == {"all": 1}
-    assert "nothing to free" in cli("prune", "-d", str(built.path)).stdout
+    assert "no unused files" in cli("prune", "-d", str(built.path)).stdout
 
 
 def test_a_cache_that_is_gone_is_filled_again(built: WorkFolder) -> None:

@@ -18,7 +18,7 @@ from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.reference import read_reference
 from sam3_runtime.families.sam3.settings import Limits
 from sam3_runtime.imaging.postprocess import Detections
-from sam3_runtime.media.sinks import write_picture
+from sam3_runtime.media.sinks import write_image
 from tests.workflow.conftest import WorkFolder
 
 RESOLUTION = 224
@@ -105,7 +105,7 @@ def test_boxes_on_a_reference_image_say_what_they_say_in_transformers(
         ask_transformers(reference, example.image, prompt)
     with encoder.register_forward_hook(lambda *_: said[0]):
         wanted = answer(reference, ask_transformers(reference, searched, prompt), searched)
-    write_picture(tmp_path / "shown.png", example.image)
+    write_image(tmp_path / "shown.png", example.image)
     examples = {"image": "shown.png", "positive": [prompt.boxes[0]], "negative": [prompt.boxes[1]]}
     section = {"name": "thing", "threshold": THRESHOLD, "examples": examples} | ({"words": words} if words else {})
     (tmp_path / "shop.yaml").write_text(json.dumps({"classes": [section]}))  # JSON is YAML

@@ -235,4 +235,4 @@ def test_prune_frees_what_left_the_list_and_nothing_else(built: WorkFolder) -> N
     assert not (built.path / "engines/b4_q50_r224").exists()
     assert {path.parent.name for path in (built.path / "engines/store").rglob("*.engine")} == {"b2", "b2_r224"}
     assert built.planned() == {"all": 1}
-    assert "nothing to free" in cli("prune", "--directory", str(built.path)).stdout
+    assert "no unused files" in cli("prune", "--directory", str(built.path)).stdout

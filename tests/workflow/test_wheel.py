@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime import __version__
-from sam3_runtime.media.sinks import write_picture
+from sam3_runtime.media.sinks import write_image
 from sam3_runtime.media.sources import load_image
 from tests.workflow.conftest import PROJECT, WorkFolder
 
@@ -65,7 +65,7 @@ def test_a_packed_variant_runs_from_the_wheel_without_pytorch(built: WorkFolder,
     bash(here, built.path)
 
     elsewhere = tmp_path / "elsewhere"
-    write_picture(elsewhere / "photos/coffee.png", load_image("package:skimage/data/coffee.png"))
+    write_image(elsewhere / "photos/coffee.png", load_image("package:skimage/data/coffee.png"))
     for path in (*(built.path / "dist").iterdir(), built.path / "out.tar"):
         path.rename(elsewhere / path.name)
     assert "passed" in bash(there, elsewhere)

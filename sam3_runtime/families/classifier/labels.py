@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sam3_runtime.core.errors import RecordError, SourceError
 from sam3_runtime.core.hints import rebuild_hint
-from sam3_runtime.media.source_files import IMAGE_SUFFIXES, by_suffix
+from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.source_files import IMAGE_SUFFIXES, ImageSource, by_suffix
+from sam3_runtime.media.sources import load_image
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,20 @@ class Labelled(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.path.parent.name}/{self.path.name}"
+
+
+Listed = TypeVar("Listed", Labelled, ImageSource)
+
+
+def load_all(listed: Iterable[Listed], problem: Callable[[SourceError], object]) -> list[tuple[Listed, Image]]:
+    """Read images; return the readable ones with their entries, and call ``problem`` with the errors of the others."""
+    read = []
+    for one in listed:
+        try:
+            read.append((one, load_image(one.path)))
+        except SourceError as error:
+            problem(error)
+    return read
 
 
 def read_labelled(folder: Path, labels: Labels, limit: int | None = None) -> list[Labelled]:

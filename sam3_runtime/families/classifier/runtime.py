@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sam3_runtime.core.closing import Closing
-from sam3_runtime.core.errors import RecordError, Sam3Error, SourceError
+from sam3_runtime.core.errors import RecordError, Sam3Error, SourceError, printable
 from sam3_runtime.core.files import check_writable, remove_abandoned_parts, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.running.base import AnyArray, Device, Engine
 from sam3_runtime.engines.running.turns import Turns
-from sam3_runtime.families.classifier.labels import Labels, read_labelled, read_labels
+from sam3_runtime.families.classifier.labels import Labels, load_all, read_labelled, read_labels
 from sam3_runtime.families.classifier.parts import LABELS
 from sam3_runtime.families.classifier.reference import Reference, accuracy_of, top_classes
 from sam3_runtime.families.classifier.reference import read_reference as read
@@ -31,14 +31,12 @@ from sam3_runtime.imaging.preprocess import Image, check_image
 from sam3_runtime.measure.judging import Judged, PartCall, cosine
 from sam3_runtime.media.sinks import JsonLines
 from sam3_runtime.media.source_files import LeftOut, expand_images
-from sam3_runtime.media.sources import load_all
+from sam3_runtime.media.sources import quiet_decoders
 from sam3_runtime.records.measurements import of_variant
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from sam3_runtime.cli.infer import Summary
 
 PART = "model"
 TOP = 5
@@ -350,6 +348,30 @@ def workload(model: Classifier, _settings: Mapping[str, Any]) -> Workload:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Summary:
+    """The result of :func:`infer`: how many images were classified, how often each class was the best, the written
+    files, and the messages about ``unread`` images; any of them means exit code 1."""
+
+    images: int = 0
+    found: dict[str, int] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unread: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """1 if an image could not be read."""
+        return 1 if self.problems else 0
+
+    def lines(self) -> list[str]:
+        """Return lines for people: the classes, the files, and what could not be read."""
+        found = ", ".join(f"{count} x {name}" for name, count in self.found.items()) or "nothing"
+        wrote = [printable(f"wrote {path}") for path in self.written]
+        failed = [f"{counted(self.unread, 'image')} could not be read, see above"] if self.problems else []
+        return [f"{counted(self.images, 'image')}: {found}", *wrote, *failed]
+
+
 def infer(
     directory: Path,
     *,
@@ -369,8 +391,6 @@ def infer(
     :class:`OutputError`.
     """
     from rich.console import Console
-
-    from sam3_runtime.cli.infer import Summary, quiet_decoders
 
     _refuse_options(others)
     if not images:
@@ -392,7 +412,7 @@ def infer(
     lines = output / "images.jsonl"
     with _load(directory, threads) as model, closing(JsonLines(lines)) as file:
         for one in left_out:
-            problem(one, one.pictures)
+            problem(one, one.images)
         for start in range(0, len(sources), model.batch):
             read = load_all(sources[start : start + model.batch], problem)
             said = model.classify([image for _, image in read], top or TOP)

@@ -1,11 +1,11 @@
-"""A bank: the classes of a project as the decoder reads them, computed once and kept in one file.
+"""Prompt banks: the classes of a project, encoded once and stored in one file.
 
-    BANK.npz   bank        the record (JSON): where it comes from, and each class with its threshold, colour and digest
-               features_0  [L, C] in the type that the encoders gave, mask_0 bool [L]; likewise for each class
+    BANK.npz   bank        the record (JSON): its origin, and each class with its threshold, colour and digest
+               features_0  [L, C] in the encoders' output type, mask_0 bool [L]; likewise for each class
 
-A class is text tokens, then the tokens of its boxes. Text tokens hold for a checkpoint, at every resolution. Those of
-boxes were read from the features of the reference image, so they hold for one resolution too. Knows the pipeline that
-makes them; a deployment that only reads a bank needs neither the text nor the geometry encoder.
+A class has text tokens, then the tokens of its boxes. Text tokens are valid for a checkpoint, at every resolution. Box
+tokens come from the features of the reference image, so they are valid for one resolution only. Knows the pipeline that
+encodes them; detecting with a bank needs neither the text nor the geometry encoder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """What a deployment goes by: the class's ``name``, the score that a detection must exceed, its RGB colour."""
+    """A class of a detector: its ``name``, the score that a detection must exceed, and its RGB colour."""
 
     name: str
     threshold: float
@@ -48,7 +48,7 @@ class ClassInfo:
 
 
 class ExampleRecord(Record):
-    """The boxes of a class: xyxy pixels of the reference image, whose file has this name and digest."""
+    """The boxes of a class: xyxy in pixels of the reference image, with the name and digest of the image's file."""
 
     image: str
     sha256: str
@@ -70,8 +70,10 @@ class ClassRecord(Record):
 
 
 class BankRecord(SealedRecord):
-    """What a bank was made from. ``project`` is the name of the project's file; ``resolution`` is what boxes were read
-    at, ``precision`` that of each encoder that ran."""
+    """The origin of a bank.
+
+    ``project`` is the name of the project file; ``resolution`` and ``precision`` are those of the encoders that ran.
+    """
 
     project: str
     checkpoint: str
@@ -86,7 +88,7 @@ class BankRecord(SealedRecord):
 
 @dataclass(frozen=True)
 class Bank:
-    """Classes that were encoded. ``tokens`` has one entry a class; ``file`` is what messages call the bank."""
+    """Encoded classes. ``tokens`` has one entry per class; ``file`` is the bank's name in messages."""
 
     record: BankRecord
     tokens: tuple[Tokens, ...]
@@ -94,19 +96,22 @@ class Bank:
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
+        """Name, threshold and colour of each class."""
         return tuple(ClassInfo(one.name, one.threshold, one.color) for one in self.record.classes)
 
     @property
     def prompts(self) -> list[EncodedPrompt]:
-        """What :meth:`Pipeline.detect` takes, one a class."""
+        """One prompt per class, for :meth:`Pipeline.detect`."""
         return [EncodedPrompt(one.name, tokens) for one, tokens in zip(self.record.classes, self.tokens, strict=True)]
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def check(self, config: VariantConfig) -> None:
-        """:class:`RecordError` unless these classes hold for the variant of ``config``: the reason, and the command
-        that makes the bank anew."""
+        """Raise :class:`RecordError` unless these classes are valid for the variant of ``config``.
+
+        The message has the reason, and the command that makes the bank anew.
+        """
         record = self.record
         again = (
             f"make it anew: sam3-runtime extract {record.project} --engines engines/{config.variant} "
@@ -115,23 +120,23 @@ class Bank:
         if record.checkpoint_digest != config.checkpoint_digest:
             raise RecordError(
                 f"{self.file} was made with another checkpoint, {_checkpoint(record)}: {config.variant} is of "
-                f"{_checkpoint(config)}, to which its features mean nothing",
+                f"{_checkpoint(config)}, for which its features are not valid",
                 again,
             )
         if record.tokenizer_sha256 != config.assets["tokenizer.json"]:
             raise RecordError(
-                f"the words of {self.file} were read with another tokenizer than {config.variant}'s", again
+                f"the words of {self.file} were encoded with another tokenizer than {config.variant}'s", again
             )
         shown = [one.name for one in record.classes if one.examples]
         if shown and record.resolution != config.resolution:
             raise RecordError(
-                f"{self.file} shows {_listed(shown)} by boxes, whose features were read at {record.resolution} pixels, "
-                f"and {config.variant} works at {config.resolution}; classes of words alone hold at any resolution",
+                f"{self.file} has example boxes of {_listed(shown)}, encoded at {record.resolution} pixels, and "
+                f"{config.variant} runs at {config.resolution}; classes of words alone are valid at any resolution",
                 again,
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the bank, whole or not at all; :class:`OutputError` when it cannot be written."""
+        """Write the bank, whole or not at all; :class:`OutputError` if it cannot be written."""
         path = Path(path)
         arrays: dict[str, Any] = {"bank": np.frombuffer(self.record.sealed().model_dump_json().encode(), np.uint8)}
         for index, tokens in enumerate(self.tokens):
@@ -153,9 +158,9 @@ def _listed(names: list[str]) -> str:
 
 
 def load_bank(path: str | Path, config: VariantConfig | None = None) -> Bank:
-    """Read a bank, and check that it holds for the variant of ``config`` where that is given.
+    """Read a bank, and check that it is valid for the variant of ``config``, if given.
 
-    :class:`RecordError` for a file that is missing, damaged, no bank, or of another checkpoint or resolution.
+    :class:`RecordError` for a file that is missing, damaged, not a bank, or of another checkpoint or resolution.
     """
     path = Path(path)
     try:
@@ -174,13 +179,11 @@ def load_bank(path: str | Path, config: VariantConfig | None = None) -> Bank:
         first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
         why = f": {'.'.join(map(str, first['loc']))}: {first['msg']}" if first else ""
         raise RecordError(
-            f"{path} is no bank, or one of another version{why}",
+            f"{path} is not a bank, or one of another version{why}",
             "banks are written by: sam3-runtime extract PROJECT.yaml",
         ) from None
-    whole = record.digest == record.sealed().digest and all(
-        _digest(one) == known.sha256 for one, known in zip(tokens, record.classes, strict=True)
-    )
-    if not whole:
+    intact = [_digest(one) == known.sha256 for one, known in zip(tokens, record.classes, strict=True)]
+    if record.digest != record.sealed().digest or not all(intact):
         raise RecordError(f"{path} is damaged: its content does not match its own digests", _AGAIN)
     bank = Bank(record, tokens, str(path))
     if config is not None:
@@ -192,13 +195,13 @@ _AGAIN = "copy it again, or make it anew: sam3-runtime extract PROJECT.yaml"
 
 
 def _read_arrays(file: Any) -> Mapping[str, Any]:
-    """All arrays of an ``.npz``; :class:`RecordError` for anything else. Nothing in it is run: no pickles."""
+    """All arrays of an ``.npz``; :class:`RecordError` for anything else. No code in it is run: no pickles."""
     try:
         opened = np.load(file, allow_pickle=False)
         return dict(opened) if isinstance(opened, np.lib.npyio.NpzFile) else {}
-    except Exception as error:  # damaged archives make zipfile, zlib and NumPy raise what has no base class in common
-        cut = "it is cut off, damaged, or no archive of arrays"
-        raise RecordError(f"{file.name} cannot be read as a bank: {cut} ({error})", _AGAIN) from None
+    except Exception as error:  # for damaged archives zipfile, zlib and NumPy raise errors without a common base class
+        reason = "it is cut off, damaged, or not an archive of arrays"
+        raise RecordError(f"{file.name} cannot be read as a bank: {reason} ({error})", _AGAIN) from None
 
 
 def _digest(tokens: Tokens) -> str:
@@ -221,9 +224,9 @@ class Reference:
 
 
 def read_references(project: Project) -> dict[str, Reference]:
-    """The reference images of a project, by the names that it gives them.
+    """Read the reference images of a project: by their names in the project.
 
-    :class:`ProjectError` for an image that cannot be read and for a box that is not on its image, with the line.
+    :class:`ProjectError` for an image that cannot be read and for a box outside its image, with the line.
     """
     found: dict[str, Reference] = {}
     for index, section in enumerate(project.settings.classes):
@@ -235,34 +238,35 @@ def read_references(project: Project) -> dict[str, Reference]:
             try:
                 found[examples.image] = Reference(load_image(spec), sha256_of(locate(spec)))
             except SourceError as error:
-                place = project.place("classes", index, "examples", "image")
-                raise ProjectError(f"{place}: {error.message}", error.hint) from None
+                where = project.location("classes", index, "examples", "image")
+                raise ProjectError(f"{where}: {error.message}", error.hint) from None
         height, width = found[examples.image].image.shape[:2]
         for keys, (x0, y0, x1, y1) in examples.boxes():
-            if x1 > width or y1 > height:
+            if not examples.relative and (x1 > width or y1 > height):
+                where = project.location("classes", index, "examples", *keys)
+                size = f"{width} x {height} pixels"
                 raise ProjectError(
-                    f"{project.place('classes', index, 'examples', *keys)}: the box {[x0, y0, x1, y1]} is not on "
-                    f"{examples.image}, which is {width} x {height} pixels",
+                    f"{where}: the box {[x0, y0, x1, y1]} is outside {examples.image}, which is {size}",
                     "boxes are x0, y0, x1, y1 in pixels of the reference image",
                 )
     return found
 
 
 def parts_for(project: Project) -> tuple[PartName, ...]:
-    """The parts that :func:`extract` runs: those that read words, and those that read boxes where there are any."""
+    """Return the parts that :func:`extract` runs: the text encoder, and those that encode boxes if there are any."""
     if any(section.examples for section in project.settings.classes):
         return ("vision-encoder", "text-encoder", "geometry-encoder")
     return ("text-encoder",)
 
 
 def extract(pipeline: Pipeline, project: Project, references: Mapping[str, Reference] | None = None) -> Bank:
-    """Encode the classes of a project. ``references`` are its images, where they were read before.
+    """Encode the classes of a project. ``references`` are its images, if they were read before.
 
-    A class's tokens do not depend on the other classes. Raises what :func:`read_references` raises.
+    A class's tokens do not depend on the other classes. Raises as :func:`read_references` does.
     """
     references = read_references(project) if references is None else references
     sections = project.settings.classes
-    pipeline.encode([section.prompt.words for section in sections])  # together: they are remembered
+    pipeline.encode([section.prompt.words for section in sections])  # in one batch: the pipeline caches them
     tokens: dict[int, Tokens] = {}
     for image, indices in _by_image(sections).items():
         prompts = [sections[index].prompt for index in indices]
@@ -296,19 +300,19 @@ def _class_record(project: Project, index: int, tokens: Tokens, references: Mapp
     examples = None
     if section.examples:
         reference = references[section.examples.image]
+        height, width = reference.image.shape[:2]
+        x, y = (width, height) if prompt.relative else (1, 1)
+        boxes = tuple((x0 * x, y0 * y, x1 * x, y1 * y) for x0, y0, x1, y1 in prompt.boxes)
         examples = ExampleRecord(
-            image=Path(section.examples.image).name,
-            sha256=reference.sha256,
-            size=(reference.image.shape[0], reference.image.shape[1]),
-            boxes=prompt.boxes,
+            image=Path(section.examples.image).name, sha256=reference.sha256, size=(height, width), boxes=boxes,
             labels=prompt.labels,
-        )
-    given = [value for value in (section.threshold, project.settings.threshold) if value is not None]
+        )  # fmt: skip
+    thresholds = [value for value in (section.threshold, project.settings.threshold) if value is not None]
     return ClassRecord(
         name=section.label,
         words=section.words,
         examples=examples,
-        threshold=given[0] if given else THRESHOLD,
+        threshold=thresholds[0] if thresholds else THRESHOLD,
         color=section.color or color_of(index),
         tokens=len(tokens.mask),
         sha256=_digest(tokens),

@@ -1,7 +1,7 @@
-"""Asks the engines of a variant something else of each picture: what evaluation does, and inference does not.
+"""Prompts the engines of a variant with other prompts for each image, as an evaluation does.
 
-Knows the pipeline's parts and their order. Pictures go through the vision encoder in full batches, and all prompts of
-one through the decoder together.
+Knows the pipeline's parts and their order. Images go through the vision encoder in full batches, and all prompts of one
+image through the decoder together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sam3_runtime.imaging.preprocess import Image
 
 
 def finder_of(pipeline: Pipeline, phrases: Sequence[str]) -> Finder:
-    """The engines as a finder. Phrases are encoded at once, before any picture.
+    """Return the engines as a finder. All ``phrases`` are encoded first.
 
     :class:`DataSetError` for a phrase that has more tokens than the model takes.
     """
@@ -28,9 +28,9 @@ def finder_of(pipeline: Pipeline, phrases: Sequence[str]) -> Finder:
         images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], floor: float
     ) -> Iterator[list[Detections]]:
         features = pipeline.encode_images(pipeline.preprocess(images))
-        for place, (image, asked) in enumerate(zip(images, prompts, strict=True)):
+        for index, (image, own) in enumerate(zip(images, prompts, strict=True)):
             size = (image.shape[0], image.shape[1])
-            yield _detect_one(pipeline, features_of(features, place, place + 1), size, asked, floor)
+            yield _detect_one(pipeline, features_of(features, index, index + 1), size, own, floor)
 
     return detect
 
@@ -42,11 +42,11 @@ def _detect_one(
     found: list[Detections] = []
     for call in arrange(features, tokens, pipeline.engine("decoder").limit("P")):
         outputs = pipeline.decode(call.features, call.tokens)
-        for row, (_, place) in enumerate(call.places):
-            found.append(
-                detections_of(
-                    outputs, row, size, prompt=prompts[place].name, prompt_index=place, threshold=floor,
-                    begin=pipeline.device.begin_masks,
-                )
-            )  # fmt: skip
+        found += [
+            detections_of(
+                outputs, row, size, prompt=prompts[index].name, prompt_index=index, threshold=floor,
+                begin=pipeline.device.begin_masks,
+            )
+            for row, (_, index) in enumerate(call.places)
+        ]  # fmt: skip
     return found

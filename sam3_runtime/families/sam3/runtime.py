@@ -1,4 +1,4 @@
-"""Opens, judges and measures SAM3's engines: what the rest of the package asks of a family that runs. NumPy alone."""
+"""The runtime interface of SAM3: opens, verifies and measures its engines. NumPy alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_r
 from sam3_runtime.families.sam3 import gate
 from sam3_runtime.families.sam3.accuracy import losses, measure_pipeline
 from sam3_runtime.families.sam3.parts import ModelDims
-from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Tokenizer
 from sam3_runtime.families.sam3.reference import Reference
 from sam3_runtime.families.sam3.reference import read_reference as read
@@ -22,13 +22,13 @@ from sam3_runtime.records.records import Check, VariantConfig
 
 if TYPE_CHECKING:
     from sam3_runtime.cli.evaluate import Evaluation
-    from sam3_runtime.cli.infer import Summary
+    from sam3_runtime.cli.stream import StreamOutcome
 
 
 def open_model(
     config: VariantConfig, engines: dict[str, Engine], device: Device, *, directory: Path, status: str, reason: str
 ) -> Pipeline:
-    """The pipeline over the engines that were opened."""
+    """Return the pipeline over the opened engines."""
     tokenizer = None
     if "text-encoder" in engines:
         tokenizer = Tokenizer(directory / "tokenizer.json", ModelDims(**config.dims).text_tokens)
@@ -36,37 +36,37 @@ def open_model(
 
 
 def read_reference(path: Path, config: VariantConfig) -> Reference:
-    """What float32 PyTorch said; :class:`RecordError` where it is of something else than this variant."""
+    """Read the outputs of float32 PyTorch; :class:`RecordError` if they do not belong to this variant."""
     reference = read(path)
     gate.check_reference(reference, config)
     return reference
 
 
 def pictures(path: Path) -> list[Image]:
-    """Those of a reference, which travel with a variant."""
+    """Return the images of a reference file."""
     return list(read(path).pictures.values())
 
 
 def judge(model: Pipeline, reference: Reference, limits: Mapping[str, float]) -> Judged:
-    """Hold the engines against the reference."""
+    """Compare the engines with the reference."""
     return gate.judged(model, reference, limits)
 
 
 def read_accuracy(path: Path, _config: VariantConfig) -> AccuracyReference:
-    """What float32 PyTorch reaches on a data set, and its pictures."""
+    """Read the accuracy of float32 PyTorch on a data set, and its images."""
     return read_accuracy_reference(path)
 
 
 def judge_accuracy(
     model: Pipeline, reached: AccuracyReference, limits: Mapping[str, float]
 ) -> tuple[dict[str, Any], list[Check]]:
-    """What the engines reach there, and by how much that is less."""
+    """Return the accuracy of the engines there, and checks of the loss."""
     measured = measure_pipeline(model, reached)
     return measured.model_dump(), list(losses(measured, reached.accuracy, limits["ap_loss"]))
 
 
 def evaluate_data_set(directory: Path, data: Mapping[str, str], output: Path) -> Iterator[str]:
-    """Measure the variant on the whole data set of `accuracy:`; ``output`` gets the result. Gives lines for people."""
+    """Measure the variant on the data set of `accuracy:`; write the result to ``output``, and return lines."""
     images = Path(data["images"]) if "images" in data else None
     found: Evaluation = evaluate(directory, Path(data["annotations"]), images=images, output=output)
     return found.lines()
@@ -79,13 +79,13 @@ def evaluate(directory: Path, annotations: Path, **options: Any) -> Evaluation:
     return run(directory, annotations, **options)
 
 
-def infer(directory: Path, *, conf: float | None, **options: Any) -> Summary:
+def infer(directory: Path, **options: Any) -> StreamOutcome:
     """``sam3-runtime infer``: see :mod:`sam3_runtime.cli.infer`."""
     from sam3_runtime.cli.infer import infer as run
 
-    return run(directory, conf=THRESHOLD if conf is None else conf, **options)
+    return run(directory, **options)
 
 
 def workload(model: Pipeline, settings: Mapping[str, Any]) -> Workload:
-    """What the benchmark times."""
+    """Return the workload of the benchmark."""
     return Workload(model, settings)

@@ -37,7 +37,7 @@ from sam3_runtime.measure.memory import buffers_of, bytes_of
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
-from sam3_runtime.streams.flow import Rounds, stream
+from sam3_runtime.streams.flow import BatchResults, stream
 from sam3_runtime.streams.images import TakeFromSources, images_of
 from tests.engines.running.conftest import InstallTensorRt
 from tests.engines.running.fake_gpu import Card, FakeGpu
@@ -278,7 +278,7 @@ class Streamed:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self.batch = pipeline, pipeline.batch
 
-    def rounds(self, take: TakeFromSources) -> Rounds:
+    def rounds(self, take: TakeFromSources) -> BatchResults:
         return self._pipeline.rounds(images_of(take), ["cup", "cat"])
 
     def source_ended(self, source: int) -> None:

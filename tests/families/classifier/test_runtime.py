@@ -265,7 +265,7 @@ def test_infer_prints_and_writes_the_best_classes(labelled: Path, tmp_path: Path
     console = Console(file=shown, soft_wrap=True)
     summary = infer(tmp_path, images=[f"{labelled}/*/*.png"], output=tmp_path / "out", console=console, top=2)
     assert (summary.images, summary.unread, summary.exit_code) == (4, 1, 1)
-    assert "broken.png is no picture that can be read" in shown.getvalue()
+    assert "broken.png is not a readable image" in shown.getvalue()
     lines = [json.loads(line) for line in (tmp_path / "out/images.jsonl").read_text().splitlines()]
     assert {Path(line["image"]).stem for line in lines} == {"astronaut", "coffee", "chelsea", "motorcycle_left"}
     for line in lines:

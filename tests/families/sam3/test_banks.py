@@ -87,6 +87,17 @@ def test_negative_boxes_say_something_else_than_positive_ones(
     assert (other.tokens, other.sha256 == known.sha256) == (known.tokens, False)
 
 
+def test_relative_boxes_are_shares_of_the_reference_image(
+    shop_bank: Bank, fake_pipeline: Pipeline, write_project: WriteProject
+) -> None:
+    """Of 60 x 40 pixels; the record has pixels."""
+    relative = CLASSES.replace("[[5, 5, 20, 25]], negative: [[1, 2, 9, 9]]", "[[0.5, 0.25, 0.75, 1]], relative: true")
+    pixels = CLASSES.replace("[[5, 5, 20, 25]], negative: [[1, 2, 9, 9]]", "[[30, 10, 45, 40]]")
+    mug, wanted = (extract(fake_pipeline, write_project(text)).record.classes[1] for text in (relative, pixels))
+    assert mug == wanted
+    assert mug.sha256 != shop_bank.record.classes[1].sha256
+
+
 def test_a_classs_tokens_do_not_depend_on_the_others(
     shop_bank: Bank, fake_pipeline: Pipeline, write_project: WriteProject
 ) -> None:
@@ -136,10 +147,10 @@ def test_words_that_are_too_long_are_cut_with_a_warning_that_shows_where(
     [
         (
             CLASSES.replace("[5, 5, 20, 25]", "[5, 5, 61, 25]"),
-            r"shop.yaml:8: classes\[1\]\.examples\.positive\[0\]: the box \[5.0, 5.0, 61.0, 25.0\] is not on "
+            r"shop.yaml:8: classes\[1\]\.examples\.positive\[0\]: the box \[5.0, 5.0, 61.0, 25.0\] is outside "
             r"photos/shelf.png, which is 60 x 40 pixels",
         ),
-        (CLASSES.replace("[1, 2, 9, 9]", "[1, 2, 9, 40.5]"), r"negative\[0\]: the box .* is not on"),
+        (CLASSES.replace("[1, 2, 9, 9]", "[1, 2, 9, 40.5]"), r"negative\[0\]: the box .* is outside"),
         (CLASSES.replace("image: photos/shelf.png, positive: [[3", "image: none.png, positive: [[3"),
          r"shop.yaml:10: classes\[2\]\.examples\.image: .*none.png does not exist"),
     ],
@@ -153,10 +164,10 @@ def test_a_wrong_box_or_image_is_told_with_its_line(write_project: WriteProject,
 def test_a_reference_image_that_cannot_be_read(write_project: WriteProject, tmp_path: Path) -> None:
     project, shelf = write_project(CLASSES), tmp_path / "photos/shelf.png"
     shelf.write_bytes(shelf.read_bytes()[:300])
-    with pytest.raises(ProjectError, match=r"shop.yaml:8: .*no picture that can be read: it is damaged or cut off"):
+    with pytest.raises(ProjectError, match=r"shop.yaml:8: .*not a readable image: it is damaged or cut off"):
         read_references(project)
     shelf.write_text("words")
-    with pytest.raises(ProjectError, match="it holds text"):
+    with pytest.raises(ProjectError, match="it contains text"):
         read_references(project)
     shelf.unlink()
     shelf.mkdir()
@@ -199,17 +210,17 @@ def test_what_is_no_bank_is_told(tmp_path: Path) -> None:
         load_bank(tmp_path)
     for content in (b"", b"words", b"PK\x03\x04"):
         path.write_bytes(content)
-        with pytest.raises(RecordError, match="cut off, damaged, or no archive"):
+        with pytest.raises(RecordError, match="cut off, damaged, or not an archive"):
             load_bank(path)
     np.savez(path, other=np.zeros(3))
-    with pytest.raises(RecordError, match="is no bank, or one of another version"):
+    with pytest.raises(RecordError, match="is not a bank, or one of another version"):
         load_bank(path)
     np.savez(path, bank=np.frombuffer(b'{"project": 3}', np.uint8))
-    with pytest.raises(RecordError, match="is no bank, or one of another version"):
+    with pytest.raises(RecordError, match="is not a bank, or one of another version"):
         load_bank(path)
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(RecordError, match="is no bank"):
+    with pytest.raises(RecordError, match="is not a bank"):
         load_bank(path)
 
 
@@ -276,7 +287,7 @@ def test_numbers_that_are_none_are_refused(
     first, *others = shop_bank.record.classes
     record = shop_bank.record.model_copy(update={"classes": (first.model_copy(update=change), *others)})
     Bank(record, shop_bank.tokens).save(tmp_path / "shop.npz")
-    with pytest.raises(RecordError, match=rf"shop\.npz is no bank, .*{place}: Input should be"):
+    with pytest.raises(RecordError, match=rf"shop\.npz is not a bank, .*{place}: Input should be"):
         load_bank(tmp_path / "shop.npz")
 
 
@@ -299,7 +310,7 @@ def test_an_edited_bank_is_noticed(shop_bank: Bank, tmp_path: Path) -> None:
             load_bank(path)
     shop_bank.save(path)
     rewrite(path, lose)
-    with pytest.raises(RecordError, match="is no bank"):
+    with pytest.raises(RecordError, match="is not a bank"):
         load_bank(path)
 
 
@@ -343,7 +354,7 @@ def test_boxes_hold_for_one_resolution_and_words_for_all(
     words = extract(fake_pipeline, write_project(WORDS))
     with load(tmp_path / "engines/b4_q20_r224") as other:
         with pytest.raises(
-            RecordError, match=r"shows 'mug', 'logo' by boxes.*read at 112 .*works at 224.*any resolution"
+            RecordError, match=r"has example boxes of 'mug', 'logo', encoded at 112 .*runs at 224.*any resolution"
         ):
             shop_bank.check(other.config)
         words.check(other.config)
@@ -352,7 +363,7 @@ def test_boxes_hold_for_one_resolution_and_words_for_all(
 
 
 def test_another_tokenizer_is_refused(shop_bank: Bank, fake_pipeline: Pipeline) -> None:
-    with pytest.raises(RecordError, match="read with another tokenizer"):
+    with pytest.raises(RecordError, match="encoded with another tokenizer"):
         shop_bank.check(fake_pipeline.config.model_copy(update={"assets": {"tokenizer.json": "1" * 64}}))
 
 

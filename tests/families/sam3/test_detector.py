@@ -131,7 +131,7 @@ def test_what_is_wrong_is_told_before_any_engine_is_opened(
     with pytest.raises(RecordError, match="cut off"):
         open_detector(fake_variant, saved)
     write_project(CLASSES.replace("[5, 5, 20, 25]", "[5, 5, 61, 25]"))
-    with pytest.raises(ProjectError, match="is not on"):
+    with pytest.raises(ProjectError, match="is outside"):
         open_detector(fake_variant, tmp_path / "shop.yaml")
 
 
@@ -162,7 +162,7 @@ def test_encoded_prompts_and_others_in_one_call(fake_pipeline: Pipeline) -> None
 def test_boxes_need_the_image_that_they_are_on(fake_pipeline: Pipeline) -> None:
     with pytest.raises(PromptError, match="has boxes, and there is no image"):
         fake_pipeline.encode([Prompt("cup", ((1, 1, 9, 9),))])
-    with pytest.raises(PromptError, match="is not on the picture"):
+    with pytest.raises(PromptError, match="is outside the image"):
         fake_pipeline.encode([Prompt("cup", ((1, 1, 99, 9),))], photo(1))
     assert [one.name for one in fake_pipeline.encode(["cat", "dog"])] == ["cat", "dog"]
 

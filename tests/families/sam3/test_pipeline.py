@@ -154,7 +154,7 @@ def test_several_threads_at_once(pipeline: Pipeline) -> None:
 def test_what_is_no_image_or_off_the_image_is_refused(pipeline: Pipeline) -> None:
     with pytest.raises(SourceError, match="an image is RGB uint8"):
         pipeline.detect([np.zeros((4, 4), np.uint8)], ["cat"])
-    with pytest.raises(PromptError, match="is not on the picture, which is 50 x 30 pixels"):
+    with pytest.raises(PromptError, match="is outside the image, which is 50 x 30 pixels"):
         pipeline.detect(photos(1), [Prompt(boxes=((0, 0, 51, 5),))])
 
 

@@ -79,7 +79,7 @@ WRONG = {
     "classes: [{words: no}]": r"words: False is no text\n.*in quotes",
     "classes: [{words: 7}]": r"words: 7 is no text\n.*in quotes",
     "classes:\n  - words: cat\n  - words: dog\n  - {name: cat, words: kitten}": (
-        r":4: classes\[2\]: the class 'cat' is there twice \(first on line 2\)\n.*another `name`"
+        r":4: classes\[2\]: the class 'cat' is defined twice \(first on line 2\)\n.*another `name`"
     ),
     "classes:\n  - words: cat\n    colour: red": r":3: classes\[0\]\.colour: unknown key 'colour'\n.*'color'",
     "classes:\n  - {words: cat, example: 3}": r":2: .*unknown key 'example'\n.*'examples'",
@@ -91,23 +91,25 @@ WRONG = {
     "classes: [{words: cat, threshold: '0.4'}]": r"'0.4' is text.*without quotes: 0.4",
     "threshold: -1\nclasses: [{words: cat}]": "-1 is too small",
     "classes:\n  - words: cat\n    color: #ff0000": r":3: .*colour is empty: outside quotes, # begins a comment\n",
-    "classes: [{words: cat, color: ''}]": r"'' is no colour\n.*#rrggbb",
-    "classes: [{words: cat, color: []}]": r"\[\] is no colour",
-    "classes: [{words: cat, color: [255, 0]}]": r"\[255, 0\] is no colour",
-    "classes: [{words: cat, color: [256, 0, 0]}]": r"\[256, 0, 0\] is no colour",
-    "classes: [{words: cat, color: [true, 0, 0]}]": r"\[True, 0, 0\] is no colour",
-    "classes: [{words: cat, color: '#f00'}]": "'#f00' is no colour",
-    EXAMPLES + "positive: [[1, 1, 2, 2]]\n      negative: [1, 2, 3, 4]": r":6: .*negative\[0\]: 1 is no box",
-    EXAMPLES + "positive: [[1, 1, 2]]": r":5: .*positive\[0\]: \[1, 1, 2\] is no box\n.*x0, y0, x1, y1",
+    "classes: [{words: cat, color: ''}]": r"'' is not a colour\n.*#rrggbb",
+    "classes: [{words: cat, color: []}]": r"\[\] is not a colour",
+    "classes: [{words: cat, color: [255, 0]}]": r"\[255, 0\] is not a colour",
+    "classes: [{words: cat, color: [256, 0, 0]}]": r"\[256, 0, 0\] is not a colour",
+    "classes: [{words: cat, color: [true, 0, 0]}]": r"\[True, 0, 0\] is not a colour",
+    "classes: [{words: cat, color: '#f00'}]": "'#f00' is not a colour",
+    EXAMPLES + "positive: [[1, 1, 2, 2]]\n      negative: [1, 2, 3, 4]": r":6: .*negative\[0\]: 1 is not a box",
+    EXAMPLES + "positive: [[1, 1, 2]]": r":5: .*positive\[0\]: \[1, 1, 2\] is not a box\n.*x0, y0, x1, y1",
     EXAMPLES + "positive: [[1, 1, 2, wide]]": r"positive\[0\]\[3\]: 'wide'",
     EXAMPLES
     + "positive:\n        - [1, 1, 2, 2]\n        - [-4, 1, 2, 2]": r":7: .*positive\[1\]\[0\]: -4 is too small",
     EXAMPLES + "positive: [[9, 1, 2, 2]]": r":2: classes\[0\]: the box \[9.0, 1.0, 2.0, 2.0\] is empty",
     EXAMPLES + "positive: [[1, 1, .nan, 2]]": r"nan",
     EXAMPLES + "positive: []": r"the examples of 'cup' have no box",
-    EXAMPLES + "negative: [[1, 1, 2, 2]]": r"'cup' has negative boxes alone\n.*words or a positive box",
+    EXAMPLES + "negative: [[1, 1, 2, 2]]": r"'cup' has only negative boxes\n.*words or a positive box",
     EXAMPLES + f"positive: {[[1, 1, 2, 2]] * 28}": r"has 28 boxes\n.*at most 27",
     "classes: [{name: cup, examples: {positive: [[1, 1, 2, 2]]}}]": r"`classes\[0\]\.examples\.image` is missing",
+    EXAMPLES + "positive: [[0.1, 0.2, 0.5, 1]]": r"at most one pixel wide and high\n.*add `relative: true`",
+    EXAMPLES + "relative: true\n      positive: [[1, 2, 3, 4]]": r"relative box .* is not within 0 and 1\n.*pixels",
     "classes:\n\t- words: cat": ":2: a tab",
     EXAMPLES + "positive: [[1, 1, .inf, 2]]": r":5: .*positive\[0\]\[2\]: inf: .*finite",
     "threshold: .nan\nclasses: [{words: cat}]": r":1: threshold: nan",
@@ -130,7 +132,7 @@ def test_merge_keys_take_values_over_and_their_lines(tmp_path: Path) -> None:
     person, cat = project.settings.classes
     assert (person.words, person.threshold, person.color) == ("person", 0.4, (255, 0, 0))
     assert (cat.words, cat.threshold, cat.color) == ("cat", 0.4, (0, 255, 0))
-    lines = {key: project.place("classes", 1, key) for key in ("words", "threshold", "color")}
+    lines = {key: project.location("classes", 1, key) for key in ("words", "threshold", "color")}
     assert lines == {
         key: f"{tmp_path / 'shop.yaml'}:{line}: classes[1].{key}"
         for key, line in {"words": 6, "threshold": 4, "color": 8}.items()

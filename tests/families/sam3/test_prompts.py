@@ -35,13 +35,15 @@ def test_a_prompt_of_boxes_alone_reads_as_transformers_reads_it() -> None:
     [
         ({}, "needs words or boxes"),
         ({"text": "  "}, "is empty"),
-        ({"text": "caf\udce9"}, r"the prompt 'caf\\udce9' is no Unicode"),
+        ({"text": "caf\udce9"}, r"the prompt 'caf\\udce9' is not valid Unicode"),
         ({"boxes": (BOX,) * 28}, "has 28 boxes"),
         ({"boxes": (BOX,), "labels": (1, 1)}, r"1 box and the labels \[1, 1\]"),
         ({"boxes": (BOX,), "labels": (2,)}, r"the labels \[2\]"),
         ({"boxes": ((5, 5, 5, 9),)}, r"the box \[5, 5, 5, 9\] is empty"),
         ({"boxes": ((5, 5, float("nan"), 9),)}, "is empty"),
         ({"boxes": ((5, 5, 9),)}, "is empty"),
+        ({"boxes": ((0.1, 0.1, 0.5, 1.1),), "relative": True}, r"\[0.1, 0.1, 0.5, 1.1\] is not within 0 and 1"),
+        ({"boxes": ((-0.1, 0.1, 0.5, 1),), "relative": True}, "is not within 0 and 1"),
     ],
 )
 def test_a_prompt_that_says_nothing_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -55,6 +57,14 @@ def test_boxes_become_centres_and_sizes_and_rows_are_padded() -> None:
     assert np.allclose(rows.boxes[0, 0], [0.2, 0.2, 0.2, 0.2])
     assert rows.boxes[1, 1].tolist() == [0.5, 0.5, 1, 1]
     assert rows.labels.tolist() == [[1, -10], [0, 1]]
+
+
+def test_relative_boxes_have_no_image_size() -> None:
+    prompt = Prompt(boxes=((0.1, 0.1, 0.3, 0.3),), relative=True)
+    for size in ((200, 100), (31, 47)):
+        assert np.allclose(box_rows([prompt], size).boxes, [[[0.2, 0.2, 0.2, 0.2]]])
+    both = box_rows([prompt, Prompt(boxes=(BOX,))], (200, 100))
+    assert np.allclose(both.boxes[:, 0], [0.2, 0.2, 0.2, 0.2]), "each prompt in its own unit"
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 101, 5), (0, 0, 5, 201)])

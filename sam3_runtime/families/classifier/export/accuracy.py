@@ -10,10 +10,9 @@ import numpy as np
 from sam3_runtime.core.errors import CheckpointError, SourceError
 from sam3_runtime.families.classifier.export.checkpoint import config_of, labels_of
 from sam3_runtime.families.classifier.export.reference import VERSIONS, logits_of
-from sam3_runtime.families.classifier.labels import read_labelled
+from sam3_runtime.families.classifier.labels import load_all, read_labelled
 from sam3_runtime.families.classifier.parts import ClassifierDims
 from sam3_runtime.families.classifier.reference import Reference, accuracy_of, check_size, write_reference
-from sam3_runtime.media.sources import load_all
 from sam3_runtime.records.records import CheckpointLock
 
 

@@ -6,12 +6,12 @@ from threading import Thread
 
 import pytest
 
-from sam3_runtime.streams.rounds import Channel, Inbox
+from sam3_runtime.streams.queues import Channel, Inbox
 from tests.streaming import within
 
 
-def filled(*counts: int, room: int = 10, limit: int | None = None) -> Inbox[str]:
-    inbox: Inbox[str] = Inbox([False] * len(counts), room, limit)
+def filled(*counts: int, capacity: int = 10, limit: int | None = None) -> Inbox[str]:
+    inbox: Inbox[str] = Inbox([False] * len(counts), capacity, limit)
     for place, count in enumerate(counts):
         for number in range(count):
             inbox.put(place, f"{'abcdef'[place]}{number}")
@@ -52,9 +52,9 @@ def test_a_round_waits_for_a_frame_that_comes_soon() -> None:
     late.join()
 
 
-def test_a_source_that_is_away_is_not_waited_for() -> None:
+def test_no_batch_waits_for_an_unavailable_source() -> None:
     inbox: Inbox[str] = Inbox([True, True])
-    inbox.set_away(1, True)
+    inbox.set_unavailable(1, True)
     inbox.put(0, "a0")
     assert within(lambda: inbox.take(2, 1000)) == [(0, "a0")]
 
@@ -67,8 +67,8 @@ def test_the_newest_of_a_live_source_wins_and_the_others_are_counted() -> None:
     assert inbox.dropped(0) == 9
 
 
-def test_a_full_place_makes_its_reader_wait() -> None:
-    inbox: Inbox[int] = Inbox([False], room=2)
+def test_a_full_queue_makes_its_reader_wait() -> None:
+    inbox: Inbox[int] = Inbox([False], capacity=2)
     reader = Thread(target=lambda: [inbox.put(0, number) for number in range(5)])
     reader.start()
     taken: list[int] = []
@@ -81,7 +81,7 @@ def test_a_full_place_makes_its_reader_wait() -> None:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_no_more_than_the_limit_is_taken(live: bool) -> None:
-    inbox: Inbox[int] = Inbox([live], room=4, limit=2)
+    inbox: Inbox[int] = Inbox([live], capacity=4, limit=2)
     taken: list[int] = []
     for number in range(4):
         inbox.put(0, number)
@@ -94,7 +94,7 @@ def test_no_more_than_the_limit_is_taken(live: bool) -> None:
 
 
 def test_closing_wakes_everyone() -> None:
-    inbox: Inbox[int] = Inbox([False], room=1)
+    inbox: Inbox[int] = Inbox([False], capacity=1)
     inbox.put(0, 0)
     answers: list[object] = []
     waiting = [Thread(target=lambda: answers.append(inbox.put(0, 1)), daemon=True)]
