@@ -99,7 +99,6 @@ WORDS = {"decoder", "queries"}
 """A part, and the axis that is its own: English, unless they stand alone."""
 SPELLED = {
     "engines/running/cuda_device": "resizes masks where they lie: a local name",
-    "imaging/postprocess": "makes detections of what the decoder says",
 }
 """Modules outside its folder that have SAM3's names, and why."""
 

@@ -23,7 +23,7 @@ from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.families.sam3.detector import open_detector
 from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError, check_unit
-from sam3_runtime.imaging.fonts import boxes_in
+from sam3_runtime.imaging.fonts import glyph_warning
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.media.sources import quiet_decoders
 from sam3_runtime.streams.cameras import IMAGES_FPS, ImageFiles, Source, find_sources
@@ -156,7 +156,7 @@ def run_stream(
         detector = stack.enter_context(open_detector(engines, classes, threshold=conf, top=top, threads=threads))
         if detector.saved is not None:
             report(detector.saved)
-        if kinds & {"video", "images"} and (no_glyph := boxes_in(one.name for one in detector.classes)):
+        if kinds & {"video", "images"} and (no_glyph := glyph_warning(one.name for one in detector.classes)):
             report(no_glyph)
         has_boxes = not isinstance(classes, Path) and any(prompt.boxes for prompt in classes)
         if has_boxes and not all(isinstance(source, ImageFiles) for source in found):

@@ -1,3 +1,3 @@
-"""Identities through time: ``tracker`` decides which detection is which thing, ``motion`` says where things go, and
-``overlap`` how much they cover each other. Knows detections, and neither engines nor sources.
+"""Tracks of detections through the frames of a source: ``tracker`` assigns ids, ``motion`` predicts boxes, ``overlap``
+compares boxes and masks, ``assignment`` pairs tracks with detections.
 """

@@ -1,8 +1,7 @@
-"""Pairs rows with columns so that what the pairs are worth is the most that it can be. Exact, small, numpy alone.
+"""Pairs rows with columns at the largest total weight; exact, NumPy alone.
 
-SciPy's ``linear_sum_assignment`` does this too; it would be the runtime's largest dependency, for this one function.
-Tracks and detections make it easy: most of them have one candidate, and those pairs are taken out first.
-Knows numbers, and neither tracks nor images.
+Same result as SciPy's ``linear_sum_assignment``, which would be the runtime's largest dependency, for one function.
+Most tracks and detections have a single candidate; those pairs are taken first.
 """
 
 from __future__ import annotations
@@ -11,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pairs = tuple[NDArray[np.intp], NDArray[np.intp]]
-"""The rows and the columns of pairs, as indices of equal length, by ascending row."""
+"""The rows and the columns of pairs, as index arrays of equal length, by ascending row."""
 
 
-def assign(worth: NDArray[np.floating]) -> Pairs:
-    """The pairs of most worth in total; ``worth`` [N, M] is 0 where a row and a column may not be paired.
+def assign(weights: NDArray[np.floating]) -> Pairs:
+    """Return the pairs of the largest total weight; ``weights`` [N, M] is 0 where a pair is not allowed.
 
-    Each row and each column is in one pair at most. Of equally good answers it is always the same one.
+    Each row and each column is in one pair at most. The choice among equally good results is deterministic.
     """
-    allowed = worth > 0
-    # Who are each other's only candidate are paired in every best answer.
+    allowed = weights > 0
+    # Rows and columns that are each other's only candidate are paired in every optimal result.
     alone = allowed & (allowed.sum(1) == 1)[:, None] & (allowed.sum(0) == 1)
     contested = allowed & ~alone
     pairs = [np.nonzero(alone)]
     rows, columns = np.flatnonzero(contested.any(1)), np.flatnonzero(contested.any(0))
     if rows.size:
-        some = worth[np.ix_(rows, columns)].astype(np.float64)
+        some = weights[np.ix_(rows, columns)].astype(np.float64)
         chosen = _cheapest(-some) if len(rows) <= len(columns) else _cheapest(-some.T)[::-1]
         good = some[chosen] > 0
         pairs.append((rows[chosen[0][good]], columns[chosen[1][good]]))
@@ -36,7 +35,7 @@ def assign(worth: NDArray[np.floating]) -> Pairs:
 
 
 def _cheapest(cost: NDArray[np.float64]) -> Pairs:
-    """Every row of ``cost`` [n, m], n at most m, with a column of its own, at the least total cost.
+    """Pair every row of ``cost`` [n, m], n <= m, with a column of its own, at the least total cost.
 
     The Hungarian method by shortest augmenting paths: rows are added one by one, and prices on rows and columns keep
     every reduced cost at 0 or above, with 0 along the pairs made so far. Time n · n · m at worst.

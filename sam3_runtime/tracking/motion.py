@@ -1,8 +1,8 @@
-"""Where boxes go: a Kalman filter for many boxes at once, each axis on its own.
+"""A Kalman filter for many boxes at once, each axis on its own.
 
-A box is its centre, which keeps its velocity but for small changes, and its width and height, which wander, and shrink
-slowly: what goes behind something else is as large when it comes out. Times are seconds, so that any frame rate, and
-frames left out, come to the same: predicting twice is predicting once over both times. Knows numbers alone.
+The state of a box is its centre, with a nearly constant velocity, and its width and height, which change slowly: an
+occluded object has the same size when it reappears. Times are in seconds, so the result does not depend on the frame
+rate or on dropped frames: predicting twice equals predicting once over both times.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sam3_runtime.imaging.boxes import Boxes
+
 MOTION = np.dtype(
     [
         ("centre", "f8", 2),  # x, y in pixels
         ("velocity", "f8", 2),  # pixels a second
         ("size", "f8", 2),  # width and height in pixels
         # Variances of the above, and the covariance of centre and velocity, of each axis.
-        ("centre_var", "f8", 2),
-        ("velocity_var", "f8", 2),
-        ("covariance", "f8", 2),
-        ("size_var", "f8", 2),
+        *((name, "f8", 2) for name in ("centre_var", "velocity_var", "covariance", "size_var")),
     ]
 )
 Motions = NDArray[Any]
@@ -29,16 +28,16 @@ Motions = NDArray[Any]
 
 # Standard deviations, in units of the box's own size (the root of its area, and so many pixels at least).
 _LEAST_SIZE = 12.0
-_MEASURED = 0.04  # of where detectors place a box
-_CUT = 2.0  # of the size of what may be seen in part
-_FIRST_SPEED = 3.0  # sizes a second, of what was seen once
+_MEASURED = 0.04  # of the position of a detected box
+_CUT = 2.0  # of the size of a box that may be partly occluded
+_FIRST_SPEED = 3.0  # sizes a second, of an object seen once
 _ACCELERATION = 3.0  # change of velocity, after a second, in sizes a second
 _GROWTH = 0.5  # change of width and height after a second
-_DOUBTS, _MOST_DOUBT = 2.0, 1.0  # standard deviations, sizes
+_DEVIATIONS, _MOST_OFFSET = 2.0, 1.0  # standard deviations, sizes
 
 
-def begin(boxes: NDArray[np.floating[Any]]) -> Motions:
-    """Boxes xyxy [N, 4] seen for the first time: at rest, as far as is known."""
+def begin(boxes: Boxes) -> Motions:
+    """Return the state [N] of boxes xyxy [N, 4] that are seen for the first time: at rest."""
     motions = np.zeros(len(boxes), MOTION)
     motions["centre"], motions["size"] = _centres_and_sizes(boxes)
     motions["centre_var"] = motions["size_var"] = (_MEASURED * _scale(motions)) ** 2
@@ -58,11 +57,11 @@ def predict(motions: Motions, seconds: float) -> None:
     motions["size_var"] += (_GROWTH * _scale(motions)) ** 2 * seconds
 
 
-def correct(motions: Motions, boxes: NDArray[np.floating[Any]]) -> Motions:
-    """``motions`` [N] after boxes xyxy [N, 4] were seen at their time.
+def correct(motions: Motions, boxes: Boxes) -> Motions:
+    """Return ``motions`` [N] updated with the detected boxes xyxy [N, 4] of the same time.
 
-    A box that is smaller than it was may be cut by something in front, or by the border. So its size is hardly
-    believed, and its place no more than it must: the whole was moved as little as leaves the box inside.
+    A box that became smaller may be occluded in part, or cut by the border. Its new size has little weight, and the
+    whole box is moved as little as is needed to contain the detected one.
     """
     after = motions.copy()
     centre, size = _centres_and_sizes(boxes)
@@ -86,15 +85,15 @@ def correct(motions: Motions, boxes: NDArray[np.floating[Any]]) -> Motions:
 
 
 def boxes_of(motions: Motions) -> NDArray[np.float64]:
-    """xyxy [N, 4] in pixels."""
+    """Return the boxes, xyxy [N, 4] in pixels."""
     half = motions["size"] / 2
     return np.concatenate([motions["centre"] - half, motions["centre"] + half], axis=1)
 
 
-def held(motions: Motions, size: tuple[int, int]) -> Motions:
-    """``motions``, those stopped at the border that would leave an image of ``size`` (height, width).
+def stop_at_border(motions: Motions, size: tuple[int, int]) -> Motions:
+    """Return ``motions`` with centres clipped to an image of ``size`` (height, width), and no velocity beyond it.
 
-    What comes back in sight does so near where it left, and not where it would be by now.
+    An object that reappears does so near the position where it left the image.
     """
     after = motions.copy()
     after["centre"] = motions["centre"].clip(0, size[::-1])
@@ -102,19 +101,17 @@ def held(motions: Motions, size: tuple[int, int]) -> Motions:
     return after
 
 
-def doubt(motions: Motions) -> NDArray[np.float64]:
-    """How far each box may be off, [N, 2] along x and y in pixels: two standard deviations, and its own size at most.
-
-    What is further away is something else.
-    """
-    return np.asarray(np.minimum(_DOUBTS * np.sqrt(motions["centre_var"]), _MOST_DOUBT * _scale(motions)))
+def uncertainty(motions: Motions) -> NDArray[np.float64]:
+    """Return the possible offset of each box, [N, 2] along x and y in pixels: two standard deviations, and at most the
+    size of the box."""
+    return np.asarray(np.minimum(_DEVIATIONS * np.sqrt(motions["centre_var"]), _MOST_OFFSET * _scale(motions)))
 
 
-def _centres_and_sizes(boxes: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _centres_and_sizes(boxes: Boxes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
     return (low + high) / 2, np.maximum(high - low, 1)  # a box is a pixel at least
 
 
 def _scale(motions: Motions) -> NDArray[np.float64]:
-    """[N, 1] the root of each box's area, in pixels, and not less than what counts as the smallest."""
+    """[N, 1] the root of each box's area, in pixels, at least the smallest size."""
     return np.asarray(np.maximum(np.sqrt(motions["size"].prod(1, keepdims=True)), _LEAST_SIZE))

@@ -1,15 +1,14 @@
-"""Gives detections an identity through time: which of them are one thing, seen again.
+"""Assigns track ids to detections: the same object has the same id in every frame.
 
-Frame by frame, as ByteTrack does it: tracks are moved to the frame's time by a Kalman filter (``motion``), compared
-with the detections of their class by boxes and masks (``overlap``), and paired so that the whole fits best
-(``assignment``); sure detections first, then weak ones, which keep a track alive and begin none. Knows no image.
+Frame by frame, as in ByteTrack: tracks are moved to the frame's time by a Kalman filter (``motion``), compared with the
+detections of their class by boxes and masks (``overlap``), and paired at the largest total similarity (``assignment``):
+confident detections first, then weak ones, which extend a track and start none.
 
-Why it is our own. Of the libraries that there are (looked at in November 2026), ``trackers`` (which supervision's
-ByteTrack has moved to; Apache-2.0, well kept) compares boxes alone unless it runs a segmentation model of its own. It
-tracks one class, and requires opencv-python, which overwrites our opencv-python-headless, with SciPy, PyAV, Matplotlib
-and NumPy 2. ``norfair`` (BSD-3; its fork ``norfair-enough`` is kept) would take a distance of ours, but pairs greedily,
-counts in frames and not in seconds, and needs SciPy. ``motpy`` has rested since 2021, ``boxmot`` is AGPL and needs
-PyTorch. None of them looks at the masks that are here already.
+Alternatives (as of November 2026): ``trackers`` (successor of supervision's ByteTrack; Apache-2.0, maintained) compares
+boxes alone unless it runs its own segmentation model, tracks one class, and requires opencv-python, which overwrites
+opencv-python-headless, with SciPy, PyAV, Matplotlib and NumPy 2. ``norfair`` (BSD-3; the fork ``norfair-enough`` is
+maintained) accepts our distance, but pairs greedily, counts frames instead of seconds, and needs SciPy. ``motpy`` is
+unmaintained since 2021, ``boxmot`` is AGPL and needs PyTorch. None of them uses the masks that are available here.
 """
 
 from __future__ import annotations
@@ -29,35 +28,37 @@ from sam3_runtime.tracking import motion, overlap
 from sam3_runtime.tracking.assignment import Pairs, assign
 
 NO_TRACK = -1
-"""The id of a detection that belongs to no track, or to one that is not confirmed yet."""
+"""The id of a detection without a track, or whose track is not confirmed yet."""
 _TRACK = np.dtype(
     [
         ("id", "i8"),  # NO_TRACK until it is confirmed
         ("sightings", "i8"),
-        ("seen", "f8"),  # when last, in seconds
+        ("seen", "f8"),  # the last time, in seconds
         ("motion", motion.MOTION),
-        ("silhouette", "?", (overlap.SIDE, overlap.SIDE)),  # when last seen
+        ("silhouette", "?", (overlap.SIDE, overlap.SIDE)),  # at that time
     ]
 )
 _Tracks = NDArray[Any]
 """N tracks of one class: a structured array [N] with the fields of ``_TRACK``."""
 _FRAMES_SLACK = 1.5  # a track is not lost before the next frame was due
-_SLIVER = 1 / 3  # of the overlap is enough where nothing else claims a detection: a thing comes out bit by bit
+_SLIVER = (
+    1 / 3
+)  # lower overlap threshold for unclaimed detections: an object that leaves an occlusion is partly visible
 _LIMITS = {"lost": (0, 3600), "begin": (0, 1), "confirm": (1, 1000), "overlap": (0, 1), "weak_overlap": (0, 1)}
 
 
 class TrackError(Sam3Error):
-    """A setting of tracks that cannot be, or detections of other classes than the tracker was made for."""
+    """An invalid track setting, or detections of another number of classes than the tracker has."""
 
 
 @dataclass(frozen=True)
 class TrackSettings:
-    """How detections become tracks. :class:`TrackError` for a value that cannot be.
+    """How detections become tracks. Raises :class:`TrackError` for a value out of range.
 
-    ``lost`` is for how many seconds a track lives out of sight, and may be found again. ``begin`` is the least score
-    of a detection that begins a track, and ``confirm`` in how many frames on end it must be seen to get an id. A
-    detection goes on with a track when it overlaps the track's place (0 to 1, intersection over union) by ``overlap``
-    at least, or, with a score below ``begin``, by ``weak_overlap``.
+    ``lost`` is the time in seconds after which an unseen track ends. ``begin`` is the least score of a detection that
+    starts a track, and ``confirm`` the number of consecutive frames after which the track gets an id. A detection
+    extends a track if it overlaps the predicted position by at least ``overlap`` (intersection over union, 0 to 1), or
+    by ``weak_overlap`` if its score is below ``begin``.
     """
 
     lost: float = 1.5
@@ -70,37 +71,38 @@ class TrackSettings:
         for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
             if not least <= value <= most:  # which NaN is not
-                raise TrackError(f"tracks cannot have {name} = {value}", f"it can be from {least} to {most}")
+                raise TrackError(f"invalid track setting {name} = {value}", f"use a value from {least} to {most}")
 
 
 class Tracker:
-    """The tracks of one source, of several classes. Not for several threads at once.
+    """The tracks of one source, of several classes. Not thread-safe.
 
-    ``classes`` is how many :class:`Detections` each frame has; ``fps``, the frames a second, tells the time where
-    :meth:`update` is not told it. Ids count from 1, over all classes, and none is given twice.
+    ``classes`` is the number of :class:`Detections` of each frame; ``fps``, in frames a second, is used where
+    :meth:`update` gets no time. Ids count from 1 over all classes and are never reused. Raises :class:`TrackError` for
+    a rate that is not a positive number.
     """
 
     def __init__(self, classes: int, fps: float, settings: TrackSettings | None = None) -> None:
         if not 0 < fps < math.inf:
-            raise TrackError(f"a source of {fps} frames a second cannot be tracked", "give the rate of its frames")
+            raise TrackError(f"invalid frame rate of a tracked source: {fps}", "use the source's frames a second")
         self.fps, self.settings = fps, settings or TrackSettings()
         self.ids_given = 0
-        """How many tracks there were so far, unconfirmed ones not counted."""
-        self._before = self._now = 0.0  # when the last two frames were
+        """Number of confirmed tracks so far."""
+        self._before = self._now = 0.0  # times of the last two frames
         self._tracks = [np.zeros(0, _TRACK) for _ in range(classes)]
 
     def update(self, detections: Sequence[Detections], seconds: float | None = None) -> list[NDArray[np.int64]]:
-        """Take in the next frame's detections, one :class:`Detections` a class, the classes always in the same order.
+        """Process the next frame's detections, one :class:`Detections` a class, the classes always in the same order.
 
-        ``seconds`` is the frame's time in its source, which makes up for frames that were dropped; a frame's length
-        after the one before where it is left out. Time that goes back is a source that begins anew: no track outlives
-        it. Returns for each class the id of every detection's track, int64 [K], :data:`NO_TRACK` where there is none.
+        ``seconds`` is the frame's time in its source, which accounts for dropped frames; the default is one frame after
+        the last. If time goes back, the source has restarted: all tracks end. Returns for each class the track id of
+        every detection, int64 [K], :data:`NO_TRACK` where it has none. Raises :class:`TrackError` for another number of
+        classes than the tracker has.
         """
         if len(detections) != len(self._tracks):
             raise TrackError(
-                f"a frame has detections of {counted(len(detections), 'class')}, and its tracker was made for "
-                f"{len(self._tracks)}",
-                "make one tracker for each source, and give it every class of every frame",
+                f"a frame has detections of {counted(len(detections), 'class')}, its tracker has {len(self._tracks)}",
+                "create one tracker for each source, and pass every class of every frame",
             )
         self._before, self._now = self._now, self._now + 1 / self.fps if seconds is None else seconds
         oldest = self._now - self.settings.lost - _FRAMES_SLACK / self.fps
@@ -117,12 +119,12 @@ class Tracker:
             return ids
         motion.predict(tracks["motion"], self._now - self._before)
         lost = tracks["seen"] < self._before
-        tracks["motion"][lost] = motion.held(tracks["motion"][lost], found.size)
-        fresh = _begun(found, rows, self._now)
+        tracks["motion"][lost] = motion.stop_at_border(tracks["motion"][lost], found.size)
+        fresh = _new_tracks(found, rows, self._now)
         sure = found.scores[rows] >= self.settings.begin
         track, row = self._pair(tracks, fresh, sure)
-        fresh[row] = _continued(tracks[track], fresh[row])
-        alive = sure  # a weak detection goes on with a track, and begins none
+        fresh[row] = _extended(tracks[track], fresh[row])
+        alive = sure  # a weak detection extends a track, and starts none
         alive[row] = True
         self._confirm(fresh, alive)
         ids[rows] = fresh["id"]
@@ -131,14 +133,14 @@ class Tracker:
         return ids
 
     def _confirm(self, fresh: _Tracks, alive: NDArray[np.bool_]) -> None:
-        """Give ids to those that are due, the best first, in place."""
+        """Set the ids of tracks that are seen often enough, the best first, in place."""
         due = np.flatnonzero(alive & (fresh["id"] == NO_TRACK) & (fresh["sightings"] >= self.settings.confirm))
         fresh["id"][due] = self.ids_given + 1 + np.arange(len(due))
         self.ids_given += len(due)
 
     def _pair(self, tracks: _Tracks, fresh: _Tracks, sure: NDArray[np.bool_]) -> Pairs:
-        """Which of ``tracks`` [N] goes on with which of ``fresh`` [K]: indices of both."""
-        worth = _worth(tracks, fresh)
+        """Pair ``tracks`` [N] with ``fresh`` [K]: indices of both."""
+        similarity = _similarity(tracks, fresh)
         confirmed = tracks["id"] != NO_TRACK
         just_seen = tracks["seen"] == self._before
         settings = self.settings
@@ -149,15 +151,15 @@ class Tracker:
             (confirmed & just_seen, ~sure, settings.weak_overlap),
             (confirmed, sure, settings.overlap * _SLIVER),
         ):
-            allowed = among[:, None] & candidates & (worth >= least)
-            pairs.append(assign(np.where(allowed, worth, 0)))
-            worth[pairs[-1][0]] = worth[:, pairs[-1][1]] = 0
+            allowed = among[:, None] & candidates & (similarity >= least)
+            pairs.append(assign(np.where(allowed, similarity, 0)))
+            similarity[pairs[-1][0]] = similarity[:, pairs[-1][1]] = 0
         first, second = zip(*pairs, strict=True)
         return np.concatenate(first), np.concatenate(second)
 
 
-def _begun(found: Detections, rows: NDArray[np.intp], now: float) -> _Tracks:
-    """Every one of these detections as a track that begins."""
+def _new_tracks(found: Detections, rows: NDArray[np.intp], now: float) -> _Tracks:
+    """The detections at ``rows`` [K] as new tracks [K]."""
     fresh = np.zeros(len(rows), _TRACK)
     fresh["id"], fresh["sightings"], fresh["seen"] = NO_TRACK, 1, now
     fresh["motion"] = motion.begin(found.boxes[rows])
@@ -165,8 +167,8 @@ def _begun(found: Detections, rows: NDArray[np.intp], now: float) -> _Tracks:
     return fresh
 
 
-def _continued(tracks: _Tracks, fresh: _Tracks) -> _Tracks:
-    """``tracks`` [N] after they were seen as ``fresh`` [N]."""
+def _extended(tracks: _Tracks, fresh: _Tracks) -> _Tracks:
+    """``tracks`` [N] after their detection as ``fresh`` [N]."""
     after = fresh.copy()
     after["id"], after["sightings"] = tracks["id"], tracks["sightings"] + 1
     after["motion"] = motion.correct(tracks["motion"], motion.boxes_of(fresh["motion"]))
@@ -175,15 +177,16 @@ def _continued(tracks: _Tracks, fresh: _Tracks) -> _Tracks:
     return after
 
 
-def _worth(tracks: _Tracks, fresh: _Tracks) -> NDArray[np.float64]:
-    """How well each of ``tracks`` goes on with each of ``fresh``: [N, K], 0 (not at all) to 1.
+def _similarity(tracks: _Tracks, fresh: _Tracks) -> NDArray[np.float64]:
+    """Similarity of each of ``tracks`` with each of ``fresh``: [N, K], 0 to 1.
 
-    The mean of how boxes and masks overlap, or of boxes alone where a mask is empty. Boxes are taken larger by what is
-    in doubt about the track's place, so that what was out of sight, or jumps by its own size, is found.
+    The mean of the overlaps of boxes and masks, or that of boxes alone where a mask is empty. Boxes are grown by the
+    uncertainty of the track's position, so an object is found after an occlusion, or a jump by its own size.
     """
-    places, boxes = motion.boxes_of(tracks["motion"]), motion.boxes_of(fresh["motion"])
-    worth = overlap.box_overlaps(places, boxes, motion.doubt(tracks["motion"]))
-    track, row = np.nonzero(worth)
-    masks = overlap.mask_overlaps(tracks["silhouette"][track], places[track], fresh["silhouette"][row], boxes[row])
-    worth[track, row] = np.where(np.isnan(masks), worth[track, row], (worth[track, row] + masks) / 2)
-    return worth
+    predicted, boxes = motion.boxes_of(tracks["motion"]), motion.boxes_of(fresh["motion"])
+    similarity = overlap.box_overlaps(predicted, boxes, motion.uncertainty(tracks["motion"]))
+    track, row = np.nonzero(similarity)
+    masks = overlap.mask_overlaps(tracks["silhouette"][track], predicted[track], fresh["silhouette"][row], boxes[row])
+    both = (similarity[track, row] + masks) / 2
+    similarity[track, row] = np.where(np.isnan(masks), similarity[track, row], both)
+    return similarity

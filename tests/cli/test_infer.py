@@ -167,7 +167,7 @@ def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(engines: 
 def test_a_character_that_no_font_has_is_said_once(engines: Path, tmp_path: Path) -> None:
     named = [f"cup {NO_FONT_HAS}", f"{NO_FONT_HAS} car"]
     outcome, printed = run(engines, tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=named)
-    assert printed.startswith(f"no font here has {NO_FONT_HAS}: labels show a box in its place\nHint: pip install ")
+    assert printed.startswith(f"no font here has {NO_FONT_HAS}: labels show a box instead\nHint: pip install ")
     assert (printed.count("no font"), outcome.exit_code) == (1, 0)
 
 

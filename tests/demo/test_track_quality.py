@@ -137,4 +137,4 @@ def test_a_setting_that_cannot_be_is_one_message(project: Path) -> None:
     command = [sys.executable, "-m", "demo.track_quality", "--lost", "-1"]
     run = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr == "Error: tracks cannot have lost = -1.0\nHint: it can be from 0 to 3600\n"
+    assert run.stderr == "Error: invalid track setting lost = -1.0\nHint: use a value from 0 to 3600\n"

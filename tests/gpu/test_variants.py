@@ -31,9 +31,10 @@ from sam3_runtime.engines.running.tensorrt import TensorRtEngine
 from sam3_runtime.families.sam3.banks import extract
 from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.postprocess import scores_of
 from sam3_runtime.families.sam3.projects import read_project
 from sam3_runtime.families.sam3.prompts import Prompt
-from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks, scores_of
+from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.records.records import EngineRecord
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sam3_runtime.imaging.drawing import _label, _places, color_of, contrast_of, draw, font_size
+from sam3_runtime.imaging.drawing import _label, _label_positions, color_of, contrast_of, draw, font_size
 from sam3_runtime.imaging.fonts import coverage
 from sam3_runtime.imaging.postprocess import Detections
 
@@ -86,7 +86,7 @@ def test_labels_stay_apart_and_on_the_picture(boxes: list[tuple[int, int, int, i
     labels = [np.zeros((24, 60 + 7 * place % 40, 3), np.uint8) for place in range(len(boxes))]
     placed = [
         (x, y, x + label.shape[1], y + label.shape[0])
-        for label, (x, y) in zip(labels, _places(boxes, labels, (720, 1280)), strict=True)
+        for label, (x, y) in zip(labels, _label_positions(boxes, labels, (720, 1280)), strict=True)
     ]
     assert len(placed) == len(boxes)
     assert not any(overlaps(one, other) for one, other in combinations(placed, 2))

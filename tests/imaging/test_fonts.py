@@ -1,4 +1,4 @@
-"""Each character in the first font that has it, from fonts made here: what a machine has differs."""
+"""Each character is drawn in the first font that contains it. The fonts are made here, as those of machines differ."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from sam3_runtime.imaging import fonts
-from sam3_runtime.imaging.fonts import coverage, without_glyph
+from sam3_runtime.imaging.fonts import coverage, missing_glyphs
 
 
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
     """What was seen of one set of fonts holds for no other."""
-    known = (fonts.coverage, fonts._font_of, fonts._box_of, fonts._opened, fonts._fonts)
+    known = (fonts.coverage, fonts._font_of, fonts._opened, fonts._fonts)
     for one in known:
         one.cache_clear()
     yield
@@ -57,7 +57,7 @@ def write_font(path: Path, characters: str, height: int = 700, blank: str = "") 
 def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The one folder that fonts are looked for in."""
     monkeypatch.setattr(fonts, "FONT_PACKAGES", ())
-    monkeypatch.setattr(fonts, "_system_folders", lambda: [str(tmp_path / "fonts"), str(tmp_path / "none")])
+    monkeypatch.setattr(fonts, "SYSTEM_FOLDERS", (str(tmp_path / "fonts"), "$NONE/none"))
     return tmp_path / "fonts"
 
 
@@ -71,9 +71,9 @@ def test_a_character_comes_from_the_first_font_that_has_it(only: Path) -> None:
     write_font(only / "LastResort.otf", "abc⭐☃")
     (only / "NotoSans-Bold.ttf").write_bytes(b"damaged")
     assert [path.name for path in fonts._fonts()] == ["NotoSans-Bold.ttf", "DejaVuSans.ttf", "Symbola.ttf"]
-    assert runs("ab ⭐ c 0") == [("ab", "DejaVuSans"), (" ", ""), ("⭐", "Symbola"), (" ", ""), ("c 0", "DejaVuSans")]
-    assert without_glyph("a⭐") == ""
-    assert without_glyph("☂ a ☂") == "☂"
+    assert runs("ab ⭐ c 0") == [("ab ", "DejaVuSans"), ("⭐ ", "Symbola"), ("c 0", "DejaVuSans")]
+    assert missing_glyphs("a⭐") == ""
+    assert missing_glyphs("☂ a ☂") == "☂"
 
 
 def test_a_glyph_without_ink_counts_as_none(only: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_is_drawn_is_the_glyph(only: Path) -> None:
 def test_what_is_no_character_leaves_nothing(only: Path, hint: str) -> None:
     write_font(only / "one.ttf", "ab ")
     assert np.array_equal(coverage(f"a{hint}b", 30), coverage("a b" if hint == "\n" else "ab", 30))
-    assert without_glyph(f"a{hint}b") == ""
+    assert missing_glyphs(f"a{hint}b") == ""
 
 
 def test_accents_are_one_with_their_letters(only: Path) -> None:
@@ -109,10 +109,10 @@ def test_accents_are_one_with_their_letters(only: Path) -> None:
 @pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 has no font for every script")
 @pytest.mark.usefixtures("only")
 def test_without_any_font_opencvs_is_used() -> None:
-    assert without_glyph("汽车 Tür Ж?") == ""
+    assert missing_glyphs("汽车 Tür Ж?") == ""
     assert not np.array_equal(coverage("汽", 30), coverage("车", 30))
     assert coverage("汽车", 30).shape[1] > coverage("汽", 30).shape[1]
-    assert without_glyph("⭐") == "⭐"
+    assert missing_glyphs("⭐") == "⭐"
 
 
 @pytest.mark.usefixtures("only")
@@ -124,4 +124,4 @@ def test_a_character_that_no_font_has_is_a_box() -> None:
 
 def test_the_extra_has_what_people_name_things_by() -> None:
     pytest.importorskip("manimgx_fonts")
-    assert without_glyph("⭐ 🚗 Tür Ж Ω é سيارة รถ कार 👩‍🚒 ❤️") == ""
+    assert missing_glyphs("⭐ 🚗 Tür Ж Ω é سيارة รถ कार 👩‍🚒 ❤️") == ""

@@ -8,23 +8,23 @@ import pytest
 from sam3_runtime.tracking.assignment import assign
 
 
-def best_by_trying_all(worth: np.ndarray) -> float:
-    """The most that pairs can be worth in total."""
-    rows, columns = worth.shape
+def best_by_trying_all(weights: np.ndarray) -> float:
+    """The most that pairs can weigh in total."""
+    rows, columns = weights.shape
     if rows > columns:
-        return best_by_trying_all(worth.T)
+        return best_by_trying_all(weights.T)
     return max(
-        sum(worth[row, column] for row, column in enumerate(order)) for order in permutations(range(columns), rows)
+        sum(weights[row, column] for row, column in enumerate(order)) for order in permutations(range(columns), rows)
     )
 
 
-def check(worth: np.ndarray) -> float:
-    """Pairs that may be, each row and column once; what they are worth."""
-    rows, columns = assign(worth)
+def check(weights: np.ndarray) -> float:
+    """Pairs that may be, each row and column once; their total weight."""
+    rows, columns = assign(weights)
     assert len(set(rows.tolist())) == len(set(columns.tolist())) == len(rows)
     assert rows.tolist() == sorted(rows.tolist())
-    assert (worth[rows, columns] > 0).all()
-    return float(worth[rows, columns].sum())
+    assert (weights[rows, columns] > 0).all()
+    return float(weights[rows, columns].sum())
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 5), (5, 2), (4, 4), (6, 5), (6, 6)])
@@ -32,8 +32,8 @@ def check(worth: np.ndarray) -> float:
 def test_is_as_good_as_trying_all(shape: tuple[int, int], share: float) -> None:
     random = np.random.default_rng(shape[0] * 10 + shape[1])
     for _ in range(30):
-        worth = random.random(shape) * (random.random(shape) < share)
-        assert check(worth) == pytest.approx(best_by_trying_all(worth))
+        weights = random.random(shape) * (random.random(shape) < share)
+        assert check(weights) == pytest.approx(best_by_trying_all(weights))
 
 
 @pytest.mark.parametrize("shape", [(60, 60), (80, 30), (30, 80)])
@@ -41,9 +41,9 @@ def test_is_as_good_as_trying_all(shape: tuple[int, int], share: float) -> None:
 def test_equals_scipy_on_many(shape: tuple[int, int], share: float) -> None:
     optimize = pytest.importorskip("scipy.optimize")
     random = np.random.default_rng(3)
-    worth = random.random(shape) * (random.random(shape) < share)
-    rows, columns = optimize.linear_sum_assignment(worth, maximize=True)
-    assert check(worth) == pytest.approx(worth[rows, columns].sum())
+    weights = random.random(shape) * (random.random(shape) < share)
+    rows, columns = optimize.linear_sum_assignment(weights, maximize=True)
+    assert check(weights) == pytest.approx(weights[rows, columns].sum())
 
 
 def test_takes_two_fair_pairs_over_the_single_best() -> None:
@@ -58,7 +58,7 @@ def test_nothing_to_pair(shape: tuple[int, int]) -> None:
 
 
 def test_ties_are_always_broken_alike() -> None:
-    worth = np.full((5, 5), 0.5)
-    first = assign(worth)
-    assert check(worth) == 2.5
-    assert all(np.array_equal(one, other) for one, other in zip(first, assign(worth), strict=True))
+    weights = np.full((5, 5), 0.5)
+    first = assign(weights)
+    assert check(weights) == 2.5
+    assert all(np.array_equal(one, other) for one, other in zip(first, assign(weights), strict=True))

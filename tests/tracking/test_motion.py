@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sam3_runtime.tracking.motion import MOTION, begin, boxes_of, correct, doubt, held, predict
+from sam3_runtime.tracking.motion import MOTION, begin, boxes_of, correct, predict, stop_at_border, uncertainty
 
 BOX = np.array([[100.0, 50.0, 140.0, 110.0]])
 
@@ -38,13 +38,13 @@ def test_frames_left_out_come_to_the_same() -> None:
         assert once[field] == pytest.approx(twice[field]), field
 
 
-def test_doubt_grows_out_of_sight_and_shrinks_when_seen() -> None:
+def test_uncertainty_grows_out_of_sight_and_shrinks_when_seen() -> None:
     motions = correct(begin(BOX), BOX)
-    near = doubt(motions)
+    near = uncertainty(motions)
     predict(motions, 0.5)
-    far = doubt(motions)
+    far = uncertainty(motions)
     assert (far > 3 * near).all()
-    assert (doubt(correct(motions, BOX)) < far / 3).all()
+    assert (uncertainty(correct(motions, BOX)) < far / 3).all()
 
 
 @pytest.mark.parametrize("hidden", [5, 20, 35])
@@ -62,11 +62,11 @@ def test_a_box_that_is_cut_goes_on_as_the_whole_does(hidden: float) -> None:
     assert motions["size"][0, 0] > 40 - 0.6 * hidden
 
 
-def test_what_leaves_the_image_is_held_at_its_border() -> None:
+def test_what_leaves_the_image_stops_at_its_border() -> None:
     motions = begin(np.concatenate([BOX, BOX]))
     motions["velocity"] = [[300, 20], [-10, 20]]
     predict(motions, 1.0)
-    after = held(motions, (480, 400))
+    after = stop_at_border(motions, (480, 400))
     assert after["centre"].tolist() == [[400, 100], [110, 100]]
     assert after["velocity"].tolist() == [[0, 20], [-10, 20]]
 

@@ -279,16 +279,16 @@ def test_many_keep_their_ids_and_every_run_is_the_same() -> None:
     [("lost", -1), ("lost", math.inf), ("lost", math.nan), ("begin", 1.5), ("confirm", 0), ("weak_overlap", 2)],
 )
 def test_settings_that_cannot_be_are_named(setting: str, value: float) -> None:
-    with pytest.raises(TrackError, match=rf"{setting} = {value}\nHint: it can be from"):
+    with pytest.raises(TrackError, match=rf"{setting} = {value}\nHint: use a value from"):
         TrackSettings(**{setting: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fps", [0, -5, math.inf, math.nan])
 def test_a_rate_that_cannot_be_is_named(fps: float) -> None:
-    with pytest.raises(TrackError, match="frames a second cannot be tracked"):
+    with pytest.raises(TrackError, match="invalid frame rate of a tracked source"):
         Tracker(1, fps)
 
 
 def test_a_frame_of_other_classes_is_refused() -> None:
-    with pytest.raises(TrackError, match="detections of 2 classes, and its tracker was made for 1"):
+    with pytest.raises(TrackError, match="detections of 2 classes, its tracker has 1"):
         Tracker(1, FPS).update([detections([]), detections([])])

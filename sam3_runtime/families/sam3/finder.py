@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from sam3_runtime.evaluation.questions import Finder, check_phrases
 from sam3_runtime.families.sam3.features import Features, arrange, features_of
 from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.postprocess import detections_of
 from sam3_runtime.families.sam3.prompts import Prompt
-from sam3_runtime.imaging.postprocess import Detections, Size, detections_of
+from sam3_runtime.imaging.postprocess import Detections, Size
 from sam3_runtime.imaging.preprocess import Image
 
 

@@ -17,24 +17,16 @@ from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.wording import counted
 from sam3_runtime.families.sam3.features import Tokens
 from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.postprocess import scores_of
 from sam3_runtime.families.sam3.prompts import BOXES_ONLY_TEXT, Prompt
 from sam3_runtime.families.sam3.reference import SAMPLED, Case, Reference
-from sam3_runtime.imaging.postprocess import resize_masks, scores_of
+from sam3_runtime.imaging.boxes import box_iou
+from sam3_runtime.imaging.postprocess import resize_masks
 from sam3_runtime.measure.judging import Findings, Judged
 from sam3_runtime.plan.paths import reference_file
 from sam3_runtime.records.records import Check, Counts, VariantConfig
 
 Array = NDArray[Any]
-
-
-def box_iou(one: Array, other: Array) -> Array:
-    """IoU of boxes [K, 4] xyxy, pairwise by row: [K]."""
-    low = np.maximum(one[:, :2], other[:, :2])
-    high = np.minimum(one[:, 2:], other[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    area = [np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1) for boxes in (one, other)]
-    union = area[0] + area[1] - shared
-    return np.asarray(np.divide(shared, union, out=np.ones_like(union), where=union > 0))
 
 
 def mask_iou(one: Array, other: Array) -> Array:

@@ -27,8 +27,9 @@ from sam3_runtime.families.sam3.features import (
     prompt_rows,
 )
 from sam3_runtime.families.sam3.parts import PartName
+from sam3_runtime.families.sam3.postprocess import begin_detections
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows
-from sam3_runtime.imaging.postprocess import Detections, begin_detections
+from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image, check_image
 from sam3_runtime.records.records import EngineRecord, VariantConfig
 from sam3_runtime.streams.images import Take

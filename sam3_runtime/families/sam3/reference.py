@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.hints import command_for
+from sam3_runtime.families.sam3.postprocess import scores_of
 
 METADATA = "sam3_reference"
 FORMAT = 1
@@ -54,7 +55,7 @@ class Case:
     @property
     def scores(self) -> NDArray[np.float32]:
         """sigmoid(logit) · sigmoid(presence) of every query, [K]."""
-        scores: NDArray[np.float32] = _sigmoid(self.pred_logits) * _sigmoid(self.presence_logits)
+        scores: NDArray[np.float32] = scores_of(self.pred_logits, self.presence_logits)
         return scores
 
 
@@ -140,7 +141,3 @@ def _case(place: int, described: Mapping[str, Any], tensors: Mapping[str, NDArra
         threshold=described["threshold"],
         **found,
     )
-
-
-def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (1.0 / (1.0 + np.exp(-x))).astype(np.float32)

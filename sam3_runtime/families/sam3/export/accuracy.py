@@ -21,8 +21,9 @@ from sam3_runtime.evaluation.questions import answer_all, check_phrases, questio
 from sam3_runtime.evaluation.reference import AccuracyReference, write_accuracy_reference
 from sam3_runtime.families.sam3.export.reference import LARGEST_FILE, make_processor
 from sam3_runtime.families.sam3.export.weights import load_model
+from sam3_runtime.families.sam3.postprocess import detections_of
 from sam3_runtime.families.sam3.prompts import Prompt
-from sam3_runtime.imaging.postprocess import Detections, Size, detections_of
+from sam3_runtime.imaging.postprocess import Detections, Size
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.records.records import CheckpointLock
 
