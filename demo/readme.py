@@ -17,7 +17,8 @@ from PIL import Image
 
 from demo.run import SCENES, TOOL, VARIANT, run
 from sam3_runtime.media.sources import load_image, read_video
-from sam3_runtime.report.text import grid, markdown
+from sam3_runtime.report.pages import folder_markdown
+from sam3_runtime.report.tables import grid
 
 PROJECT = Path(__file__).resolve().parent.parent
 H200 = "docs/results/h200.json"
@@ -37,9 +38,9 @@ def main() -> None:
     text = (PROJECT / "README.md").read_text()
     if measured.is_file():
         table = json.loads(measured.read_text())
-        shown = {key: value for key, value in table.items() if key != "variants"}  # raw samples are for joined tables
+        shown = {key: value for key, value in table.items() if key != "variants"}  # raw samples are for merged tables
         (PROJECT / "docs/results/demo.json").write_text(json.dumps(shown, indent=2) + "\n")
-        text = placed(text, "demo", markdown(table).partition("\n\n")[2].strip())
+        text = placed(text, "demo", folder_markdown(table).partition("\n\n")[2].strip())
     text = placed(text, "h200", overview(json.loads((PROJECT / H200).read_text())))
     (PROJECT / "README.md").write_text(text)
 
@@ -65,9 +66,8 @@ def placed(text: str, name: str, body: str) -> str:
 
 
 def overview(table: dict[str, Any]) -> str:
-    """The measured variants of a joined table, a line each."""
-    rows = [_line(row) for row in table["rows"] if row.get("speed")]
-    return grid(rows, list(rows[0]))
+    """The measured variants of a merged table, a line each."""
+    return grid([_line(row) for row in table["rows"] if row.get("speed")])
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

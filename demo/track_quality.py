@@ -27,6 +27,7 @@ from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.imaging.postprocess import Detections
+from sam3_runtime.report.tables import grid
 from sam3_runtime.tracking.tracker import NO_TRACK, Tracker, TrackSettings
 
 _DAMAGE = 4  # first word of the seeds of damage
@@ -221,11 +222,8 @@ def measure_engines(
 
 
 def table(rows: Mapping[str, Scores]) -> str:
-    """Markdown, a line for each row."""
-    columns = list(next(iter(rows.values())))
-    lines = [f"| detections | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(str(row[column]) for column in columns)} |" for name, row in rows.items()]
-    return "\n".join(lines)
+    """Return the scores as a Markdown table, one line each."""
+    return grid([{"detections": name, **row} for name, row in rows.items()])
 
 
 def main() -> int:

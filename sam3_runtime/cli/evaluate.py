@@ -26,7 +26,7 @@ from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import OfVariant, of_variant
-from sam3_runtime.report.text import grid
+from sam3_runtime.report.tables import grid
 
 
 class Evaluation(OfVariant):

@@ -294,9 +294,9 @@ def table(
     output: Annotated[Path, Option(help="To write OUTPUT.md and OUTPUT.json.")],
 ) -> None:
     """Merge the tables of several runs on one GPU, with the times of transformers there."""
-    from sam3_runtime.report.joined import write_joined
+    from sam3_runtime.report.merged import write_merged
 
-    joined = write_joined(files, output)
+    joined = write_merged(files, output)
     console.print(f"wrote {output}.md and {output}.json: {counted(len(joined['rows']), 'variant')}")
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from sam3_runtime.core.wording import counted
 from sam3_runtime.measure.memory import MIB, smallest_card
 from sam3_runtime.records.records import Verdict
-from sam3_runtime.report.comparisons import precision_used
+from sam3_runtime.report.eight_bit import precision_used
 
 
 def print_bank(console: Console, path: Path, as_json: bool) -> None:

@@ -13,3 +13,11 @@ def _plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+
+
+def percent(share: float) -> str:
+    """Return a share from 0 to 1 as text; only 0 is shown as 0 %, and only 1 as 100 %."""
+    shown = f"{share:.0%}"
+    if shown == "0%" and share > 0:
+        return "<1%"
+    return ">99%" if shown == "100%" and share < 1 else shown

@@ -58,7 +58,6 @@ PLUMBING = frozenset(
         ),
         # what is shown, predicted or kept beside an engine that stays as it is
         *(
-            "report/text",
             "measure/memory",
             "deploy/pack",
             "engines/cache",

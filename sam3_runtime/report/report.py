@@ -1,8 +1,8 @@
-"""The table of a work folder: one row a variant, from the JSON files that the jobs left, and nothing else.
+"""The table of a work folder: one row a variant, from the JSON files that the jobs wrote.
 
-Pure: reads records, verdicts and benchmarks, writes ``bench/table.{md,csv,json}`` and ``bench/report.html``, and
-judges. It never measures. The JSON has everything that a row is made of (``variants``), and no path, host or user
-name, so that tables of several runs can be joined elsewhere (``joined.py``).
+Pure: reads records, verdicts and benchmarks, measures nothing, and writes ``bench/table.{md,csv,json}`` and
+``bench/report.html``. The JSON contains the records behind each row (``variants``), and no path, host or user name, so
+that tables of several runs can be merged elsewhere (``merged.py``).
 """
 
 from __future__ import annotations
@@ -23,38 +23,43 @@ from sam3_runtime.plan.paths import Step, chain
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of, shareable
 from sam3_runtime.records.records import CheckpointLock, EngineRecord, Toolchain, Verdict
-from sam3_runtime.report.comparisons import method_of, notes_of, warnings_of
-from sam3_runtime.report.text import Row, as_csv, as_html, is_bad, markdown
+from sam3_runtime.report.eight_bit import NOT_WORTH_IT, method_of, slower_than_sibling, warnings_of
+from sam3_runtime.report.pages import folder_csv, folder_html, folder_markdown, is_bad
+from sam3_runtime.report.tables import Row, marked
 
 
 class GateError(Sam3Error):
     """A listed variant is missing, failed or rejected."""
 
 
-_NOT_JUDGED = ("bench", "baseline", "accuracy")
+_BESIDE_THE_VERDICT = ("bench", "baseline", "accuracy")
 
-# --- what there is of a variant ---------------------------------------------------------------------------------------
+# --- the records of a variant -----------------------------------------------------------------------------------------
 
 
 def gather(folder: Path, plan: Plan, name: str) -> Measured:
-    """What is known of one variant. ``status`` is that of its verdict, or ``failed`` or ``missing`` without one."""
-    steps = [step for step in chain(plan, plan.variant(name)) if step.stage not in _NOT_JUDGED]
+    """Read the records of one variant. Without a valid verdict, its ``status`` is ``failed`` or ``missing``."""
     directory = folder / "engines" / name
     read = {part: _read(EngineRecord, directory / f"{part}.engine.json") for part in plan.family.parts}
-    records = {str(part): record for part, record in read.items() if record is not None}
-    absent = [part for part in plan.family.parts if part not in records]
-    if absent:
-        return _without_verdict(folder, name, steps, f"no engine for {', '.join(absent)}")
+    records = {part: record for part, record in read.items() if record is not None}
     digests = {part: record.sha256 for part, record in records.items()}
-    bench: BenchResult | None = _read(BenchResult, folder / "bench" / f"{name}.json")
-    found = _verdict(folder, name, steps, digests)
-    return found.model_copy(
-        update={
-            "predicted": predict(records),
-            "engines": facts_of(records),
-            "bench": bench if bench and bench.engines == digests else None,
-        }
-    )
+    verdict: Verdict | None = _read(Verdict, directory / "verify.json")
+    absent = [part for part in plan.family.parts if part not in records]
+    known: dict[str, Any] = {}
+    if absent:
+        known = _unfinished(folder, plan, name, f"no engine for {', '.join(absent)}")
+    elif verdict is None:
+        known = _unfinished(folder, plan, name, f"no verdict: engines/{name}/verify.json")
+    elif verdict.engines != digests:
+        known = _unfinished(folder, plan, name, "its verdict is of other engines: verify again")
+    else:
+        known = verdict.model_dump(include={"status", "checks", "detections", "found", "accuracy"})
+        known["reason"] = _shareable(verdict.reason, folder)
+    if not absent:
+        bench: BenchResult | None = _read(BenchResult, folder / "bench" / f"{name}.json")
+        known |= {"predicted": predict(records), "engines": facts_of(records)}
+        known["bench"] = bench if bench and bench.engines == digests else None
+    return Measured(variant=name, **known)
 
 
 def _read(kind: Any, path: Path) -> Any:
@@ -64,19 +69,23 @@ def _read(kind: Any, path: Path) -> Any:
         return None
 
 
-def _without_verdict(folder: Path, name: str, steps: Sequence[Step], what: str) -> Measured:
-    """``failed`` with what the first job said that left a log and no files, else ``missing``."""
-    undone = [step for step in steps if not all((folder / file).exists() for file in step.files)]
-    said = {step.log: _end_of(folder / step.log) for step in undone if (folder / step.log).is_file()}
-    if not said:
-        return Measured(variant=name, status="missing", reason=what)
-    log = next((log for log, message in said.items() if message), next(iter(said)))
-    message = said[log] or "its job ended without a message: it was killed, or ran out of memory"
-    return Measured(variant=name, status="failed", reason=f"{_shown(message, folder)} ({log})")
+def _unfinished(folder: Path, plan: Plan, name: str, reason: str) -> dict[str, str]:
+    """``failed`` with the message of the first job that wrote a log and no outputs, else ``missing``."""
+    steps = [step for step in chain(plan, plan.variant(name)) if step.stage not in _BESIDE_THE_VERDICT]
+    messages = {step.log: _error_in(folder / step.log) for step in steps if _was_interrupted(folder, step)}
+    if not messages:
+        return {"status": "missing", "reason": reason}
+    log = next((log for log, message in messages.items() if message), next(iter(messages)))
+    message = messages[log] or "its job ended without a message: it was killed, or ran out of memory"
+    return {"status": "failed", "reason": f"{_shareable(message, folder)} ({log})"}
 
 
-def _end_of(log: Path) -> str | None:
-    """The message of the job of this log, or the last line of its traceback; None where it ended without either."""
+def _was_interrupted(folder: Path, step: Step) -> bool:
+    return (folder / step.log).is_file() and not all((folder / file).exists() for file in step.files)
+
+
+def _error_in(log: Path) -> str | None:
+    """The error message in a job's log, or the last line of a traceback; None if there is neither."""
     lines = log.read_text(errors="replace").splitlines()
     message = next((line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), None)
     if message is None and any(line.startswith(("Traceback", "Fatal Python error")) for line in lines):
@@ -84,93 +93,83 @@ def _end_of(log: Path) -> str | None:
     return message
 
 
-def _shown(text: str, folder: Path) -> str:
-    """A message that may be shared; what lies in the work folder keeps its place there."""
+def _shareable(text: str, folder: Path) -> str:
+    """A message without folders, except those inside the work folder."""
     return without_folders(text.replace(f"{folder.absolute()}/", ""))
-
-
-def _verdict(folder: Path, name: str, steps: Sequence[Step], digests: dict[str, str]) -> Measured:
-    verdict: Verdict | None = _read(Verdict, folder / "engines" / name / "verify.json")
-    if verdict is None:
-        return _without_verdict(folder, name, steps, f"no verdict: engines/{name}/verify.json")
-    if verdict.engines != digests:
-        return _without_verdict(folder, name, steps, "its verdict is about other engines: verify again")
-    reason = _shown(verdict.reason, folder)
-    return Measured(
-        variant=name, status=verdict.status, reason=reason, checks=verdict.checks, detections=verdict.detections,
-        found=verdict.found, accuracy=verdict.accuracy,
-    )  # fmt: skip
 
 
 # --- the row ----------------------------------------------------------------------------------------------------------
 
 
-def row_of(found: Measured) -> Row:
-    """The columns of one variant; those that nothing is known of are left out."""
+def row_of(found: Measured, others: Sequence[Measured]) -> Row:
+    """Return the row of one variant among ``others``; unknown columns are left out."""
     row: Row = {"variant": found.variant, "status": found.status, "reason": found.reason}
-    if not found.engines:
-        return row
+    if found.engines:
+        row |= engine_columns(found, others) | _memory_columns(found)
+        row |= accuracy_columns(found) | _bench_columns(found)
+    return row
+
+
+def engine_columns(found: Measured, others: Sequence[Measured]) -> Row:
+    """Return sizes, build time, precision and remarks on the engines of one variant among ``others``."""
     engines = found.engines.values()
-    row["engines_mib"] = round(sum(one["sizes"]["file"] for one in engines) / MIB, 1)
-    row["build_s"] = round(sum(one["build_seconds"] for one in engines), 1)
-    row["precision"] = "+".join(sorted({one["quantize"] or one["precision"] for one in engines}))
-    if method := method_of(found):
-        row["method"] = method
-    return row | _memory_columns(found) | accuracy_columns(found) | _bench_columns(found.bench)
+    columns = {
+        "engines_mib": round(sum(one["sizes"]["file"] for one in engines) / MIB, 1),
+        "build_s": round(sum(one["build_seconds"] for one in engines), 1),
+        "precision": "+".join(sorted({one["quantize"] or one["precision"] for one in engines})),
+        "method": method_of(found),
+        "note": NOT_WORTH_IT if slower_than_sibling(found, others) else None,
+    }
+    return {name: value for name, value in columns.items() if value is not None}
 
 
 def _memory_columns(found: Measured) -> Row:
-    """What the variant will take on a GPU, where its backend tells what that is made of, and what it took."""
+    """Predicted GPU memory, if the backend reports the sizes that it needs, and measured memory."""
     columns: Row = {}
     if found.predicted:
-        whole, kept = found.predicted["with_text"], found.predicted["without_text"]
-        columns = {key: whole[key] for key in ("weights_mib", "scratch_mib", "buffers_mib")}
-        columns |= {"vram_mib": whole["total_mib"]} | ({"vram_no_text_mib": kept["total_mib"]} if kept != whole else {})
-        columns |= {"card": smallest_card(whole["fits_gb"])}
-        columns |= {"card_no_text": smallest_card(kept["fits_gb"])} if kept != whole else {}
+        total, without_text = found.predicted["with_text"], found.predicted["without_text"]
+        columns = {key: total[key] for key in ("weights_mib", "scratch_mib", "buffers_mib")}
+        for suffix, sizes in (("", total), ("_no_text", without_text if without_text != total else None)):
+            if sizes:
+                columns[f"vram{suffix}_mib"] = sizes["total_mib"]
+                columns[f"card{suffix}"] = smallest_card(sizes["fits_gb"])
     if found.bench and found.bench.device_memory:
         columns["vram_measured_mib"] = round(found.bench.device_memory.peak_mib)
     return columns
 
 
 def accuracy_columns(found: Measured) -> Row:
-    """What the gate saw. ``cosine`` is the lowest of all outputs, and nothing where one has none."""
+    """Return the results of the gate; ``cosine`` is the lowest of all outputs, and None if one is not a number."""
     if found.status not in ("passed", "rejected", "failed") or not found.checks:
         return {}
-    worst = {check.name: check.value for check in found.checks}
-    cosines = [value for name, value in worst.items() if name.endswith("cosine")]
+    values = {check.name: check.value for check in found.checks}
+    cosines = [value for name, value in values.items() if name.endswith("cosine")]
     # `min` alone would drop a NaN that is not first.
     lowest = min(cosines, key=lambda value: -inf if isnan(value) else value, default=None)
-    counts: Row = {"found": found.found, "expected": found.detections} if found.detections else {}
-    columns = {name: column for spec in FAMILIES.values() for name, column in spec.columns.items()}
-    held = {column: _rounded(worst[name], 4) for name, column in columns.items() if name in worst}
-    return counts | {"cosine": _rounded(lowest, 6)} | held | _data_set_columns(found.accuracy)
-
-
-def _data_set_columns(accuracy: dict[str, Any] | None) -> Row:
-    """What was measured on a data set, where there is one."""
-    columns: Row = {}
+    columns: Row = {"found": found.found, "expected": found.detections} if found.detections else {}
+    columns["cosine"] = _rounded(lowest, 6)
     for spec in FAMILIES.values():
-        for column, place in spec.accuracy.items():
-            value: Any = accuracy
-            for key in place:
+        columns |= {column: _rounded(values[name], 4) for name, column in spec.columns.items() if name in values}
+    for spec in FAMILIES.values():
+        for column, path in spec.accuracy.items():
+            value: Any = found.accuracy
+            for key in path:
                 value = value.get(key) if isinstance(value, dict) else None
             if value is not None:
                 columns[column] = _rounded(value, 4)
     return columns
 
 
-def _bench_columns(result: BenchResult | None) -> Row:
-    if result is None:
+def _bench_columns(found: Measured) -> Row:
+    if found.bench is None:
         return {}
-    columns: Row = {"memory_mib": round(result.memory_peak_mib)}
-    fewest = min(result.cameras, key=lambda camera: camera.cameras)
-    of = "" if fewest.cameras == 1 else f"{fewest.cameras}cam_"
-    columns |= {f"{of}{stage}_ms": _rounded(latency.median, 2) for stage, latency in fewest.stages.items()}
-    for camera in result.cameras:
-        mark = "" if camera.stable else " (unstable)"
-        columns[f"{camera.cameras}cam_ms"] = f"{camera.end_to_end.median:.1f}{mark}"
-        columns[f"{camera.cameras}cam_fps"] = f"{camera.fps_per_camera:.2f}{mark}"
+    columns: Row = {"memory_mib": round(found.bench.memory_peak_mib)}
+    fewest = min(found.bench.cameras, key=lambda camera: camera.cameras)
+    prefix = "" if fewest.cameras == 1 else f"{fewest.cameras}cam_"
+    columns |= {f"{prefix}{stage}_ms": _rounded(latency.median, 2) for stage, latency in fewest.stages.items()}
+    for camera in found.bench.cameras:
+        columns[f"{camera.cameras}cam_ms"] = marked(f"{camera.end_to_end.median:.1f}", camera.stable)
+        columns[f"{camera.cameras}cam_fps"] = marked(f"{camera.fps_per_camera:.2f}", camera.stable)
     return columns
 
 
@@ -182,24 +181,20 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def make_table(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any]:
-    """The whole table as plain data: what it was measured on and with, the rows, and what they are made of."""
+    """Return the table as plain data: conditions, rows, and the records behind them."""
     toolchain: Toolchain | None = _read(Toolchain, folder / "toolchain.json")
     lock: CheckpointLock | None = _read(CheckpointLock, folder / "checkpoint.lock")
     found = [gather(folder, plan, name) for name in plan.names]
     settings = [engine["settings"] for one in found for engine in one.engines.values()]
-    gpus = {str(gpu) for one in settings for gpu in one.get("gpus", [])}
-    rows = [row_of(one) for one in found]
-    for place, note in notes_of(found).items():
-        rows[place]["note"] = note
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "measured": sorted({one.bench.date for one in found if one.bench}),
         "partial": partial,
         "device": sorted({one.bench.device for one in found if one.bench}),
         "toolchain": toolchain.model_dump() if toolchain else None,
-        "gpus": sorted(gpus, key=float),
+        "gpus": sorted({str(gpu) for one in settings for gpu in one.get("gpus", [])}, key=float),
         "checkpoint": _checkpoint(lock) if lock else None,
-        "rows": rows,
+        "rows": [row_of(one, found) for one in found],
         "warnings": warnings_of(found),
         "variants": [json.loads(one.model_dump_json()) for one in found],
     }
@@ -210,31 +205,33 @@ def _checkpoint(lock: CheckpointLock) -> dict[str, Any]:
 
 
 def write_tables(folder: Path, plan: Plan, partial: bool = False) -> dict[str, Any]:
-    """Write ``bench/table.json``, ``.md``, ``.csv`` and ``bench/report.html`` and return the table."""
+    """Write ``bench/table.json``, ``.md``, ``.csv`` and ``bench/report.html``, and return the table."""
     table = make_table(folder, plan, partial)
-    bench = folder / "bench"
-    write_atomically(bench / "table.json", (json.dumps(table, indent=1) + "\n").encode())
-    write_atomically(bench / "table.md", markdown(table).encode())
-    write_atomically(bench / "table.csv", as_csv(table).encode())
-    write_atomically(bench / "report.html", as_html(table).encode())
+    files = {
+        "table.json": json.dumps(table, indent=1) + "\n",
+        "table.md": folder_markdown(table),
+        "table.csv": folder_csv(table),
+        "report.html": folder_html(table),
+    }
+    for name, text in files.items():
+        write_atomically(folder / "bench" / name, text.encode())
     return table
 
 
 def judge(folder: Path, plan: Plan) -> None:
-    """Write the table, print it, and raise :class:`GateError` where a listed variant is missing, failed or rejected."""
-    table, names = write_tables(folder, plan), plan.names
-    print(f"\n{markdown(table)}")
-    bad = [row for row in table["rows"] if is_bad(row)]
+    """Write and print the table. Raises :class:`GateError` if a listed variant is missing, failed or rejected."""
+    table = write_tables(folder, plan)
+    print(f"\n{folder_markdown(table)}")
+    rows, total = table["rows"], counted(len(plan.names), "variant")
+    bad = [f"  {row['variant']}: {row['status']}: {row['reason']}" for row in rows if is_bad(row)]
     if bad:
-        listed = "\n".join(f"  {row['variant']}: {row['status']}: {row['reason']}" for row in bad)
         raise GateError(
-            f"{len(bad)} of {counted(len(names), 'variant')} did not pass:\n{listed}",
+            "\n".join([f"{len(bad)} of {total} did not pass:", *bad]),
             "verify.json has every comparison; the limits are `gate:` in variants.yaml",
         )
-    unjudged = [row["variant"] for row in table["rows"] if row["status"] == "unverified"]
-    if unjudged:
-        built = f"{len(unjudged)} of {counted(len(names), 'variant')}"
-        print(f"Built and not judged: {built}, as that needs the machine that runs them.")
+    unverified = sum(row["status"] == "unverified" for row in rows)
+    if unverified:
+        print(f"Built, not verified: {unverified} of {total}; verify them on the machine that runs them.")
     else:
-        print(f"{'All ' if len(names) > 1 else ''}{counted(len(names), 'variant')} passed.")
-    print("The table is in the work folder: bench/table.md.")
+        print(f"{'All ' if len(rows) > 1 else ''}{total} passed.")
+    print("The table is bench/table.md in the work folder.")

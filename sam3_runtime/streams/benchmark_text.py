@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sam3_runtime.core.wording import counted
 from sam3_runtime.records.measurements import StreamBench
-from sam3_runtime.report.text import RANDOM_NOTE, checkpoint_is_random, grid
+from sam3_runtime.report.pages import RANDOM_NOTE, checkpoint_is_random
+from sam3_runtime.report.tables import grid
 
 _LEGEND = (
     "A round is a batch of frames, from one round's end to the next one's: decoding, preprocessing, engines, "

@@ -83,7 +83,7 @@ def test_info_tells_what_was_asked_for_from_what_engines_run_in(tmp_path: Path) 
     print_variant(Console(file=printed, width=200), describe(variant))
     decoder = next(line for line in printed.getvalue().splitlines() if "decoder_q50" in line)
     assert decoder.split("│")[3].strip() == "fp32"
-    assert "\ndecoder runs in float32 25%, 75% not told by TensorRT 1.0\n" in printed.getvalue()
+    assert "\ndecoder runs in float32 25%, 75% not reported by TensorRT 1.0\n" in printed.getvalue()
 
 
 def test_the_overview_says_what_sharing_saved(tmp_path: Path) -> None:

@@ -120,14 +120,6 @@ def test_one_class_holds_everything() -> None:
     assert {thing.shape for thing in of_one_class(next(crossing())).things} == {SHAPES[0]}
 
 
-def test_the_table_is_markdown() -> None:
-    assert table({"mild": {"HOTA": 0.9, "things": 3}}).splitlines() == [
-        "| detections | HOTA | things |",
-        "|---|---|---|",
-        "| mild | 0.9 | 3 |",
-    ]
-
-
 def test_the_document_says_what_was_measured(project: Path) -> None:
     measured = json.loads((project / "docs/results/tracks.json").read_text())
     assert table(measured["scores"]) in (project / "docs/tracks.md").read_text()

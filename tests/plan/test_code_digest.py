@@ -72,7 +72,7 @@ def test_comments_docstrings_and_layout_change_nothing(package: Path) -> None:
         ("engines/running/kernels/steps.ptx", ".version 6.3", ".version 6.4", "run on a GPU"),
         ("engines/building/tensorrt_recipe.py", "from __future__", "import re\nfrom __future__", "build on a GPU"),
         ("families/sam3/export/layers.py", "from __future__", "import re\nfrom __future__", "families/sam3/export"),
-        ("report/text.py", "from __future__", "import re\nfrom __future__", "nothing"),
+        ("core/wording.py", "from __future__", "import re\nfrom __future__", "nothing"),
     ],
 )
 def test_an_edit_changes_the_code_of_the_jobs_that_it_decides(

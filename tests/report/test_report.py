@@ -79,7 +79,7 @@ def test_what_is_unknown_is_not_written_and_numbers_have_their_nouns(
     assert "\nAll 2 variants passed.\n" in capsys.readouterr().out
     verdict(tmp_path, "unverified", built(tmp_path))
     judge(tmp_path, listing(tmp_path, NAME))
-    assert "\nBuilt and not judged: 1 of 1 variant, as that needs" in capsys.readouterr().out
+    assert "\nBuilt, not verified: 1 of 1 variant; verify" in capsys.readouterr().out
 
 
 def test_a_variant_that_passed(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_variant_that_passed(tmp_path: Path) -> None:
     assert f"| {NAME} | passed |" in (tmp_path / "bench/table.md").read_text()
     text = (tmp_path / "bench/table.md").read_text()
     assert "because" not in text
-    assert "`passed` means" in text
+    assert "`passed`: within" in text
     assert "unstable" not in text, "it is explained where it stands"
     rows = list(csv.DictReader((tmp_path / "bench/table.csv").read_text().splitlines()))
     assert rows[0]["cosine"] == "0.99995"
@@ -223,7 +223,7 @@ def test_an_unstable_run_says_so_and_a_partial_table_too(tmp_path: Path) -> None
     write_tables(tmp_path, listing(tmp_path, NAME), partial=True)
     text = (tmp_path / "bench/table.md").read_text()
     assert "10.0 (unstable)" in text
-    assert "`(unstable)` stands where" in text
+    assert "`(unstable)`: the medians" in text
     assert "partial" in text
 
 
@@ -234,7 +234,7 @@ def test_what_is_written_holds_no_path(tmp_path: Path) -> None:
 
 
 def test_what_the_table_says_holds_no_path(tmp_path: Path) -> None:
-    """It has everything that a joined table needs, and may be shared."""
+    """It has everything that a merged table needs, and may be shared."""
     digests = built(tmp_path)
     verdict(tmp_path, "passed", digests)
     bench(tmp_path, digests)

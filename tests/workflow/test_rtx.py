@@ -49,7 +49,7 @@ def test_everything_is_built_and_nothing_judged(rtx: WorkFolder) -> None:
 
 def test_the_table_says_what_is_predicted_and_what_was_not_measured(rtx: WorkFolder) -> None:
     text = (rtx.path / "bench/table.md").read_text()
-    assert "not run on any RTX card" in text
+    assert "Not run on any RTX GPU" in text
     assert "compiled for: Ada (8.9) and Blackwell (12.0)" in text
     row = json.loads((rtx.path / "bench/table.json").read_text())["rows"][0]
     assert row["status"] == "unverified"

@@ -17,9 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam3_runtime.core.wording import counted
+from sam3_runtime.core.wording import counted, percent
 from sam3_runtime.records.records import UNKNOWN, Layers
-from sam3_runtime.report.text import percent
 
 _NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
 _TYPES = (

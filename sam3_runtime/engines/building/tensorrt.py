@@ -14,6 +14,7 @@ from typing import Any
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import find_gpu
+from sam3_runtime.core.wording import percent
 from sam3_runtime.engines.building import Built, Task, tensorrt_python, trtexec
 from sam3_runtime.engines.building.inspector import (
     Layer,
@@ -30,7 +31,6 @@ from sam3_runtime.engines.building.tensorrt_recipe import Recipe, make_recipe, s
 from sam3_runtime.engines.building.timing_cache import TimingCache
 from sam3_runtime.plan.toolchain import release_of, trtexec_version
 from sam3_runtime.records.records import Layers
-from sam3_runtime.report.text import percent
 
 _HALF = 0.5
 _INSTALL = "pip install 'sam3-runtime[tensorrt]'; on Jetson it comes with JetPack"

@@ -80,13 +80,13 @@ def test_the_steps_of_a_variant_in_order(tmp_path: Path) -> None:
 
 def test_the_predecessor_stands_beside_what_can_be_compared_with_it() -> None:
     text = markdown(result(row(Variant((8, 50, 672))), row(Variant((4, 50, 672)))))
-    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| b")}
-    assert lines["b8_q50_r672"].endswith("| 12 | 4582 |")
-    assert lines["b4_q50_r672"].endswith("|  |  |")
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| b")]
+    assert next(line for line in lines if line[1] == "b8_q50_r672")[-3:-1] == ["12", "4582"]
+    assert next(line for line in lines if line[1] == "b4_q50_r672")[-3:-1] == ["", ""]
     assert "Not run on any RTX card" in text
     assert "4 frames (minmax)" in text
     assert "Not complete" not in text
-    assert text.count("| b8/text-encoder |") == 1
+    assert text.count("| b8/text-encoder ") == 1
 
 
 def test_what_was_expected_is_held_against_what_was_reached() -> None:

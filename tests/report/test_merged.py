@@ -1,4 +1,4 @@
-"""Joined tables: what may stand together, what does not, and what is read off them."""
+"""Merged tables: what can be compared, what is rejected, and what a table shows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from sam3_runtime.cli.main import app
 from sam3_runtime.core.errors import RecordError
+from sam3_runtime.core.wording import percent
 from sam3_runtime.records.measurements import Measured
 from sam3_runtime.records.records import Layers, Record, Toolchain
-from sam3_runtime.report.joined import join, write_joined
-from sam3_runtime.report.joined_text import markdown
-from sam3_runtime.report.text import percent
+from sam3_runtime.report.merged import merge, write_merged
+from sam3_runtime.report.pages import merged_markdown
 from tests.measured import baseline, measured
 
 
@@ -36,7 +36,7 @@ def test_runs_and_baselines_in_one_table(tmp_path: Path) -> None:
         table(tmp_path / "two", measured("b8_q50_r1008", vision=8.0, image=30.0)),
         saved(tmp_path / "r672.json", baseline(672)),
     ]
-    write_joined(files, tmp_path / "results/h200")
+    write_merged(files, tmp_path / "results/h200")
     text = (tmp_path / "results/h200.md").read_text()
     found = json.loads((tmp_path / "results/h200.json").read_text())
     small, large = found["rows"]
@@ -69,9 +69,9 @@ def test_runs_and_baselines_in_one_table(tmp_path: Path) -> None:
 
 def test_a_joined_table_can_be_joined_again(tmp_path: Path) -> None:
     first = [table(tmp_path, measured("b8_q50_r672")), saved(tmp_path / "r672.json", baseline(672))]
-    once = write_joined(first, tmp_path / "once")
+    once = write_merged(first, tmp_path / "once")
     more = table(tmp_path / "more", measured("b8_q50_r560"))
-    assert join([tmp_path / "once.json", more])["rows"][0] == once["rows"][0]
+    assert merge([tmp_path / "once.json", more])["rows"][0] == once["rows"][0]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_was_measured_on_different_things_is_refused(tmp_path: Path, what: 
     one = table(tmp_path / "one", measured("b8_q50_r672"))
     other = table(tmp_path / "other", measured("b8_q50_r560", **changes))
     with pytest.raises(RecordError, match=f"different {what}") as caught:
-        join([one, other])
+        merge([one, other])
     assert str(one) in str(caught.value)
     assert str(other) in str(caught.value)
 
@@ -94,33 +94,33 @@ def test_what_was_measured_on_different_things_is_refused(tmp_path: Path, what: 
 def test_a_baseline_of_another_gpu_is_refused(tmp_path: Path) -> None:
     files = [table(tmp_path, measured()), saved(tmp_path / "r672.json", baseline(device="NVIDIA L4"))]
     with pytest.raises(RecordError, match="different GPUs"):
-        join(files)
+        merge(files)
 
 
 def test_a_variant_twice_is_refused_unless_its_method_differs(tmp_path: Path) -> None:
     plain, qdq = measured("b8_q50_r672"), measured("b8_q50_r672_int8")
     calibrated = measured("b8_q50_r672_int8", vision_record={"graph": "vision-encoder_fp32"})
     one = table(tmp_path / "one", plain, qdq)
-    both = join([one, table(tmp_path / "two", calibrated)])
+    both = merge([one, table(tmp_path / "two", calibrated)])
     assert [row["variant"] for row in both["rows"]][1:] == ["b8_q50_r672_int8", "b8_q50_r672_int8 (calibrator)"]
     assert [row["accuracy"][0].get("method") for row in both["rows"]] == [None, "qdq", "calibrator"]
     with pytest.raises(RecordError, match="b8_q50_r672_int8 is in"):
-        join([one, table(tmp_path / "three", qdq)])
+        merge([one, table(tmp_path / "three", qdq)])
 
 
 def test_a_measurement_takes_the_place_of_a_variant_without_one(tmp_path: Path) -> None:
     unmeasured = measured("b8_q50_r672").model_copy(update={"bench": None})
     first = table(tmp_path / "one", unmeasured, measured("b8_q50_r560"))
     second = table(tmp_path / "two", measured("b8_q50_r672"))
-    rows = join([first, second])["rows"]
+    rows = merge([first, second])["rows"]
     assert [row["variant"] for row in rows] == ["b8_q50_r672", "b8_q50_r560"]
-    assert rows[0]["speed"] == join([second])["rows"][0]["speed"]
-    assert join([second, first])["rows"][0] == rows[0]
+    assert rows[0]["speed"] == merge([second])["rows"][0]["speed"]
+    assert merge([second, first])["rows"][0] == rows[0]
 
 
 def test_ratios_stand_only_beside_the_same_work(tmp_path: Path) -> None:
     files = [table(tmp_path, measured()), saved(tmp_path / "r672.json", baseline(prompts=8))]
-    beside = join(files)["rows"][0]["beside"]
+    beside = merge(files)["rows"][0]["beside"]
     assert [line["images"] for line in beside] == [1, 8]
     assert not [column for line in beside for column in line if column.startswith("end to end")]
 
@@ -129,18 +129,18 @@ def test_ratios_stand_only_beside_the_same_work(tmp_path: Path) -> None:
 def test_other_files_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "other.json").write_text(content)
     with pytest.raises(RecordError, match=r"other\.json"):
-        join([tmp_path / "other.json"])
+        merge([tmp_path / "other.json"])
     with pytest.raises(RecordError, match=r"absent.json is missing"):
-        join([tmp_path / "absent.json"])
+        merge([tmp_path / "absent.json"])
 
 
 def test_eight_bits_that_are_slower_are_not_worth_it(tmp_path: Path) -> None:
     slow = [measured("b8_q50_r672", vision=3.0), measured("b8_q50_r672_int8", vision=3.3)]
-    found = write_joined([table(tmp_path, *slow)], tmp_path / "out")
+    found = write_merged([table(tmp_path, *slow)], tmp_path / "out")
     assert [row["accuracy"][0].get("note") for row in found["rows"]] == [None, "not worth it"]
     assert "10.0 % more than b8_q50_r672" in (tmp_path / "out.md").read_text()
     fast = [measured("b8_q50_r672", vision=3.0), measured("b8_q50_r672_int8", vision=2.0)]
-    assert join([table(tmp_path / "fast", *fast)])["warnings"] == []
+    assert merge([table(tmp_path / "fast", *fast)])["warnings"] == []
 
 
 def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
@@ -149,26 +149,27 @@ def test_a_warning_where_little_runs_in_8_bits(tmp_path: Path) -> None:
         made = Layers(count=9, types={}, work=work, attention=0, reformats=0, opaque=1)
         return {"vision_record": {"layers": made}}
 
-    little = join([table(tmp_path, measured("b8_q50_r672_int8", **layers(20)))])
+    little = merge([table(tmp_path, measured("b8_q50_r672_int8", **layers(20)))])
     assert little["warnings"] == [
-        "b8_q50_r672_int8: only 25% of its vision encoder's matrix work runs in 8 bits, as far as TensorRT tells"
+        "b8_q50_r672_int8: only 25% of the matrix work of its vision encoder runs in 8 bits, as far as TensorRT "
+        "reports it"
     ]
     assert little["rows"][0]["accuracy"][0]["8-bit share"] == "25%"
-    assert join([table(tmp_path, measured("b8_q50_r672_int8", **layers(90)))])["warnings"] == []
+    assert merge([table(tmp_path, measured("b8_q50_r672_int8", **layers(90)))])["warnings"] == []
     # Where most is hidden nothing can be said.
-    hidden = join([table(tmp_path, measured("b8_q50_r672_int8", **layers(20, unknown=500)))])
+    hidden = merge([table(tmp_path, measured("b8_q50_r672_int8", **layers(20, unknown=500)))])
     assert hidden["warnings"] == []
     assert "8-bit share" not in hidden["rows"][0]["accuracy"][0]
 
 
-def test_what_tensorrt_does_not_tell_is_of_no_type(tmp_path: Path) -> None:
-    """As 8.6 told of a vision encoder on an H200."""
+def test_work_that_tensorrt_does_not_report_is_of_no_type(tmp_path: Path) -> None:
+    """As 8.6 reports a vision encoder on an H200."""
     work = {"float16": 602112, "int8": 6946816, "unknown": 444596224}
     made = Layers(count=18, types={"unknown": 12}, work=work, attention=0, reformats=6, opaque=1)
     toolchain = Toolchain(backend="tensorrt", version="8.6.1")
     one = measured("b8_q50_r672", vision_record={"layers": made, "toolchain": toolchain})
-    shown = join([table(tmp_path, one)])["rows"][0]["accuracy"][0]["vision precision"]
-    assert shown == "int8 2%, float16 <1%, 98% not told by TensorRT 8.6.1"
+    shown = merge([table(tmp_path, one)])["rows"][0]["accuracy"][0]["vision precision"]
+    assert shown == "int8 2%, float16 <1%, 98% not reported by TensorRT 8.6.1"
 
 
 def test_shares_of_a_little_and_of_nearly_all_say_so() -> None:
@@ -176,7 +177,7 @@ def test_shares_of_a_little_and_of_nearly_all_say_so() -> None:
 
 
 def test_what_was_found_stands_beside_what_was_expected(tmp_path: Path) -> None:
-    row = join([table(tmp_path, measured())])["rows"][0]["accuracy"][0]
+    row = merge([table(tmp_path, measured())])["rows"][0]["accuracy"][0]
     assert (row["found"], row["expected"], "detections" in row) == (11, 12, False)
 
 
@@ -184,7 +185,7 @@ def test_measurements_from_before_detections_were_counted_are_read(tmp_path: Pat
     older = measured().model_dump(mode="json")
     del older["found"]
     (tmp_path / "table.json").write_text(json.dumps({"variants": [older]}))
-    write_joined([tmp_path / "table.json"], tmp_path / "out")
+    write_merged([tmp_path / "table.json"], tmp_path / "out")
     assert "| expected |" in (tmp_path / "out.md").read_text()
     assert "| found |" not in (tmp_path / "out.md").read_text()
 
@@ -199,10 +200,13 @@ def test_the_command_writes_both_files(tmp_path: Path) -> None:
 
 def test_a_variant_that_was_not_built_has_its_row(tmp_path: Path) -> None:
     absent = Measured(variant="b8_q50_r560", status="failed", reason="out of memory")
-    write_joined([table(tmp_path, measured(), absent)], tmp_path / "out")
+    write_merged([table(tmp_path, measured(), absent)], tmp_path / "out")
     assert "b8_q50_r560 is **failed**: out of memory" in (tmp_path / "out.md").read_text()
 
 
-def test_the_committed_table_is_that_of_its_json() -> None:
+@pytest.mark.parametrize("name", ["h200", "classifier-h200"])
+def test_the_committed_table_is_that_of_its_json(name: str) -> None:
     results = Path(__file__).parents[2] / "docs/results"
-    assert markdown(json.loads((results / "h200.json").read_text())) == (results / "h200.md").read_text()
+    found = merge([results / f"{name}.json"])
+    assert found == json.loads((results / f"{name}.json").read_text())
+    assert merged_markdown(found) == (results / f"{name}.md").read_text()
