@@ -4,12 +4,12 @@
     python -m demo.accuracy --backend tensorrt     the same on the GPU of this machine
     python -m demo.accuracy --page                 the page alone, from docs/results/accuracy-*.json
 
-What `make accuracy` runs. One parameter is varied at a time from 336 pixels, 200 queries and floating point; on a GPU it is
-the precision alone, as the effect of resolution and queries does not depend on the machine. Each algorithm of INT8 is a work folder
-of its own in demo/work/accuracy/, as it is a setting of one; a second run builds and measures only what changed. With
-`--prepare` these folders are written and nothing is run: where PyTorch and TensorRT live in different environments,
-`snakemake export_all --directory FOLDER` is then run in the first, and this without `--prepare` in the second. Rejected variants
-are measured too, and marked in the table.
+What `make accuracy` runs. One parameter is varied at a time from 336 pixels, 200 queries and floating point; on a GPU
+only the precision, as the effect of resolution and queries does not depend on the machine. Each algorithm of INT8 has
+its own work folder in demo/work/accuracy/, as it is a setting of a folder; a second run builds and measures only what
+changed. `--prepare` writes these folders and runs nothing: where PyTorch and TensorRT are in different environments,
+`snakemake export_all --directory FOLDER` is then run in the first, and this without `--prepare` in the second. Rejected
+variants are measured too, and marked in the table.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ parameter is varied at a time. AP is COCO's, the mean over phrases and over IoU 
 objects below 32² pixels. cgF1 is SAM 3's. False alarms are absent phrases with a detection above the threshold, as a
 share of these prompts and of images. `ms` is the median time of an image, from preprocessing to masks. `verdict` is the
 gate's, with its limits for float or 8 bits: on features and detections of four photographs, and on AP of the first 50
-scenes. [Evaluating](evaluation.md) describes how to measure your own data, and [INT8 and FP8](quantization.md) discusses
-the 8-bit rows."""
+scenes. [Evaluating](evaluation.md) describes how to measure your own data, and [INT8 and FP8](quantization.md)
+discusses the 8-bit rows."""
 
 
 def _section(found: dict[str, Any]) -> Iterator[str]:

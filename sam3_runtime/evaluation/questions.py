@@ -1,7 +1,6 @@
-"""Asks a finder everything that a concept data set asks, and measures its answers.
+"""Prompts a detector with a concept data set and collects its answers.
 
-A finder is anything that finds prompts on pictures: a variant's engines (``engines.py``), or float32 PyTorch
-(``export/accuracy.py``), so that both are measured alike. Knows neither.
+The detector is a variant's engines or float32 PyTorch (:data:`Finder`), so that both are measured alike.
 """
 
 from __future__ import annotations
@@ -20,38 +19,38 @@ from sam3_runtime.imaging.postprocess import Detections, mask_to_rle
 from sam3_runtime.imaging.preprocess import Image
 
 FLOOR = 0.01
-"""Score from which an answer is kept for AP, which looks at the whole ranking."""
+"""Least score of an answer; AP needs the whole ranking."""
 _SEED = 0
 
 PromptKind = Literal["words", "boxes"]
-"""Whether phrases are asked in words, or by an example box of one instance on the same picture."""
+"""Whether prompts are the phrases, or an example box of one instance on the same image."""
 Finder = Callable[[Sequence[Image], Sequence[Sequence[Prompt]], float], Iterable[Sequence[Detections]]]
-"""Finds on each picture the prompts that are meant for it, with all scores above a floor: an entry a picture."""
+"""Detects the prompts of each image, ``prompts[image][prompt]``, at scores above a floor: an entry for each image."""
 Question = tuple[ConceptImage, dict[int, Prompt]]
-"""A picture and what it is asked, by category."""
+"""An image and its prompts by category."""
 
 
 def check_phrases(phrases: Iterable[str], count: Callable[[str], int], limit: int) -> None:
-    """:class:`DataSetError` for a phrase that has more than ``limit`` tokens, as ``count`` counts them."""
+    """Raise :class:`DataSetError` for a phrase of more than ``limit`` tokens, as ``count`` counts them."""
     for phrase in phrases:
         if count(phrase) > limit:
             raise DataSetError(
-                f"the phrase {phrase!r} has {count(phrase)} tokens, and the model takes {limit}",
+                f"the phrase {phrase!r} has {count(phrase)} tokens, the model reads {limit}",
                 "shorten the category's name",
             )
 
 
 def questions_of(data: ConceptData, prompts: PromptKind = "words") -> list[Question]:
-    """What each picture is asked; pictures that are asked nothing are left out.
+    """Return the prompts of each image; images without prompts are left out.
 
-    By example box, only phrases that have instances can be asked: the box is drawn from these, always the same one. The
-    instance that it shows is among those to be found. :class:`DataSetError` where no picture can be asked.
+    By example box, only phrases with instances are prompted: one instance is chosen at random with a fixed seed. It is
+    among those to be found. Raises :class:`DataSetError` if no image has a prompt.
     """
     if prompts == "words":
-        asked = [(image, {one: Prompt(data.categories[one].name) for one in image.prompted}) for image in data.images]
+        found = [(image, {one: Prompt(data.categories[one].name) for one in image.prompted}) for image in data.images]
     else:
-        asked = [(image, _by_example(data, image)) for image in data.images]
-    found = [(image, chosen) for image, chosen in asked if chosen]
+        found = [(image, _by_example(data, image)) for image in data.images]
+    found = [(image, chosen) for image, chosen in found if chosen]
     if not found:
         raise DataSetError(f"{data.name} has no instance to take an example box from", "use --prompts words")
     return found
@@ -70,7 +69,7 @@ def _by_example(data: ConceptData, image: ConceptImage) -> dict[int, Prompt]:
             if not one.crowd and clipped[0] < clipped[2] and clipped[1] < clipped[3]:
                 boxes.append(clipped)
         if boxes:
-            draw = random.Random(f"{_SEED} {image.id} {category}")  # the same box whatever else is asked
+            draw = random.Random(f"{_SEED} {image.id} {category}")  # does not depend on the other prompts
             chosen[category] = Prompt(boxes=(draw.choice(boxes),))
     return chosen
 
@@ -81,26 +80,25 @@ def answer_all(
     batch: int,
     left_out: Callable[[ConceptImage, Sam3Error], None] | None = None,
 ) -> Iterator[list[Answer]]:
-    """The answers to each picture's questions, ``batch`` pictures at a time; one list a picture.
+    """Yield the answers for each image, ``batch`` images at a time.
 
-    A picture that cannot be read, or is not the one that was annotated, gets none, and ``left_out`` is told; without
-    it that is raised, as :meth:`ConceptImage.read` does.
+    An image that cannot be read, or is not the annotated one, gets an empty list and is passed to ``left_out``; without
+    that, the error of :meth:`ConceptImage.read` is raised.
     """
     for start in range(0, len(questions), batch):
         chunk, images = [], []
-        for image, asked in questions[start : start + batch]:
+        for image, prompts in questions[start : start + batch]:
             try:
                 images.append(image.read())
+                chunk.append((image, prompts))
             except (SourceError, DataSetError) as error:
                 if left_out is None:
                     raise
                 left_out(image, error)
                 yield []
-            else:
-                chunk.append((image, asked))
-        found = detect(images, [list(asked.values()) for _, asked in chunk], FLOOR) if images else []
-        for (image, asked), detections in zip(chunk, found, strict=True):
-            yield [_answer(image, number, one) for number, one in zip(asked, detections, strict=True)]
+        found = detect(images, [list(prompts.values()) for _, prompts in chunk], FLOOR) if images else []
+        for (image, prompts), detections in zip(chunk, found, strict=True):
+            yield [_answer(image, number, one) for number, one in zip(prompts, detections, strict=True)]
 
 
 def _answer(image: ConceptImage, category: int, found: Detections) -> Answer:
@@ -110,7 +108,7 @@ def _answer(image: ConceptImage, category: int, found: Detections) -> Answer:
 
 
 def as_coco_results(answers: Iterable[Answer]) -> list[dict[str, Any]]:
-    """COCO's results format: what other evaluators read."""
+    """Return the answers in COCO's results format, for other evaluators."""
     return [
         {
             "image_id": answer.pair[0],

@@ -1,21 +1,16 @@
-"""The file of what float32 PyTorch reaches on a concept data set: one safetensors file, without PyTorch.
+"""The file with the accuracy of float32 PyTorch on a concept data set.
 
-It holds the pictures, what they are asked and what is there, and the reference's accuracy, so that verifying needs
-neither the data set nor the checkpoint. ``export/accuracy.py`` makes it. Nothing here measures or judges anything.
+It contains the images, prompts and instances too, so that verification needs neither the data set nor the checkpoint.
+``families/sam3/export/accuracy.py`` computes it.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sam3_runtime.core.errors import RecordError
-from sam3_runtime.core.files import written_whole
-from sam3_runtime.core.hints import command_for
+from sam3_runtime.core.tensor_files import read_tensors, write_tensors
 from sam3_runtime.evaluation.data_set import Category, ConceptData, ConceptImage, Instance
 from sam3_runtime.evaluation.metrics import Accuracy
 
@@ -25,7 +20,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class AccuracyReference:
-    """``accuracy`` is float32 PyTorch's on ``data``, with all queries of the model."""
+    """``accuracy`` is that of float32 PyTorch on ``data``, with all queries of the model."""
 
     resolution: int
     checkpoint_digest: str
@@ -34,11 +29,9 @@ class AccuracyReference:
 
 
 def write_accuracy_reference(path: Path, reference: AccuracyReference) -> None:
-    """Write the file whole; pictures are stored as pixels, so that it grows with their size."""
-    from safetensors.numpy import save_file
-
+    """Write the file, with the images as pixels. Raises what :meth:`ConceptImage.read` raises."""
     data = reference.data
-    described = {
+    description = {
         "format": FORMAT,
         "resolution": reference.resolution,
         "checkpoint_digest": reference.checkpoint_digest,
@@ -49,37 +42,23 @@ def write_accuracy_reference(path: Path, reference: AccuracyReference) -> None:
         "categories": [[number, asdict(one)] for number, one in data.categories.items()],
         "instances": [[pair, [asdict(one) for one in listed]] for pair, listed in data.instances.items()],
     }
-    pictures = {f"images.{place}": np.ascontiguousarray(image.read()) for place, image in enumerate(data.images)}
-    with written_whole(path) as temporary:
-        save_file(pictures, str(temporary), {METADATA: json.dumps(described)})
+    write_tensors(path, METADATA, description, {f"images.{index}": one.read() for index, one in enumerate(data.images)})
 
 
 def read_accuracy_reference(path: Path) -> AccuracyReference:
-    """Read the file; :class:`RecordError` when it is missing, damaged or of another version."""
-    from safetensors import SafetensorError, safe_open
-
-    again = f"delete it and run {command_for(path)}"
-    try:
-        with safe_open(path, framework="numpy") as file:
-            described = json.loads((file.metadata() or {})[METADATA])
-            if described["format"] != FORMAT:
-                raise RecordError(f"{path} has format {described['format']}, not {FORMAT}", again)
-            pictures = [file.get_tensor(f"images.{place}") for place in range(len(described["images"]))]
-        return _assemble(described, pictures)
-    except FileNotFoundError:
-        raise RecordError(f"{path} is missing", f"run {command_for(path)}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{path} is damaged or no such reference: {error}", again) from None
+    """Read the file. Raises :class:`RecordError` if it is missing, damaged or of another version."""
+    return read_tensors(path, METADATA, FORMAT, _parse)
 
 
-def _assemble(described: dict[str, Any], pictures: list[Any]) -> AccuracyReference:
+def _parse(described: dict[str, Any], tensors: dict[str, Any]) -> AccuracyReference:
+    images = []
+    for index, one in enumerate(described["images"]):
+        pixels = tensors[f"images.{index}"]
+        images.append(ConceptImage(one["id"], one["name"], pixels.shape[:2], tuple(one["prompted"]), pixels))
     data = ConceptData(
         described["name"],
         described["digest"],
-        tuple(
-            ConceptImage(one["id"], one["name"], pixels.shape[:2], tuple(one["prompted"]), pixels)
-            for one, pixels in zip(described["images"], pictures, strict=True)
-        ),
+        tuple(images),
         {number: Category(**one) for number, one in described["categories"]},
         {
             (image, category): tuple(Instance(**one | {"box": tuple(one["box"])}) for one in listed)

@@ -137,7 +137,7 @@ def test_bad_pictures_are_left_out_and_the_rest_is_measured(engines: Path, file:
     assert said.returncode == 1
     assert "3 images, 12 prompts (words, 4 phrases)" in said.stdout
     assert said.stdout.splitlines()[-1] == "left out, see above: 3 images (2.png, 3.png, 5.png)"
-    for message in ("2.png does not exist", "3.png is not a readable image", "as its EXIF orientation says"):
+    for message in ("2.png does not exist", "3.png is not a readable image", "do not apply the EXIF orientation"):
         assert said.stderr.count(message) == 1
     found = Evaluation.read(tmp_path / "result.json")
     assert (found.images, found.left_out) == (3, ("2.png", "3.png", "5.png"))
@@ -207,7 +207,7 @@ def test_a_data_set_that_is_wrong_is_one_message(engines: Path, file: Path, tmp_
     with pytest.raises(DataSetError, match=r"none of the 6 images of annotations\.json could be read"):
         quiet(engines, file)
     for arguments, message in (
-        ((str(file), "--images", str(tmp_path)), "none of its 6 pictures is in"),
+        ((str(file), "--images", str(tmp_path)), "none of its 6 images is in"),
         ((str(tmp_path / "none.json"),), "does not exist"),
     ):
         said = run("evaluate", str(engines), *arguments)
@@ -220,7 +220,7 @@ def test_a_data_set_that_is_wrong_is_one_message(engines: Path, file: Path, tmp_
 def test_a_phrase_longer_than_the_model_reads(engines: Path, tmp_path: Path) -> None:
     content = coco_file()
     content["categories"][0]["name"] = "a very long phrase that no tokenizer of letters can take"
-    with pytest.raises(DataSetError, match="has 48 tokens, and the model takes 32"):
+    with pytest.raises(DataSetError, match="has 48 tokens, the model reads 32"):
         quiet(engines, write(tmp_path / "long", content))
 
 

@@ -37,7 +37,7 @@ def test_every_variant_is_a_row(evaluation: Evaluation, tmp_path: Path) -> None:
     ]
     found = {"device": "a CPU", "rows": rows, "boxes": evaluation.model_dump(mode="json")}
     (tmp_path / "accuracy-cpu.json").write_text(json.dumps(found))
-    text = accuracy.page([tmp_path / "accuracy-cpu.json"])
+    text = accuracy.document([tmp_path / "accuracy-cpu.json"])
     lines = [line for line in text.splitlines() if line.startswith("| b4")]
     assert [line.split("|")[1].strip() for line in lines] == ["b4_q200_r336", "b4_q20_r336", "b4_q200_r336_int8"]
     assert "12.3 (unstable)" in lines[1]

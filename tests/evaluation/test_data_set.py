@@ -158,18 +158,24 @@ def _set(*place: Any) -> Edit:
         (_set("images", 0, "height", "tall"), r"images\.0\.height: "),
         (_set("images", 1, "id", 1), "images has the id 1 2 times"),
         (_set("categories", 2, "name", " "), "the category 3 has no name"),
-        (_set("annotations", 3, "category_id", 99), r"annotations\.3 \(id 4\) names what is not listed: .*id 99"),
+        (_set("annotations", 3, "category_id", 99), r"annotations\.3 \(id 4\) refers to an unlisted entry: .*id 99"),
         (
             _set("images", 0, "prompted_category_ids", [1, 77]),
-            r"1\.png is asked categories that are not listed: \[77\]",
+            r"1\.png has unlisted categories: \[77\]",
         ),
-        (_set("annotations", 0, "segmentation", "counts", "zz!!"), r"annotations\.0 \(id 1\)\.segmentation is no mask"),
-        (_set("annotations", 0, "segmentation", "counts", "018"), r"annotations\.0 \(id 1\)\.segmentation is no mask"),
-        (_set("annotations", 0, "segmentation", "size", [9, 9]), "is no mask of 160 x 120 pixels"),
-        (_set("annotations", 0, "segmentation", [[1, 2, 3]]), r"is no mask .*: \[1, 2, 3\] is no list x, y"),
-        (_set("annotations", 0, "segmentation", [1, 2, 3, 4, 5, 6]), "is no mask .*: 1 is no list x, y"),
-        (_set("annotations", 0, "segmentation", [["a"] * 6]), "is no mask"),
-        (_set("annotations", 0, "segmentation", [[None] * 6]), "is no mask .* are no numbers"),
+        (
+            _set("annotations", 0, "segmentation", "counts", "zz!!"),
+            r"annotations\.0 \(id 1\)\.segmentation is not a mask",
+        ),
+        (
+            _set("annotations", 0, "segmentation", "counts", "018"),
+            r"annotations\.0 \(id 1\)\.segmentation is not a mask",
+        ),
+        (_set("annotations", 0, "segmentation", "size", [9, 9]), "is not a mask of 160 x 120 pixels"),
+        (_set("annotations", 0, "segmentation", [[1, 2, 3]]), r"is not a mask .*: \[1, 2, 3\] is not a list x, y"),
+        (_set("annotations", 0, "segmentation", [1, 2, 3, 4, 5, 6]), "is not a mask .*: 1 is not a list x, y"),
+        (_set("annotations", 0, "segmentation", [["a"] * 6]), "is not a mask"),
+        (_set("annotations", 0, "segmentation", [[None] * 6]), "is not a mask .* are not numbers"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, edit: Edit, message: str) -> None:
@@ -189,19 +195,19 @@ NUMBERS: dict[str, tuple[Edit, str]] = {
         _set("annotations", 0, "segmentation", [[10, 20, float("inf"), 20, 50, 60]]), r"annotations\.0 \(id 1\)\.segm"
     ),
     "a polygon far off": (
-        _set("annotations", 0, "segmentation", [[10, 20, 1e12, 20, 50, 60]]), r"annotations\.0 \(id 1\)\..*far off"
+        _set("annotations", 0, "segmentation", [[10, 20, 1e12, 20, 50, 60]]), r"annotations\.0 \(id 1\)\..*far outside"
     ),
     "not a number among runs": (
-        _set("annotations", 0, "segmentation", {"size": [HEIGHT, WIDTH], "counts": [float("nan"), 5]}), "is no mask"
+        _set("annotations", 0, "segmentation", {"size": [HEIGHT, WIDTH], "counts": [float("nan"), 5]}), "is not a mask"
     ),
     "no number in a box": (_set("annotations", 2, "bbox", [1, float("nan"), 3, 4]), r"\.2 \(id 3\)\.bbox\.1: .*finite"),
     "infinity in a box": (_set("annotations", 2, "bbox", [1, 2, float("inf"), 4]), r"\.2 \(id 3\)\.bbox\.2: .*finite"),
     "a box turned over": (_set("annotations", 2, "bbox", [1, 2, -3, 4]), r"\.2 \(id 3\)\.bbox\.2: .*greater"),
-    "a box far off": (_set("annotations", 2, "bbox", [1e12, 2, 3, 4]), r"\.2 \(id 3\)\.bbox is far off its picture"),
+    "a box far off": (_set("annotations", 2, "bbox", [1e12, 2, 3, 4]), r"\.2 \(id 3\)\.bbox is far outside its image"),
     "an area": (_set("annotations", 2, "area", float("nan")), r"\.2 \(id 3\)\.area: .*finite"),
     "a height": (_set("images", 0, "height", 10**12), r"images\.0\.height: .*less"),
     "a picture": (
-        lambda file: file["images"][0].update(height=10**6, width=10**6), r"1\.png is 1000000 x 1000000: no picture"
+        lambda file: file["images"][0].update(height=10**6, width=10**6), r"1\.png is 1000000 x 1000000: no image"
     ),
     "an id": (_set("annotations", 2, "image_id", 10**30), r"annotations\.2 \(id 3\)\.image_id: .*less"),
 }  # fmt: skip
@@ -263,7 +269,7 @@ def test_pictures_that_are_not_there_are_left_out_when_they_are_read(tmp_path: P
     less = data.without({2})
     assert [image.id for image in less.images] == [1, 3, 4, 5, 6]
     assert {image for image, _ in less.instances} == {image for image, _ in data.instances} - {2}
-    with pytest.raises(DataSetError, match=r"none of its 6 pictures is in .*first 1\.png"):
+    with pytest.raises(DataSetError, match=r"none of its 6 images is in .*first 1\.png"):
         read_concepts(path, tmp_path / "elsewhere")
 
 
@@ -271,10 +277,10 @@ def test_files_that_are_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataSetError, match="does not exist"):
         read_concepts(tmp_path / "none.json")
     (tmp_path / "a.json").write_text("no json")
-    with pytest.raises(DataSetError, match="is no JSON"):
+    with pytest.raises(DataSetError, match="is not JSON"):
         read_concepts(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(DataSetError, match="is not COCO's format"):
+    with pytest.raises(DataSetError, match="is not in COCO's format"):
         read_concepts(tmp_path / "a.json")
 
 

@@ -173,7 +173,7 @@ def test_a_reference_is_read_as_written(reference: Path, photos: Photos, tmp_pat
     with pytest.raises(RecordError, match="is damaged"):
         read_file(tmp_path / "half")
     write_reference(tmp_path / "short", replace(found, logits=found.logits[:2]))
-    with pytest.raises(RecordError, match="as many logits as pictures"):
+    with pytest.raises(RecordError, match="numbers of images, logits and labels differ"):
         read_file(tmp_path / "short")
 
 
@@ -183,7 +183,7 @@ def test_a_reference_has_pictures_and_an_end(
     with pytest.raises(ExportError, match="needs pictures"):
         compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images={})
     monkeypatch.setattr(records, "LARGEST_FILE", 2_000_000)
-    with pytest.raises(ExportError, match=r"4 pictures: 3 MB, more than 2"):
+    with pytest.raises(ExportError, match=r"4 images: 3 MB, more than 2"):
         compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images=photos)
 
 
@@ -236,7 +236,7 @@ def test_a_reference_that_recognises_nothing_means_nothing(
     with pytest.raises(CheckpointError, match="recognises nothing"):
         compute_accuracy(lock, tmp_path / "a", resolution=RESOLUTION, data={"folder": str(labelled)}, limit=9)
     monkeypatch.setattr(records, "LARGEST_FILE", 1)
-    with pytest.raises(ExportError, match="4 pictures"):
+    with pytest.raises(ExportError, match="4 images"):
         compute_accuracy(lock, tmp_path / "a", resolution=RESOLUTION, data={"folder": str(labelled)}, limit=9)
 
 
