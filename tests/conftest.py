@@ -17,12 +17,12 @@ import pytest
 
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, extract
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.parts import PARTS, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import Project, read_project
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.paths import Id
+from tests.fake_variant import write_fake_variant
 from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
 

@@ -92,9 +92,9 @@ def _rasterize(run: str, path: Path | None, size: int) -> Coverage:
     if font is None and all(char == " " or _in_opencv(char) for char in words):
         drawn = _rasterize_with_opencv(words, size)
     else:
-        font = font or ImageFont.load_default(size)  # its .notdef is a box
-        line = Image.new("L", (max(1, round(font.getlength(words))), height))
-        ImageDraw.Draw(line).text((0, baseline), words, 255, font, anchor="ls")
+        chosen = font or ImageFont.load_default(size)  # draws a box
+        line = Image.new("L", (max(1, round(chosen.getlength(words))), height))
+        ImageDraw.Draw(line).text((0, baseline), words, 255, chosen, anchor="ls")
         drawn = np.asarray(line)
     return np.pad(drawn, ((0, 0), (0, round(size * _SPACE) if run != words else 0)))
 

@@ -80,7 +80,8 @@ def _check_conditions(variants: Sequence[tuple[str, Measured]], baselines: Seque
     benches = [(file, one.bench) for file, one in variants if one.bench]
     for file, bench in benches:
         seen["backends"].setdefault(f"{bench.toolchain.backend} {bench.toolchain.version}", file)
-    for file, one in (*benches, *baselines):
+    measured: list[tuple[str, BenchResult | Baseline]] = [*benches, *baselines]
+    for file, one in measured:
         seen["GPUs"].setdefault(one.device, file)
         seen["checkpoints"].setdefault(one.checkpoint_digest[:12], f"{file} ({one.checkpoint})")
     for what, values in seen.items():
@@ -139,7 +140,7 @@ def _clocks(benches: Sequence[BenchResult]) -> dict[str, list[float]]:
 
 
 def _row(found: Measured, others: Sequence[Measured], baselines: Sequence[Baseline]) -> dict[str, Any]:
-    """One variant: its name and status, and its rows in each section of the page (``pages.SECTIONS``)."""
+    """One variant: its name and status, and its rows in each section of the page (``pages.yaml``)."""
     row: dict[str, Any] = {"variant": name_of(found), "status": found.status, "reason": found.reason}
     row |= {"accuracy": [_accuracy(found, others)], "memory": [_memory(found)]}
     bench = found.bench
@@ -246,7 +247,8 @@ def _beside(bench: BenchResult, baseline: Baseline) -> list[Row]:
         if camera and (bench.prompts != baseline.prompts or abs(camera.masks_kept - masks) >= 0.5):
             camera = None
         row: Row = {"images": batch}
-        for what, ours in (("vision", alone and alone.latency), ("end_to_end", camera and camera.end_to_end)):
+        known = {"vision": alone.latency if alone else None, "end_to_end": camera.end_to_end if camera else None}
+        for what, ours in known.items():
             if ours is None:
                 continue
             title = what.replace("_", " ")

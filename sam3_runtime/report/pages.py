@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sam3_runtime.core.gpus import names_of
 from sam3_runtime.families import FAMILIES
@@ -13,7 +16,6 @@ from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.plan.variants import RANDOM_CHECKPOINT
 from sam3_runtime.report.tables import Row, cell, columns_of, grid, page
 
-RANDOM_NOTE = "**The weights are random: times and memory are real, answers are not.**"
 _SPECS = tuple(FAMILIES.values())
 _MEMORY = (
     *("weights_mib", "scratch_mib", "buffers_mib", "vram_mib", "vram_no_text_mib", "vram_measured_mib"),
@@ -23,35 +25,8 @@ _ACCURACY = (
     *("status", "engines_mib", "build_s", "precision", "method", "note", "found", "expected", "cosine"),
     *(column for spec in _SPECS for column in (*spec.columns.values(), *spec.accuracy)),
 )
-LEGENDS = {
-    "status": "`status`: `passed`: within every limit of `gate:` against float32 PyTorch; `rejected`: a limit is "
-    "exceeded; `failed`: a job ended with an error; `missing`: not built yet; `unverified`: built for another machine "
-    "and not run.",
-    "precision": "`precision` is the requested one: `fp32+int8` has one part in INT8 and the others in float32.",
-    "vision precision": "`vision precision` is the share of matrix work by the type that computes it, for the part "
-    "that can be in 8 bits, as TensorRT's inspector reports it; TensorRT 8.6 reports nothing about fused blocks. With "
-    "other backends it is the share of the graph's matrix products.",
-    "method": "`method` is the origin of the 8-bit scales: `qdq`, measured in PyTorch and written into the graph, or "
-    "`calibrator`, measured by TensorRT during the build.",
-    "engines_mib": "`engines_mib` and `build_s` are sums over the engines, including shared and cached ones.",
-    "cosine": "`cosine` is the lowest over all outputs, against float32 PyTorch.",
-    **{column: meaning for spec in _SPECS for column, meaning in spec.legend.items()},
-    "vram_mib": "GPU memory is **predicted** from the engines' records, in MiB: `vram_mib` is the sum of weights, one "
-    "block of scratch that the engines share, and buffers at the largest batch; `vram_no_text_mib` is without the "
-    "parts that are loaded on demand, such as a text encoder. `card` is the smallest GPU of 6, 8, 12, 16 and 24 GB "
-    f"that it fits in, assuming {CUDA_CONTEXT_MIB} MiB for the CUDA context.",
-    "vram_measured_mib": "`vram_measured_mib` is the largest measured use of the process, context included.",
-    "memory_mib": "Stage times are medians in ms for one camera, or for a round of N if named `Ncam_…`, with a "
-    "synchronisation after each stage. `Ncam_ms` is one round of N images, one from each camera, from preprocessing to "
-    "postprocessing, images decoded beforehand; `Ncam_fps` is rounds per second. `memory_mib` is the largest resident "
-    "set of the process.",
-}
-"""The meaning of columns, by the first column that a text is about."""
-_UNSTABLE = (
-    "`(unstable)`: the medians of the measurement's time windows differ by more than a tenth, because the machine had "
-    "other work too; measure again for a reliable number."
-)
-_NOT_MEASURED = "**Not run on any RTX GPU**: accuracy and speed are not measured."
+_TEXTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+RANDOM_NOTE: str = _TEXTS["random"]
 
 
 def is_bad(row: Row) -> bool:
@@ -66,10 +41,11 @@ def checkpoint_is_random(checkpoint: dict[str, Any] | None) -> bool:
 
 def legend_of(rows: Sequence[Row]) -> str:
     """Return the meaning of the columns of ``rows``."""
+    known = _TEXTS["legends"].items(), *(spec.legend.items() for spec in _SPECS)
     columns = set(columns_of(rows))
-    parts = [meaning for column, meaning in LEGENDS.items() if column in columns]
+    parts = [meaning for legend in known for column, meaning in legend if column in columns]
     unstable = any("(unstable)" in str(value) for row in rows for value in row.values())
-    return " ".join([*parts, *([_UNSTABLE] if unstable else [])])
+    return " ".join([*parts, *([_TEXTS["unstable"]] if unstable else [])]).format(context=CUDA_CONTEXT_MIB)
 
 
 def _conditions(*parts: tuple[str, str | Iterable[str] | None]) -> str:
@@ -123,7 +99,7 @@ def folder_markdown(table: dict[str, Any]) -> str:
         "**partial: the run ended with an error**" if table["partial"] else None,
         _folder_conditions(table),
         *parts,
-        _NOT_MEASURED if unverified and not speed else None,
+        _TEXTS["not_run"] if unverified and not speed else None,
         *_remarks(table),
         *(f"- built, not verified: {reason}" for reason in unverified),
         RANDOM_NOTE if checkpoint_is_random(table["checkpoint"]) else None,
@@ -160,52 +136,16 @@ def folder_html(table: dict[str, Any]) -> str:
 # --- a merged table ---------------------------------------------------------------------------------------------------
 
 _UNITS = {"sm_mhz": ("SM", "MHz"), "memory_mhz": ("memory", "MHz"), "temperature_c": ("", "°C"), "power_w": ("", "W")}
-SECTIONS = {
-    "accuracy": ("Accuracy and sizes", ""),
-    "memory": (
-        "GPU memory, MiB",
-        "`predicted` is the sum of weights, one block of scratch and buffers, without the text encoder and without the "
-        "CUDA context. `loaded`, `ready` (prompts encoded) and `peak` (during rounds) were measured, context included. "
-        "`measured as`: `process` is the driver's figure for the process, `difference` the increase of the memory in "
-        "use on the GPU, `device` all memory in use on it.",
-    ),
-    "speed": (
-        "Speed, ms an image",
-        "A round is one image from each camera, from preprocessing to the results on the host (masks at the size of "
-        "the image), images decoded beforehand. `end to end` is its median divided by the cameras; `round`, `mean`, "
-        "`p95`, `p99` and `results` are of whole rounds. Stages are measured in separate rounds, with a "
-        "synchronisation after each stage.",
-    ),
-    "parts": (
-        "Each part alone, ms",
-        "Inputs on the device, synchronised before each reading of the clock. Parts that read images alone: per image. "
-        "Parts that read prompts: per call of P prompts; the decoder reads the features of N images (N = 1: all "
-        "prompts on one image; N = P: one prompt on each image).",
-    ),
-    "beside": (
-        "Compared with PyTorch on the same GPU",
-        "The time of the model's own library, plain and with `torch.compile`, as a multiple of ours at the same "
-        "resolution and batch: above 1 this project is faster. End to end is compared only where the numbers of "
-        "prompts and masks are equal.",
-    ),
-    "graphs": ("CUDA graphs", "Time without → with CUDA graphs, ms per call or round, and the share saved."),
-}
-"""Sections of a merged page, by their key in a row: title and legend."""
-_WAYS = (
-    "End to end from the image in host memory to masks at its size, which stay on the GPU as with transformers; text "
-    "encoded beforehand. Memory is that of PyTorch's allocator, without the CUDA context; `compile s` is the time "
-    "of the first calls."
-)
 
 
 def merged_markdown(table: dict[str, Any]) -> str:
     """Return a merged table: a section for each question, and the reasons of variants that did not pass."""
     parts = []
-    for section, (title, legend) in SECTIONS.items():
-        rows = [{"variant": row["variant"], **line} for row in table["rows"] for line in row.get(section, []) if line]
+    for key, text in _TEXTS["sections"].items():
+        rows = [{"variant": row["variant"], **line} for row in table["rows"] for line in row.get(key, []) if line]
         if rows:
-            parts += [f"## {title}", grid(rows), " ".join(filter(None, (legend_of(rows), legend)))]
-    ways = ["## PyTorch alone", grid(table["ways"]), _WAYS] if table["ways"] else []
+            parts += [f"## {text['title']}", grid(rows), " ".join(filter(None, (legend_of(rows), text["legend"])))]
+    ways = ["## PyTorch alone", grid(table["ways"]), _TEXTS["pytorch"]] if table["ways"] else []
     return page(
         "# Engine variants, measured",
         _merged_conditions(table),

@@ -37,8 +37,8 @@ def silhouettes(masks: NDArray[np.bool_] | PackedMasks, chosen: NDArray[np.intp]
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
     if isinstance(masks, PackedMasks):
-        return inside & masks.at(chosen, rows, columns)
-    return inside & masks[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return np.asarray(inside & masks.at(chosen, rows, columns))
+    return np.asarray(inside & masks[chosen[:, None, None], rows[:, :, None], columns[:, None, :]])
 
 
 def mask_overlaps(

@@ -19,12 +19,12 @@ from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
 from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.media.sources import load_image
 from tests.cli.test_main import run
 from tests.concepts import coco_file, write
+from tests.fake_variant import write_fake_variant
 from tests.media.test_sources import not_utf8, odd_name, turned
 
 

@@ -18,7 +18,7 @@ from sam3_runtime.cli.main import app
 from sam3_runtime.cli.stream import BOX_ON_VIDEO, StreamOutcome
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.families.sam3.banks import Bank
-from sam3_runtime.families.sam3.fake import write_fake_variant
+from tests.fake_variant import write_fake_variant
 from sam3_runtime.families.sam3.prompts import PromptError
 from sam3_runtime.media.sinks import VideoSink
 from sam3_runtime.media.sources import load_image, read_video

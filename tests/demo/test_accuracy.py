@@ -12,10 +12,10 @@ import yaml
 from demo import accuracy
 from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.settings import variants_file
 from tests.concepts import coco_file, write
+from tests.fake_variant import write_fake_variant
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
 from sam3_runtime.evaluation.metrics import THRESHOLD, measure
 from sam3_runtime.evaluation.reference import AccuracyReference, read_accuracy_reference, write_accuracy_reference
 from sam3_runtime.families.sam3.accuracy import losses, measure_pipeline
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from tests.concepts import coco_file, nearly_right_answers, right_answers, write
+from tests.fake_variant import write_fake_variant
 
 RESOLUTION = 112
 

@@ -10,12 +10,12 @@ import pytest
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.engines.running.host import HostDevice
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.settings import BenchSection
 from sam3_runtime.measure import benchmark as module
 from sam3_runtime.measure.benchmark import benchmark
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable
+from tests.fake_variant import write_fake_variant
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)
 STAGES = {"preprocess", "vision", "prompt", "decoder", "postprocess"}

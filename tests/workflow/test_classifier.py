@@ -115,8 +115,8 @@ def test_every_other_command_works(folder: WorkFolder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("infer", "--images", COFFEE, "--prompt", "cup"), "a classifier takes no --prompt"),
-        (("infer", "--images", COFFEE, "--box", "1,2,3,4"), "a classifier takes no --box"),
+        (("infer", "--images", COFFEE, "--prompt", "cup"), "a classifier does not support --prompt"),
+        (("infer", "--images", COFFEE, "--box", "1,2,3,4"), "a classifier does not support --box"),
         (("stream", "--source", COFFEE, "--bank", "none.npz"), "is a classifier, which detects nothing"),
     ],
 )

@@ -1,11 +1,11 @@
-"""What the classes are called, and the labelled folders that say which picture shows which. Knows no engine."""
+"""The names of a classifier's classes, and labelled image folders."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -21,36 +21,36 @@ from sam3_runtime.media.sources import load_image
 
 @dataclass(frozen=True)
 class Labels:
-    """``names`` [K] as people read them ("tench, Tinca tinca"), and ImageNet's ``synsets`` [K] where they are known."""
+    """``names`` [K] for people ("tench, Tinca tinca"), and ImageNet's ``synsets`` [K] if known."""
 
     names: Sequence[str]
     synsets: Sequence[str] | None = None
 
     def to_json(self) -> bytes:
+        """Return the content of ``labels.json``."""
         return (json.dumps({"labels": list(self.names), "synsets": self.synsets}, ensure_ascii=False) + "\n").encode()
 
     def index_of(self, text: str) -> int:
-        """The class that ``text`` means: a synset, a name or one of its synonyms, or an index.
+        """Return the index of the class ``text``: a synset, a name or one of its synonyms, or an index.
 
-        :class:`SourceError` where no class is called so, or several are.
+        Raises :class:`SourceError` if it names no class, or several.
         """
         found = self._known.get(text.strip().casefold(), ())
         if len(found) == 1:
             return found[0]
         if found:
             several = ", ".join(map(str, found))
-            raise SourceError(f"{text!r} may be any of the classes {several}", "use the index, or the synset")
+            raise SourceError(f"{text!r} names several classes: {several}", "use the index, or the synset")
         if text.isdecimal() and int(text) < len(self.names):
             return int(text)
         near = difflib.get_close_matches(text.casefold(), self._known, 3)
-        hint = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else f"or an index from 0 to {len(self.names) - 1}"
-        )
-        raise SourceError(f"{text!r} is none of the {len(self.names)} classes", hint)
+        indices = f"use a name, a synset, or an index from 0 to {len(self.names) - 1}"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else indices
+        raise SourceError(f"{text!r} names none of the {len(self.names)} classes", hint)
 
     @cached_property
     def _known(self) -> Mapping[str, Sequence[int]]:
-        """By what a class may be called; a synonym counts where it is nobody's whole name."""
+        """Class indices by name; a synonym is used if it is not the whole name of another class."""
         whole: dict[str, list[int]] = defaultdict(list)
         synonyms: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(self.names):
@@ -61,13 +61,13 @@ class Labels:
 
 
 def read_labels(path: Path, classes: int) -> Labels:
-    """Read ``labels.json``; :class:`RecordError` when it is missing, damaged, or not of that many classes."""
+    """Read ``labels.json``. Raises :class:`RecordError` if it is missing, damaged, or of another number of classes."""
     try:
         content = json.loads(path.read_bytes())
         labels = Labels(content["labels"], content["synsets"])
         sizes = {len(labels.names), classes if labels.synsets is None else len(labels.synsets)}
         if not all(isinstance(name, str) for name in (*labels.names, *(labels.synsets or ()))):
-            raise TypeError("a label that is no text")
+            raise TypeError("a label is not text")
     except FileNotFoundError:
         raise RecordError(f"{path} is missing", rebuild_hint(path)) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -78,13 +78,14 @@ def read_labels(path: Path, classes: int) -> Labels:
 
 
 class Labelled(NamedTuple):
-    """A picture, and the index of the class that it shows."""
+    """An image file, and the index of its class."""
 
     path: Path
     truth: int
 
     @property
     def name(self) -> str:
+        """The folder and name of the file."""
         return f"{self.path.parent.name}/{self.path.name}"
 
 
@@ -103,13 +104,12 @@ def load_all(listed: Iterable[Listed], problem: Callable[[SourceError], object])
 
 
 def read_labelled(folder: Path, labels: Labels, limit: int | None = None) -> list[Labelled]:
-    """The pictures of a labelled folder, ``folder/<class>/<picture>``; the first ``limit`` of them, spread evenly over
-    the classes.
+    """Return the images of a labelled folder, ``folder/<class>/<image>``; at most ``limit``, the classes in turn.
 
-    :class:`SourceError` for a folder that is not there, is called like no class, or holds no picture.
+    Raises :class:`SourceError` if the folder is missing, has no images, or a folder in it names no class.
     """
     if not folder.is_dir():
-        raise SourceError(f"{folder} is no folder", "name one that holds a folder of pictures for each class")
+        raise SourceError(f"{folder} is not a folder", "name one that contains a folder of images for each class")
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     by_class = [
         [Labelled(path, truth) for path in by_suffix(one.iterdir(), IMAGE_SUFFIXES)[0]]
@@ -117,11 +117,6 @@ def read_labelled(folder: Path, labels: Labels, limit: int | None = None) -> lis
         if (truth := labels.index_of(one.name)) >= 0
     ]
     if not any(by_class):
-        raise SourceError(f"{folder} holds no folder of pictures", f"suffixes: {', '.join(IMAGE_SUFFIXES)}")
-    return list(islice(_in_turns(by_class), limit))
-
-
-def _in_turns(by_class: Sequence[Sequence[Labelled]]) -> Iterator[Labelled]:
-    """The first of each class, then the second of each."""
-    for row in zip_longest(*by_class):
-        yield from (one for one in row if one is not None)
+        raise SourceError(f"{folder} contains no folder of images", f"suffixes: {', '.join(IMAGE_SUFFIXES)}")
+    in_turn = (one for row in zip_longest(*by_class) for one in row if one is not None)
+    return list(islice(in_turn, limit))

@@ -1,7 +1,6 @@
-"""Classifies pictures with the engine of one variant, judges it, measures it, and writes down what it says.
+"""Classifies images with the engine of one variant: verification, benchmark and commands of the family.
 
-Knows the one part, its tensors and its labels; knows no backend and no PyTorch. What is measured and how, and what a
-verdict is, is known elsewhere.
+Contains the one part, its tensors and its labels. Independent of backends and of PyTorch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sam3_runtime.families.classifier.parts import LABELS
 from sam3_runtime.families.classifier.reference import Reference, accuracy_of, top_classes
 from sam3_runtime.families.classifier.reference import read_reference as read
 from sam3_runtime.imaging.preprocess import Image, check_image
-from sam3_runtime.measure.judging import Judged, PartCall, cosine
+from sam3_runtime.measure.judging import Findings, Judged, PartCall
 from sam3_runtime.media.sinks import JsonLines
 from sam3_runtime.media.source_files import LeftOut, expand_images
 from sam3_runtime.media.sources import quiet_decoders
@@ -41,36 +40,32 @@ if TYPE_CHECKING:
 PART = "model"
 TOP = 5
 Stages = Callable[[str], AbstractContextManager[object]]
-"""Called with ``preprocess``, ``model`` or ``postprocess``, gives the context that the stage runs in."""
+"""Called with ``preprocess``, ``model`` or ``postprocess``, returns the context that the stage runs in."""
 FloatArray = NDArray[np.float32]
 
 
 class OptionError(Sam3Error):
-    """A command was told what means nothing to a classifier."""
+    """A command got an option that a classifier does not support."""
 
 
 @dataclass(frozen=True)
 class Guesses:
-    """What one picture may show, best first: ``classes`` [n] by index, ``names`` [n], and ``scores`` [n], the
-    probabilities of the softmax over all classes."""
+    """The best classes of one image, best first: ``classes`` [n] by index, ``names`` [n], and ``scores`` [n], the
+    softmax over all classes."""
 
     classes: tuple[int, ...]
     names: tuple[str, ...]
     scores: tuple[float, ...]
 
 
-def _no_stages(_: str) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
 class Classifier(Closing):
-    """The engine of one variant, opened by :func:`sam3_runtime.load`. A context manager; else :meth:`close` it.
+    """The engine of one variant, opened by :func:`sam3_runtime.load`. Use as a context manager, or :meth:`close` it.
 
-    ``config`` and ``records`` are the variant's own; ``status`` is the accuracy gate's verdict and ``reason`` what it
-    says; ``device`` is what the engine runs on, ``labels`` what its classes are called.
+    ``config`` and ``records`` are those of the variant; ``status`` is the verdict of the accuracy gate and ``reason``
+    its explanation; ``device`` is the device that the engine runs on, ``labels`` are the names of the classes.
 
     Thread safety: :meth:`logits` and :meth:`classify` may be called from several threads at once; on a GPU calls take
-    turns, a batch each. :meth:`close` only when no call runs.
+    turns, a batch each. Call :meth:`close` only when no call runs.
     """
 
     def __init__(
@@ -89,29 +84,31 @@ class Classifier(Closing):
 
     @property
     def records(self) -> dict[Any, EngineRecord]:
+        """The record of the engine, by part."""
         return {part: engine.record for part, engine in self.engines.items()}
 
     @property
     def batch(self) -> int:
-        """The most pictures that go through the model at once; :meth:`logits` takes any number."""
+        """The largest number of images in one run; :meth:`logits` accepts any number."""
         return self.engine.limit("B")
 
     @property
     def classes(self) -> int:
+        """The number of classes."""
         return int(self.engine.outputs[0].shape[1])
 
     def logits(self, images: Sequence[Image], stages: Stages | None = None) -> FloatArray:
-        """Float32 [N, K] of N images, RGB uint8 [H, W, 3], any number, each of any size.
+        """Return the logits, float32 [N, K], of N images, RGB uint8 [H, W, 3], any number, each of any size.
 
-        Raises :class:`SourceError` for what is no image, :class:`EngineError` when the engine fails.
+        Raises :class:`SourceError` for an invalid image, and :class:`EngineError` if the engine fails.
         """
-        stage = stages or _no_stages
+        stage = stages or (lambda _: nullcontext())
         for image in images:
             check_image(image)
         found = np.empty((len(images), self.classes), np.float32)
         for start in range(0, len(images), self.batch):
             rows = slice(start, start + self.batch)
-            with self._turns.take():  # pixels and logits lie in the engine's own memory
+            with self._turns.take():  # pixels and logits are in the engine's own memory
                 with stage("preprocess"):
                     pixels = self.preprocess(images[rows])
                 with stage("model"):
@@ -119,9 +116,9 @@ class Classifier(Closing):
         return found
 
     def classify(self, images: Sequence[Image], top: int = TOP, stages: Stages | None = None) -> list[Guesses]:
-        """The ``top`` best classes of each image; errors as :meth:`logits`."""
+        """Return the ``top`` best classes of each image. Raises the errors of :meth:`logits`."""
         logits = self.logits(images, stages)
-        with (stages or _no_stages)("postprocess"):
+        with stages("postprocess") if stages else nullcontext():
             best = top_classes(logits, top)
             shares = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
             shares /= shares.sum(axis=1, keepdims=True)
@@ -130,15 +127,15 @@ class Classifier(Closing):
                 for row, scores in zip(best.tolist(), np.take_along_axis(shares, best, 1).tolist(), strict=True)
             ]
 
-    # --- the steps, one by one: the benchmark calls them too ----------------------------------------------------------
+    # --- the steps, one by one, also for the benchmark ----------------------------------------------------------------
 
     def preprocess(self, images: Sequence[Image]) -> AnyArray:
-        """At most :attr:`batch` images → what the model takes, [B, 3, R, R]."""
+        """Return the input of the model, [B, 3, R, R], for at most :attr:`batch` images."""
         tensor = self.engine.inputs[0]
         return self.device.preprocess(images, int(tensor.shape[-1]), self.config.preprocessing, tensor.dtype)
 
     def infer(self, pixels: AnyArray) -> Mapping[str, AnyArray]:
-        """[B, 3, R, R] → ``logits``, wherever the engine makes them."""
+        """Run the model on [B, 3, R, R]: ``logits`` [B, K], on the device."""
         return self.engine.infer(self.engine.cast({"images": pixels}))
 
     def close(self) -> None:
@@ -151,13 +148,13 @@ class Classifier(Closing):
 def open_model(
     config: VariantConfig, engines: dict[Any, Engine], device: Device, *, directory: Path, status: str, reason: str
 ) -> Classifier:
-    """The opened engines as a classifier; :class:`RecordError` where the labels beside them do not fit."""
+    """Return the opened ``engines`` as a classifier. Raises :class:`RecordError` if the labels do not fit."""
     labels = read_labels(directory / LABELS, int(engines[PART].outputs[0].shape[1]))
     return Classifier(config, engines, device, labels, status, reason)
 
 
 def _load(directory: Path, threads: int | None = None) -> Classifier:
-    from sam3_runtime.deploy.loading import load  # which opens models of every family
+    from sam3_runtime.deploy.loading import load  # imports the families itself
 
     return cast(Classifier, load(directory, threads=threads))
 
@@ -166,8 +163,7 @@ def _load(directory: Path, threads: int | None = None) -> Classifier:
 
 
 def read_reference(path: Path, config: VariantConfig) -> Reference:
-    """What float32 PyTorch said; :class:`RecordError` unless it is of this checkpoint and resolution and holds
-    pictures."""
+    """Read a reference. Raises :class:`RecordError` if it is of another checkpoint or resolution, or without images."""
     reference = read(path)
     if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
         raise RecordError(
@@ -175,13 +171,8 @@ def read_reference(path: Path, config: VariantConfig) -> Reference:
             f"run snakemake --force {path}",
         )
     if not reference.pictures:
-        raise RecordError(f"{path} holds no picture", "set reference.source")
+        raise RecordError(f"{path} contains no image", "set reference.source")
     return reference
-
-
-def _least_cosine(ours: FloatArray, theirs: FloatArray) -> float:
-    """Of the pairs of rows; a NaN, which passes no check, stays."""
-    return float(np.min([cosine(one, other) for one, other in zip(ours, theirs, strict=True)]))
 
 
 def _agreement(ours: FloatArray, theirs: FloatArray, count: int) -> float:
@@ -191,55 +182,55 @@ def _agreement(ours: FloatArray, theirs: FloatArray, count: int) -> float:
 
 
 def pictures(path: Path) -> list[Image]:
-    """Those of a reference, which travel with a variant."""
+    """Return the images of a reference, RGB uint8 [H, W, 3]."""
     return list(read(path).pictures.values())
 
 
 def judge(model: Classifier, wanted: Reference, gate: Mapping[str, float]) -> Judged:
-    """Hold ``model`` against what float32 PyTorch says: every picture alone, every one in a full batch, and the first
-    one in every slot of a batch, which must say the same as alone.
+    """Compare ``model`` with float32 PyTorch: every image alone, every one in a full batch, and the first one in every
+    slot of a batch, where the result must equal that alone.
 
-    ``gate`` has the fields of :class:`~sam3_runtime.families.classifier.settings.Limits`.
+    ``gate`` has the fields of :class:`~sam3_runtime.families.classifier.settings.Limits`. Raises :class:`RecordError`
+    if the numbers of classes differ.
     """
     if wanted.logits.shape[1] != model.classes:
         raise RecordError(f"the reference has {wanted.logits.shape[1]} classes, the engine {model.classes}")
-    shown = list(wanted.pictures.values())
-    ours = [model.logits([picture]) for picture in shown]
-    alike = [model.logits([shown[0]] * model.batch)] if model.batch > 1 else []
-    places = list(range(len(shown)))
+    images, found = list(wanted.pictures.values()), Findings()
+    rows = list(range(len(images)))
+    ours = [model.logits([image]) for image in images]
     if model.batch > 1:
-        full = [place % len(shown) for place in range(-(-len(shown) // model.batch) * model.batch)]
-        ours.append(model.logits([shown[place] for place in full]))
-        places += full
-    got, theirs = np.concatenate(ours), wanted.logits[places]
-    errors = {"logit": float(np.abs(got - theirs).max())}
-    values = {"logit cosine": _least_cosine(got, theirs)}
-    if alike:
-        alone = np.broadcast_to(ours[0], alike[0].shape)
-        errors["same picture in every slot"] = float(np.abs(alike[0] - alone).max())
-        values["same picture in every slot"] = _least_cosine(alike[0], alone)
+        full = [row % len(images) for row in range(-(-len(images) // model.batch) * model.batch)]
+        ours.append(model.logits([images[row] for row in full]))
+        rows += full
+    got, theirs = np.concatenate(ours), wanted.logits[rows]
+    for one, other in zip(got, theirs, strict=True):
+        found.compare("logit", one, other)
+    for slot in model.logits([images[0]] * model.batch) if model.batch > 1 else ():
+        found.compare("same image in every slot", slot, got[0])
     checks = [
-        Check(name=name, value=value, limit=gate["logit_cosine"], sense="at least") for name, value in values.items()
+        Check(name=name, value=float(np.min(values)), limit=gate["logit_cosine"], sense="at least")  # NaN stays
+        for name, values in found.cosines.items()
     ]
     for count in (1, 5):
         value = _agreement(got, theirs, count)
         checks.append(Check(name=f"top-{count} agreement", value=value, limit=gate[f"top{count}"], sense="at least"))
-    agreed = f"{round(checks[-2].value * len(got))} of {counted(len(got), 'best class')} as float32 PyTorch has them"
-    return Judged(checks=tuple(checks), errors=errors, cases=len(got), passed=agreed)
+    agreed = round(checks[-2].value * len(got))
+    passed = f"{agreed} of {counted(len(got), 'best class')} equal those of float32 PyTorch"
+    return Judged(checks=tuple(checks), errors=found.errors, cases=len(got), passed=passed)
 
 
 def read_accuracy(path: Path, config: VariantConfig) -> Reference:
-    """Likewise about labelled pictures, and what these show."""
-    reached = read_reference(path, config)
-    if reached.truth is None:
-        raise RecordError(f"{path} does not say what its pictures show", f"run snakemake --force {path}")
-    return reached
+    """Read a reference of labelled images. Raises :class:`RecordError` as :func:`read_reference`, or without labels."""
+    reference = read_reference(path, config)
+    if reference.truth is None:
+        raise RecordError(f"{path} has no labels of its images", f"run snakemake --force {path}")
+    return reference
 
 
 def judge_accuracy(
     model: Classifier, wanted: Reference, gate: Mapping[str, float]
 ) -> tuple[dict[str, Any], list[Check]]:
-    """The accuracy on those pictures, and by how much it is below float32 PyTorch's there."""
+    """Return the accuracy on the labelled images of ``wanted``, and the checks of its loss against float32 PyTorch."""
     assert wanted.truth is not None
     ours = accuracy_of(model.logits(list(wanted.pictures.values())), wanted.truth)
     theirs = accuracy_of(wanted.logits, wanted.truth)
@@ -250,18 +241,52 @@ def judge_accuracy(
     return ours | {"images": len(wanted.truth)}, checks
 
 
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+class Workload:
+    """The work that the benchmark times: a round classifies one image from each camera."""
+
+    prompts = 0
+
+    def __init__(self, model: Classifier) -> None:
+        self._model = model
+
+    def warm_up(self, images: Sequence[Image]) -> None:
+        """Run once."""
+        self._model.classify(images[: self._model.batch])
+
+    def round(self, images: Sequence[Image], stages: Stages | None = None) -> int:
+        """Run from preprocessing to the five best classes, and return the number of results."""
+        return len(self._model.classify(images, stages=stages))
+
+    def parts(self, frames: Sequence[Image]) -> Iterator[PartCall]:
+        """Yield the model alone, at one image and at the full batch."""
+        for images in sorted({1, self._model.batch}):
+            pixels = self._model.preprocess([frames[index % len(frames)] for index in range(images)])
+            yield PartCall(PART, images, 0, partial(self._model.infer, pixels))
+
+
+def workload(model: Classifier, _settings: Mapping[str, Any]) -> Workload:
+    """Return the work that the benchmark times."""
+    return Workload(model)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Accuracy:
-    """What the engines reach on a labelled folder; ``left_out`` are pictures that cannot be read."""
+    """The accuracy of the engines on a labelled folder; ``left_out`` are messages about unreadable images."""
 
     reached: Mapping[str, float]
     images: int
     left_out: Sequence[str]
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield lines to print."""
         yield from (f"left out: {problem}" for problem in self.left_out)
-        shown = counted(self.images, "picture")
+        shown = counted(self.images, "image")
         yield f"{shown}: top-1 {self.reached['top1']:.2%}, top-5 {self.reached['top5']:.2%}"
 
 
@@ -274,10 +299,10 @@ def evaluate(
     threads: int | None = None,
     **others: Any,
 ) -> Accuracy:
-    """``sam3-runtime evaluate``: the accuracy of the variant in ``directory`` on a labelled folder; ``output`` gets it
-    as JSON.
+    """Run ``sam3-runtime evaluate``: the accuracy of the variant in ``directory`` on a labelled folder.
 
-    Raises :class:`SourceError` for the folder, and what :func:`sam3_runtime.load` raises.
+    ``output`` gets it as JSON. Raises :class:`SourceError` for the folder, :class:`OptionError` for an unsupported
+    option, and the errors of :func:`sam3_runtime.load`.
     """
     _refuse_options(others, threshold=0.5, prompts="words", areas="coco")
     if output:
@@ -285,15 +310,15 @@ def evaluate(
     with _load(directory, threads) as model:
         labelled = read_labelled(annotations, model.labels, limit)
         truth: list[int] = []
-        said: list[FloatArray] = []
+        logits: list[FloatArray] = []
         left_out: list[str] = []
         for start in range(0, len(labelled), model.batch):
             read = load_all(labelled[start : start + model.batch], lambda problem: left_out.append(str(problem)))
-            said.append(model.logits([image for _, image in read]))
+            logits.append(model.logits([image for _, image in read]))
             truth += [one.truth for one, _ in read]
         if not truth:
-            raise SourceError(f"none of the pictures in {annotations} can be read", "name another folder")
-        found = Accuracy(accuracy_of(np.concatenate(said), np.asarray(truth, np.int64)), len(truth), left_out)
+            raise SourceError(f"none of the images in {annotations} can be read", "name another folder")
+        found = Accuracy(accuracy_of(np.concatenate(logits), np.asarray(truth, np.int64)), len(truth), left_out)
         record = of_variant(model.config, model.records, model.device.name)
     if output:
         record |= {"data": annotations.name, "images": found.images, "left_out": len(left_out), **found.reached}
@@ -302,50 +327,17 @@ def evaluate(
 
 
 def evaluate_data_set(directory: Path, data: Mapping[str, str], output: Path) -> Iterator[str]:
-    """Likewise on the whole data set of `accuracy:`. Gives lines for people."""
+    """Measure the variant on the data set of `accuracy:`, write ``output``, and return lines to print."""
     return evaluate(directory, Path(data["folder"]), output=output).lines()
 
 
 def _refuse_options(given: Mapping[str, Any], **defaults: Any) -> None:
-    """:class:`OptionError` for what a command was told that means nothing here."""
+    """:class:`OptionError` for an option that a classifier does not support and that has not its default."""
+    singular = {"prompts": "prompt", "boxes": "box"}  # options that may be repeated
     for name, value in given.items():
         if value and value != defaults.get(name):
-            raise OptionError(f"a classifier takes no --{_SPOKEN.get(name, name.replace('_', '-'))}", "leave it out")
-
-
-_SPOKEN = {"prompts": "prompt", "boxes": "box"}
-"""Options of which there may be several, as the command line has them."""
-
-
-# --- the benchmark ----------------------------------------------------------------------------------------------------
-
-
-class Workload:
-    """A round is one image from each camera, from preprocessing to the five best classes."""
-
-    prompts = 0
-
-    def __init__(self, model: Classifier) -> None:
-        self._model = model
-
-    def warm_up(self, images: Sequence[Image]) -> None:
-        self._model.classify(images[: self._model.batch])
-
-    def round(self, images: Sequence[Image], stages: Stages | None = None) -> int:
-        return len(self._model.classify(images, stages=stages))
-
-    def parts(self, frames: Sequence[Image]) -> Iterator[PartCall]:
-        for images in sorted({1, self._model.batch}):
-            pixels = self._model.preprocess([frames[place % len(frames)] for place in range(images)])
-            yield PartCall(PART, images, 0, partial(self._model.infer, pixels))
-
-
-def workload(model: Classifier, _settings: Mapping[str, Any]) -> Workload:
-    """What the benchmark has ``model`` do."""
-    return Workload(model)
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
+            option = singular.get(name, name.replace("_", "-"))
+            raise OptionError(f"a classifier does not support --{option}", "leave it out")
 
 
 @dataclass
@@ -382,28 +374,26 @@ def infer(
     console: Console | None = None,
     **others: Any,
 ) -> Summary:
-    """``sam3-runtime infer``: classify pictures (files, folders, globs, ``package:`` specs), print the ``top`` best
-    classes of each (5) to ``console`` (standard error by default), and write ``<output>/images.jsonl``, one line a
-    picture.
+    """Run ``sam3-runtime infer``: classify images (files, folders, globs, ``package:`` specs).
 
-    A picture that cannot be read is in the summary's ``problems``, and all else is done. Raises :class:`RecordError`
-    and :class:`EngineError` as :func:`sam3_runtime.load` does, :class:`SourceError` where a spec names nothing, and
-    :class:`OutputError`.
+    Prints the ``top`` best classes (5) of each to ``console`` (standard error by default) and writes
+    ``<output>/images.jsonl``, one line an image. Unreadable images are in the summary's ``problems``. Raises the errors
+    of :func:`sam3_runtime.load`, :class:`SourceError` if a spec matches nothing, :class:`OptionError` for an
+    unsupported option, and :class:`OutputError`.
     """
     from rich.console import Console
 
     _refuse_options(others)
     if not images:
-        raise SourceError("nothing to look at", "give --images")
-    shown = console or Console(stderr=True, soft_wrap=True)
-    say = partial(shown.print, markup=False, highlight=False)
+        raise SourceError("no images given", "give --images")
+    show = partial((console or Console(stderr=True, soft_wrap=True)).print, markup=False, highlight=False)
     left_out: list[LeftOut] = []
     sources = expand_images(images, left_out.append)
     quiet_decoders()
     summary = Summary()
 
     def problem(error: SourceError, unread: int = 1) -> None:
-        say(str(error))
+        show(str(error))
         if unread:
             summary.problems.append(str(error))
             summary.unread += unread
@@ -415,10 +405,10 @@ def infer(
             problem(one, one.images)
         for start in range(0, len(sources), model.batch):
             read = load_all(sources[start : start + model.batch], problem)
-            said = model.classify([image for _, image in read], top or TOP)
-            for (source, _), guesses in zip(read, said, strict=True):
+            results = model.classify([image for _, image in read], top or TOP)
+            for (source, _), guesses in zip(read, results, strict=True):
                 found = list(zip(guesses.classes, guesses.names, guesses.scores, strict=True))
-                say(f"{source.name}: {', '.join(f'{label} {score:.1%}' for _, label, score in found)}")
+                show(f"{source.name}: {', '.join(f'{label} {score:.1%}' for _, label, score in found)}")
                 rows = [{"class": index, "name": label, "score": round(score, 6)} for index, label, score in found]
                 file.write({"image": source.name, "classes": rows})
                 best = guesses.names[0]

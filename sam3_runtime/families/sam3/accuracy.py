@@ -1,7 +1,4 @@
-"""How much less a variant reaches on a concept data set than float32 PyTorch does, on the same pictures.
-
-Knows engines through the pipeline, and the reference through its file. The verdict is ``verify.py``'s.
-"""
+"""Compares the accuracy of a variant on a concept data set with that of float32 PyTorch on the same images."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ from sam3_runtime.records.records import Check
 
 
 def measure_pipeline(pipeline: Pipeline, reference: AccuracyReference) -> Accuracy:
-    """The engines' accuracy on the reference's data; :class:`RecordError` where it is of another checkpoint."""
+    """Return the accuracy on the reference's data. Raises :class:`RecordError` for another checkpoint or resolution."""
     config = pipeline.config
     if (reference.checkpoint_digest, reference.resolution) != (config.checkpoint_digest, config.resolution):
         raise RecordError(
-            f"the accuracy of the reference is of another checkpoint or resolution than {config.variant}",
+            f"the accuracy reference is of another checkpoint or resolution than {config.variant}",
             f"run snakemake --force {reference_file(config.resolution, accuracy=True)}",
         )
-    data, known = reference.data, reference.accuracy
+    data = reference.data
     detect = finder_of(pipeline, data.phrases)
     answers = [one for listed in answer_all(questions_of(data), detect, pipeline.batch) for one in listed]
-    return measure(data, answers, known.threshold, known.areas)
+    return measure(data, answers, reference.accuracy.threshold, reference.accuracy.areas)
 
 
 def losses(found: Accuracy, wanted: Accuracy, limit: float) -> Iterator[Check]:
-    """By how much AP is below the reference's, of boxes and, where the data has them, of masks."""
+    """Yield the checks of the loss of AP against the reference: of boxes, and of masks if the data has masks."""
     for name, ours, theirs in (("box AP loss", found.box, wanted.box), ("mask AP loss", found.mask, wanted.mask)):
         if theirs is not None and theirs.ap is not None:
             reached = ours.ap if ours and ours.ap is not None else 0.0

@@ -21,7 +21,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 
 from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, printable
 from sam3_runtime.core.files import sha256_of, written_whole
-from sam3_runtime.families.sam3.features import EncodedPrompt, Tokens
+from sam3_runtime.families.sam3.features import Embedding, EncodedPrompt
 from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.projects import ClassSection, Project
@@ -91,7 +91,7 @@ class Bank:
     """Encoded classes. ``tokens`` has one entry per class; ``file`` is the bank's name in messages."""
 
     record: BankRecord
-    tokens: tuple[Tokens, ...]
+    tokens: tuple[Embedding, ...]
     file: str = "the bank"
 
     @property
@@ -173,7 +173,7 @@ def load_bank(path: str | Path, config: VariantConfig | None = None) -> Bank:
     try:
         record = BankRecord.model_validate_json(content["bank"].tobytes())
         tokens = tuple(
-            Tokens(content[f"features_{index}"], content[f"mask_{index}"]) for index in range(len(record.classes))
+            Embedding(content[f"features_{index}"], content[f"mask_{index}"]) for index in range(len(record.classes))
         )
     except (KeyError, ValidationError) as error:
         first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else None
@@ -204,7 +204,7 @@ def _read_arrays(file: Any) -> Mapping[str, Any]:
         raise RecordError(f"{file.name} cannot be read as a bank: {reason} ({error})", _AGAIN) from None
 
 
-def _digest(tokens: Tokens) -> str:
+def _digest(tokens: Embedding) -> str:
     digest = hashlib.sha256()
     for array in (tokens.features, tokens.mask):
         digest.update(f"{array.dtype.str} {array.shape} ".encode())
@@ -267,7 +267,7 @@ def extract(pipeline: Pipeline, project: Project, references: Mapping[str, Refer
     references = read_references(project) if references is None else references
     sections = project.settings.classes
     pipeline.encode([section.prompt.words for section in sections])  # in one batch: the pipeline caches them
-    tokens: dict[int, Tokens] = {}
+    tokens: dict[int, Embedding] = {}
     for image, indices in _by_image(sections).items():
         prompts = [sections[index].prompt for index in indices]
         encoded = pipeline.encode(prompts, None if image is None else references[image].image)
@@ -295,7 +295,7 @@ def _by_image(sections: list[ClassSection]) -> dict[str | None, list[int]]:
     return groups
 
 
-def _class_record(project: Project, index: int, tokens: Tokens, references: Mapping[str, Reference]) -> ClassRecord:
+def _class_record(project: Project, index: int, tokens: Embedding, references: Mapping[str, Reference]) -> ClassRecord:
     section, prompt = project.settings.classes[index], project.settings.classes[index].prompt
     examples = None
     if section.examples:

@@ -18,7 +18,7 @@ from sam3_runtime.core.errors import RecordError
 from sam3_runtime.deploy.configure import read_config, read_records
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, ClassInfo, extract, load_bank, read_references
-from sam3_runtime.families.sam3.batches import Asked, StageHook
+from sam3_runtime.families.sam3.prefetch import AnyPrompt, StageHook
 from sam3_runtime.families.sam3.parts import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.projects import read_project
@@ -59,7 +59,7 @@ class Detector(Closing):
         top: int | None = None,
     ) -> None:
         self.pipeline = pipeline
-        self._prompts: Sequence[Asked]
+        self._prompts: Sequence[AnyPrompt]
         if isinstance(classes, Bank):
             classes.check(pipeline.config)
             self.classes, self._prompts = classes.classes, classes.prompts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sam3_runtime.evaluation.questions import Finder, check_phrases
-from sam3_runtime.families.sam3.features import Features, arrange, features_of
+from sam3_runtime.families.sam3.features import Features, decoder_calls, features_of
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.postprocess import detections_of
 from sam3_runtime.families.sam3.prompts import Prompt
@@ -41,13 +41,13 @@ def _detect_one(
 ) -> list[Detections]:
     tokens = pipeline.encode_prompts(prompts, [size], features)
     found: list[Detections] = []
-    for call in arrange(features, tokens, pipeline.engine("decoder").limit("P")):
+    for call in decoder_calls(features, tokens, pipeline.engine("decoder").limit("P")):
         outputs = pipeline.decode(call.features, call.tokens)
         found += [
             detections_of(
                 outputs, row, size, prompt=prompts[index].name, prompt_index=index, threshold=floor,
                 begin=pipeline.device.begin_masks,
             )
-            for row, (_, index) in enumerate(call.places)
+            for row, (_, index) in enumerate(call.rows)
         ]  # fmt: skip
     return found

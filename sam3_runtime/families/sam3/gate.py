@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.wording import counted
-from sam3_runtime.families.sam3.features import Tokens
+from sam3_runtime.families.sam3.features import Embedding
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.postprocess import scores_of
 from sam3_runtime.families.sam3.prompts import BOXES_ONLY_TEXT, Prompt
@@ -107,7 +107,7 @@ def _compare_texts(pipeline: Pipeline, reference: Reference, found: _Findings) -
 
 def _tokens(
     pipeline: Pipeline, case: Case, features: dict[str, Array], size: tuple[int, int], found: _Findings
-) -> Tokens:
+) -> Embedding:
     prompt = Prompt(case.text, case.boxes, case.labels)
     if case.geometry_features is not None and case.geometry_mask is not None:
         # Alone, and the last of as many as the engine takes.

@@ -109,7 +109,9 @@ def _parse(description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) 
 
 def _case(index: int, described: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Case:
     prefix = f"cases.{index}."
-    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    found: dict[str, Any] = {
+        name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+    }
     boxes = tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in described["boxes"])
     fields = {name: described[name] for name in ("picture", "text", "threshold")}
     return Case(boxes=boxes, labels=tuple(described["labels"]), **fields, **found)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sam3_runtime.families.sam3.batches import StageHook
 from sam3_runtime.families.sam3.features import features_of
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.families.sam3.prefetch import StageHook
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure.judging import PartCall

@@ -20,12 +20,12 @@ import numpy as np
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.families.base import resolve
-from sam3_runtime.families.sam3.fake import config_of, verdict_of, write_fake_variant
 from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, ModelDims, PartName
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Backend, EngineRecord, Sizes, TensorRecord, Toolchain
 from tests.engines.building.trt_api import member_class, read_api
 from tests.engines.running.fake_gpu import FakeGpu, OutOfMemory
+from tests.fake_variant import config_of, verdict_of, write_fake_variant
 
 API = read_api()
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}

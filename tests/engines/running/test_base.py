@@ -9,9 +9,9 @@ from sam3_runtime.core.errors import EngineError
 from sam3_runtime.engines.running.base import check_feeds
 from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.families.base import resolve
-from sam3_runtime.families.sam3.fake import SMALL_DIMS, fake_record
 from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName, fixed_dims
 from sam3_runtime.plan.variants import Variant
+from tests.fake_variant import SMALL_DIMS, fake_record
 
 VARIANT = Variant((8, 50, 112))
 

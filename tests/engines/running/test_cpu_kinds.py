@@ -26,11 +26,11 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.engines.building.onnxruntime import build
 from sam3_runtime.engines.running import open_engine
 from sam3_runtime.engines.running.onnxruntime import _PRODUCT, saturates
-from sam3_runtime.families.sam3.fake import fake_record
 from sam3_runtime.plan.toolchain import _cpu_info, eight_bit_products
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Sizes, TensorRecord, Toolchain
 from tests.engine_records import ort_task
+from tests.fake_variant import fake_record
 
 SIZE = 64
 on_x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="about x86-64 CPUs")

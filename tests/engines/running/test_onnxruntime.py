@@ -10,9 +10,9 @@ import pytest
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.engines.running import EngineOptions, open_engine
-from sam3_runtime.families.sam3.fake import fake_record
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import Sizes, Toolchain
+from tests.fake_variant import fake_record
 
 VARIANT = Variant((2, 20, 112))
 

@@ -11,9 +11,9 @@ import pytest
 
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.engines.running import EngineOptions, open_engine
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord
+from tests.fake_variant import write_fake_variant
 
 
 @pytest.fixture

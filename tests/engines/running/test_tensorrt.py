@@ -27,7 +27,6 @@ from sam3_runtime.engines.running.cuda_device import CudaDevice
 from sam3_runtime.engines.running.on_demand import OnDemandEngine
 from sam3_runtime.engines.running.tensorrt import TensorRtEngine
 from sam3_runtime.families.sam3 import gate, runtime
-from sam3_runtime.families.sam3.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.families.sam3.parts import PART_NAMES, ModelDims, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
@@ -42,6 +41,7 @@ from sam3_runtime.streams.images import TakeFromSources, images_of
 from tests.engines.running.conftest import InstallTensorRt
 from tests.engines.running.fake_gpu import Card, FakeGpu
 from tests.engines.running.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant
+from tests.fake_variant import SMALL_DIMS, write_fake_variant
 from tests.streaming import CLASSES, Listed, within
 
 VARIANT = Variant((4, 20, 112))

@@ -17,13 +17,13 @@ from sam3_runtime.core.gpus import Gpu, find_gpu
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.running import open_engine
 from sam3_runtime.engines.running.tensorrt_rtx import check_header, check_version
-from sam3_runtime.families.sam3.fake import SMALL_DIMS, write_fake_variant
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.toolchain import probe
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from tests.engine_records import engine_record
 from tests.engines.running.fake_gpu import Card, FakeGpu
+from tests.fake_variant import SMALL_DIMS, write_fake_variant
 
 RTX_3090 = Gpu("NVIDIA GeForce RTX 3090", "8.6", "570.86", 24 << 30)
 HERE = Path("engines/b8_q50_r672/decoder.engine")

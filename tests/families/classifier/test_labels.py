@@ -23,7 +23,7 @@ def test_a_class_has_a_name_synonyms_an_index_and_a_synset(text: str, index: int
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("crane", "may be any of the classes 2, 3"),
+        ("crane", "names several classes: 2, 3"),
         ("rockett", "none of the 5 classes\n.*'rocket'"),
         ("5", "none of the 5 classes\n.*an index from 0 to 4"),
         ("-1", "none of the 5 classes"),
@@ -60,12 +60,12 @@ def test_a_limit_is_spread_over_the_classes(tmp_path: Path) -> None:
     assert found == [("4/a.png", 4), ("cat/a.png", 0), ("cup/z.jpg", 1), ("cat/b.png", 0)]
     assert len(read_labelled(tmp_path, LABELS)) == 5
     (tmp_path / "dog").mkdir()
-    with pytest.raises(SourceError, match="'dog' is none"):
+    with pytest.raises(SourceError, match="'dog' names none"):
         read_labelled(tmp_path, LABELS)
 
 
 def test_a_folder_without_pictures_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no folder of pictures"):
+    with pytest.raises(SourceError, match="contains no folder of images"):
         read_labelled(tmp_path, LABELS)
-    with pytest.raises(SourceError, match="is no folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         read_labelled(tmp_path / "none", LABELS)

@@ -103,11 +103,11 @@ def test_labels_must_fit_the_engine(opened: Open, tmp_path: Path) -> None:
 def test_the_same_model_passes(opened: Open, wanted: Reference) -> None:
     found = judge(opened(), wanted, GATE)
     assert [check.name for check in found.checks] == [
-        "logit cosine", "same picture in every slot", "top-1 agreement", "top-5 agreement",
+        "logit cosine", "same image in every slot cosine", "top-1 agreement", "top-5 agreement",
     ]  # fmt: skip
     assert all(check.passed for check in found.checks)
     assert found.cases == 4 + 6
-    said = "10 of 10 best classes as float32 PyTorch has them; 4 checks"
+    said = "10 of 10 best classes equal those of float32 PyTorch; 4 checks"
     assert _verdict_of(found.passed, found.checks) == ("passed", said)
     assert max(found.errors.values()) < 1e-4
 
@@ -123,8 +123,8 @@ def test_a_batch_of_one_is_judged_without_slots(opened: Open, wanted: Reference)
         (lambda logits: logits[::-1], {"logit cosine", "top-1 agreement"}),
         (lambda logits: logits * 0 + logits[:, ::-1], {"logit cosine", "top-1 agreement"}),
         (lambda logits: np.where(np.arange(len(logits))[:, None] == 2, 0, logits),
-         {"logit cosine", "same picture in every slot"}),
-        (lambda logits: logits * np.nan, {"logit cosine", "same picture in every slot", "top-1 agreement"}),
+         {"logit cosine", "same image in every slot cosine"}),
+        (lambda logits: logits * np.nan, {"logit cosine", "same image in every slot cosine", "top-1 agreement"}),
         (lambda logits: logits + np.array([[0.2, -0.2, 0, 0, 0]]), {"logit cosine"}),
     ],
     ids=["rows in reverse", "classes in reverse", "an empty slot", "NaN", "an offset"],
@@ -155,7 +155,7 @@ def test_a_reference_of_something_else_is_refused(
         with pytest.raises(RecordError, match="of another checkpoint or resolution"):
             read_reference(reference, config.model_copy(update=other))
     write_reference(tmp_path / "r", replace(read, pictures={}, logits=read.logits[:0]))
-    with pytest.raises(RecordError, match="holds no picture"):
+    with pytest.raises(RecordError, match="contains no image"):
         read_reference(tmp_path / "r", config)
     write_reference(tmp_path / "r", replace(read, logits=read.logits[:, :4]))
     with pytest.raises(RecordError, match="has 4 classes, the engine 5"):
@@ -224,7 +224,7 @@ def test_accuracy_is_counted_and_held_against_the_references(
     ]  # fmt: skip
     _, checks = judge_accuracy(opened(wrong=lambda logits: -logits), stored, GATE)
     assert (checks[0].value, checks[0].passed) == (0.5, False)
-    with pytest.raises(RecordError, match="does not say what its pictures show"):
+    with pytest.raises(RecordError, match="has no labels of its images"):
         read_accuracy(reference, config_of(lock))
 
 
@@ -253,7 +253,7 @@ def test_a_whole_folder_is_evaluated(labelled: Path, tmp_path: Path) -> None:
     lines = list(evaluate_data_set(tmp_path, {"folder": str(labelled)}, tmp_path / "out/accuracy.json"))
     assert "left out: " in lines[0]
     assert "broken.png" in lines[0]
-    assert lines[1] == "4 pictures: top-1 75.00%, top-5 100.00%"
+    assert lines[1] == "4 images: top-1 75.00%, top-5 100.00%"
     found = json.loads((tmp_path / "out/accuracy.json").read_text())
     assert (found["variant"], found["images"], found["left_out"], found["top1"]) == ("b3_r96", 4, 1, 0.75)
     assert str(labelled) not in json.dumps(found)
@@ -272,7 +272,7 @@ def test_infer_prints_and_writes_the_best_classes(labelled: Path, tmp_path: Path
         assert [set(one) for one in line["classes"]] == [{"class", "name", "score"}] * 2
         assert f"{line['image']}: {line['classes'][0]['name']} {line['classes'][0]['score']:.1%}" in shown.getvalue()
     assert sum(summary.found.values()) == 4
-    with pytest.raises(SourceError, match="nothing to look at"):
+    with pytest.raises(SourceError, match="no images given"):
         infer(tmp_path, images=[], output=tmp_path / "out")
 
 

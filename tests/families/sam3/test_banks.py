@@ -19,11 +19,11 @@ from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.families.sam3.banks import Bank, extract, load_bank, parts_for, read_references
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.drawing import color_of
 from sam3_runtime.plan.variants import Variant
+from tests.fake_variant import write_fake_variant
 from tests.projects import CLASSES, WORDS, WriteProject, photo, same, write_photo
 
 # --- making -----------------------------------------------------------------------------------------------------------

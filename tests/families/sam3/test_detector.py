@@ -160,7 +160,7 @@ def test_encoded_prompts_and_others_in_one_call(fake_pipeline: Pipeline) -> None
 
 
 def test_boxes_need_the_image_that_they_are_on(fake_pipeline: Pipeline) -> None:
-    with pytest.raises(PromptError, match="has boxes, and there is no image"):
+    with pytest.raises(PromptError, match="has boxes, but no image"):
         fake_pipeline.encode([Prompt("cup", ((1, 1, 9, 9),))])
     with pytest.raises(PromptError, match="is outside the image"):
         fake_pipeline.encode([Prompt("cup", ((1, 1, 99, 9),))], photo(1))

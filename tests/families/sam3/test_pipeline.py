@@ -21,15 +21,15 @@ from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.engines.running.turns import Turns
-from sam3_runtime.families.sam3.batches import Stage
-from sam3_runtime.families.sam3.fake import write_fake_variant
 from sam3_runtime.families.sam3.parts import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
+from sam3_runtime.families.sam3.prefetch import Stage
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 from tests.engine_records import changed
+from tests.fake_variant import write_fake_variant
 from tests.streaming import within
 
 BOXES = Prompt("cup", ((5, 5, 20, 25), (1, 2, 9, 9)), (1, 0))
@@ -438,7 +438,7 @@ def test_what_a_pipeline_calls_cannot_call_it(serial: Pipeline, inside: str) -> 
 def test_texts_that_are_asked_for_are_remembered_the_longest(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sam3_runtime.families.sam3.pipeline._TEXTS_KEPT", 8)
+    monkeypatch.setattr("sam3_runtime.families.sam3.pipeline._TEXT_CACHE_SIZE", 8)
     for number in range(40):
         pipeline.encode_texts(["person"])
         pipeline.encode_texts([f"thing {number}"])
@@ -474,7 +474,7 @@ NEEDS: dict[str, tuple[PartName, Callable[[Pipeline], object]]] = {
 @pytest.mark.parametrize("need", NEEDS)
 def test_a_part_that_was_not_opened_is_named(directory: Path, need: str) -> None:
     part, work = NEEDS[need]
-    message = rf"the {part} of b4_q20_r112 was not opened, and is needed here\nHint: open all parts: sam3_runtime\.load"
+    message = rf"the {part} of b4_q20_r112 was not opened, but is needed here\nHint: open all parts: sam3_runtime\.load"
     others = [other for other in PART_NAMES if other != part]
     with load(directory, parts=others) as pipeline, pytest.raises(EngineError, match=message):
         work(pipeline)

@@ -1,7 +1,4 @@
-"""A batch of images on its way through the vision encoder, and the next one, begun while the device is at the last.
-
-Knows the order of the steps; what they do is the pipeline's.
-"""
+"""Batches of images through the vision encoder, with one batch of prefetch."""
 
 from __future__ import annotations
 
@@ -19,43 +16,39 @@ from sam3_runtime.streams.images import Take
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
 StageHook = Callable[[Stage], AbstractContextManager[object]]
-"""Called with a stage's name, gives the context that the stage runs in: a stopwatch, for example. On a GPU a stage may
-end before its work does: who measures calls :meth:`Device.synchronize`."""
+"""Called with the name of a stage, returns the context that the stage runs in, such as a stopwatch. On a GPU a stage
+can end before its work does: call :meth:`Device.synchronize` to measure it."""
 
-Asked = Prompt | EncodedPrompt
-"""A prompt to be encoded for each image, or one whose tokens are there."""
-
-
-def _no_hook(_: Stage) -> AbstractContextManager[object]:
-    return nullcontext()
+AnyPrompt = Prompt | EncodedPrompt
+"""A prompt to be encoded for each image, or an encoded one."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What :meth:`Pipeline.detect` was asked for."""
+class Request:
+    """The arguments of :meth:`Pipeline.detect`, one threshold for each prompt."""
 
-    prompts: Sequence[Asked]
+    prompts: Sequence[AnyPrompt]
     thresholds: Sequence[float]
     top: int | None
     stage: StageHook
 
 
-def job_of(
-    prompts: Sequence[Asked | str], threshold: float | Sequence[float], top: int | None, stages: StageHook | None
-) -> Job:
+def request_of(
+    prompts: Sequence[AnyPrompt | str], threshold: float | Sequence[float], top: int | None, stages: StageHook | None
+) -> Request:
+    """Check and normalise the arguments. Raises :class:`PromptError` for another number of thresholds than prompts."""
     thresholds = list(threshold) if isinstance(threshold, Sequence) else [threshold] * len(prompts)
     if len(thresholds) != len(prompts):
         raise PromptError(
             f"{counted(len(thresholds), 'threshold')} for {counted(len(prompts), 'prompt')}",
-            "one for all, or one for each",
+            "give one for all prompts, or one for each",
         )
-    asked = [as_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    return Job(asked, thresholds, top, stages or _no_hook)
+    normal = [as_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    return Request(normal, thresholds, top, stages or (lambda _: nullcontext()))
 
 
 class Batch:
-    """As many images as the vision encoder takes at once, or fewer; each step is done once. ``sizes``: (height, width)
-    of each."""
+    """Images that are encoded together; each step runs once. ``sizes``: (height, width) of each."""
 
     def __init__(
         self,
@@ -70,28 +63,30 @@ class Batch:
         self.sizes = [(image.shape[0], image.shape[1]) for image in images]
 
     def preprocess(self) -> AnyArray:
+        """Return the input of the vision encoder."""
         if self._pixels is None:
             with self._stage("preprocess"):
                 self._pixels = self._preprocess(self._images)
         return self._pixels
 
     def encode(self) -> Features:
+        """Return the output of the vision encoder."""
         if self._features is None:
             pixels = self.preprocess()
             with self._stage("vision"):
                 self._features = self._encode(pixels)
         return self._features
 
-    def begin_again(self) -> None:
-        """Somebody else has run the engines, and so has written over what was made of the images."""
+    def reset(self) -> None:
+        """Discard pixels and features, which another call of the engines has overwritten."""
         self._pixels = self._features = None
 
 
-class Ahead:
-    """The next batch, begun while the device is at the last call of the one before; None where there is none yet.
+class Prefetch:
+    """The next batch, started while the device runs the last decoder call of the current one; None if not there yet.
 
-    Its images are handed over behind that call, so that the device goes on with them at once. The encoder is started
-    behind the masks of that call, which would wait for it otherwise.
+    Its images are transferred behind that call, so that the device continues with them at once. The encoder is started
+    after the masks of that call are requested; otherwise these would wait for it.
     """
 
     def __init__(self, take: Take, make: Callable[[Sequence[Image]], Batch]) -> None:
@@ -99,12 +94,14 @@ class Ahead:
         self.batch: Batch | None = None
 
     def preprocess(self) -> None:
+        """Take the next images, if they are there, and preprocess them."""
         images = self._take(False)
         if images:
             self.batch = self._make(images)
             self.batch.preprocess()
 
     def encode(self) -> None:
+        """Start the vision encoder on the next images, if they are there."""
         if self.batch is None:
             self.preprocess()
         if self.batch is not None:
