@@ -147,8 +147,10 @@ def _label_positions(
 
 
 def _candidates(box: tuple[int, int, int, int], width: int, height: int) -> Iterator[tuple[int, int]]:
-    """Positions (left, top) of a label, best first: at the corners of the box, outside and then inside, beside the box,
-    and further above and below."""
+    """Positions (left, top) of a label, best first.
+
+    At the corners of the box, outside and then inside, beside the box, and further above and below.
+    """
     x0, y0, x1, y1 = box
     for x in (x0, x1 - width):
         yield from ((x, y0 - height), (x, y1))

@@ -1,17 +1,15 @@
-"""Turns pictures into what a model takes: resized to R×R with antialiasing, on 8-bit values, normalised.
+"""Preprocesses images for a model: antialiased resize to R×R on 8-bit values, and normalisation.
 
-The one preprocessing of this project: inference, calibration, verification and benchmark call it. Needs NumPy and
-Pillow, and knows no engine.
+Inference, calibration, verification and benchmark all use this module.
 
-What is cropped, or resized by another filter than the bilinear one, goes through Pillow and is normalised after /255:
-bit for bit what timm's and torchvision's transforms make of a PIL image.
+Crops and other filters than the bilinear one use Pillow, and normalise after /255: bit for bit as timm's and
+torchvision's transforms of a PIL image.
 
 The reference of a bilinear stretch is transformers' image processor, that is torchvision's antialiased bilinear resize
 of 8-bit images on a CPU. It resizes the width, rounds to 8 bits, then the height, and rounds again, with weights
 rounded to 16-bit integers. Both steps are products with a banded matrix whose weights depend on the source size alone.
-All the values are integers times one power of two, so that float32 sums are exact while a source is at most four times
-the resolution: there the result is torchvision's, bit for bit; beyond, one pixel in 30 000 differs, by one level of
-255.
+All values are integers times one power of two, so that float32 sums are exact while a source is at most four times the
+resolution: then the result equals torchvision's bit for bit; beyond, one pixel in 30 000 differs, by one level of 255.
 """
 
 from __future__ import annotations
@@ -34,31 +32,30 @@ FloatArray = NDArray[np.float32]
 
 _BLOCK = 16  # outputs computed by one small product; 16 was the fastest of 16, 32, 64
 _SINGLE_THREAD = 1 << 18
-# Multiply-adds up to which OpenBLAS does not start its threads. For products as small as these they cost more than
-# they give, and beside engines that keep every core busy they took 30 times as long.
+# Multiply-adds up to which OpenBLAS stays on one thread. Threads do not pay off for such small products, and while
+# engines keep every core busy they took 30 times as long.
 _WEIGHT_BITS = 15  # torchvision rounds weights to signed 16-bit integers
 _FILTERS = {
     "bilinear-antialias": Pillow.Resampling.BILINEAR,
     "bicubic-antialias": Pillow.Resampling.BICUBIC,
     "lanczos-antialias": Pillow.Resampling.LANCZOS,
 }
-_MOST_PIXELS = 1 << 28  # of a picture that was resized by its shorter side
+_MOST_PIXELS = 1 << 28  # of an image that was resized by its shorter side
 
 
 def preprocess(
     images: Sequence[Image], resolution: int, preprocessing: Preprocessing, out: FloatArray | None = None
 ) -> FloatArray:
-    """Resize each image to ``resolution`` squared and normalise it.
+    """Resize B images (RGB uint8 [H, W, 3], each of any size) to ``resolution`` squared and normalise them.
 
-    Takes B images, RGB uint8 [H, W, 3] of any size each. Returns float32 [B, 3, R, R], in ``out`` where it is given.
-    :class:`SourceError` for an array that is no such image, and for one that is too narrow to be resized by its
-    shorter side.
+    Returns float32 [B, 3, R, R], which is ``out`` if given. Raises :class:`SourceError` for an invalid image, or one
+    that is too narrow to be resized by its shorter side, and ``ValueError`` for another shape or type of ``out``.
     """
     shape = (len(images), 3, resolution, resolution)
     if out is None:
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32:
-        raise ValueError(f"out is {out.dtype} {out.shape}, and float32 {shape} is written")
+        raise ValueError(f"out is {out.dtype} {out.shape}, not float32 {shape}")
     stretches = is_plain_stretch(preprocessing)
     mean, std = scaled_statistics(preprocessing) if stretches else _statistics(preprocessing)
     for image, target in zip(images, out, strict=True):
@@ -73,7 +70,7 @@ def preprocess(
 
 
 def scaled_statistics(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
-    """Mean and deviation of each channel, float32 [3], with /255 folded into them, as the reference does it."""
+    """Return mean and standard deviation of each channel, float32 [3], times 255, as in the reference."""
     mean, std = _statistics(preprocessing)
     return mean * np.float32(255), std * np.float32(255)
 
@@ -83,18 +80,18 @@ def _statistics(preprocessing: Preprocessing) -> tuple[FloatArray, FloatArray]:
 
 
 def is_plain_stretch(preprocessing: Preprocessing) -> bool:
-    """Whether this is a bilinear stretch and nothing else: what a GPU does itself."""
+    """Return whether this is a bilinear stretch without a crop, which GPUs do themselves."""
     return (preprocessing.fit, preprocessing.crop, preprocessing.resample) == ("stretch", None, "bilinear-antialias")
 
 
 def check_image(image: Image) -> None:
-    """:class:`SourceError` unless ``image`` is RGB uint8 [H, W, 3] with at least one pixel."""
+    """Raise :class:`SourceError` unless ``image`` is RGB uint8 [H, W, 3] with at least one pixel."""
     if not isinstance(image, np.ndarray):
         raise SourceError(f"an image is a NumPy array, not {type(image).__name__}", "read files with load_image()")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise SourceError(
             f"an image is RGB uint8 [H, W, 3]; this array is {image.dtype} {list(image.shape)}",
-            "load_image() turns any file into that; mind that OpenCV's own order is BGR",
+            "read files with load_image(); note that OpenCV's channel order is BGR",
         )
 
 
@@ -119,7 +116,7 @@ def _resize(image: Image, out: FloatArray) -> None:
 
 
 def _crop(image: Image, resolution: int, preprocessing: Preprocessing) -> Image:
-    """The centre of the resized image, uint8 [R, R, 3]; sizes and places are rounded as torchvision does it."""
+    """The centre of the resized image, uint8 [R, R, 3]; sizes and offsets are rounded as in torchvision."""
     height, width, _ = image.shape
     side = math.floor(resolution / (preprocessing.crop or 1.0))
     tall = wide = side
@@ -129,7 +126,7 @@ def _crop(image: Image, resolution: int, preprocessing: Preprocessing) -> Image:
     if tall * wide > _MOST_PIXELS:
         raise SourceError(
             f"an image of {width} x {height} pixels would have {wide} x {tall} with its shorter side at {side}",
-            "crop it: no more than a square of it is looked at",
+            "crop it: the model sees only a square of it",
         )
     resized = Pillow.fromarray(np.ascontiguousarray(image)).resize((wide, tall), _FILTERS[preprocessing.resample])
     top, left = round((tall - resolution) / 2), round((wide - resolution) / 2)
@@ -144,14 +141,14 @@ def _parts(length: int, band: _Band) -> Iterator[slice]:
 
 
 def _round(values: FloatArray) -> None:
-    """Round to whole numbers in place, halves up. No weight is negative: nothing leaves 0 to 255."""
+    """Round to integers in place, halves up. No weight is negative, so values stay within 0 to 255."""
     np.add(values, np.float32(0.5), out=values)
     np.floor(values, out=values)
 
 
 @dataclass(frozen=True)
 class _Band:
-    """``target`` outputs are ``weights`` [targets, sources] times the ``source`` inputs; the other weights are zero."""
+    """A block of the resize matrix: the outputs ``target`` are ``weights`` [targets, sources] by inputs ``source``."""
 
     source: slice
     target: slice
@@ -160,10 +157,10 @@ class _Band:
 
 @dataclass(frozen=True)
 class Taps:
-    """The resize matrix [target, source] along one axis, as whole numbers: output ``i`` is the sum of ``weights[i, k]``
-    times input ``first[i] + k``, with rounding divided by 2 to the power ``bits``.
+    """The resize matrix [target, source] along one axis, in integers.
 
-    ``first`` int32 [target]; ``weights`` int32 [target, K], zero behind the last tap.
+    Output ``i`` is the sum of ``weights[i, k]`` times input ``first[i] + k``, divided by 2 to the power ``bits`` and
+    rounded. ``first`` int32 [target]; ``weights`` int32 [target, K], zero after the last tap.
     """
 
     first: NDArray[np.int32]
@@ -173,7 +170,7 @@ class Taps:
 
 @lru_cache(maxsize=64)
 def taps_of(source: int, target: int) -> Taps:
-    """The reference's weights for resizing ``source`` pixels to ``target``: triangles, rounded to 16 bits."""
+    """Return the weights to resize ``source`` pixels to ``target``: triangles, rounded to 16 bits."""
     scale = source / target
     reach = max(scale, 1.0)  # pixels; enlarging is plain interpolation between two neighbours
     centers = (np.arange(target) + 0.5) * scale
@@ -191,17 +188,14 @@ def taps_of(source: int, target: int) -> Taps:
 def _bands(source: int, target: int) -> tuple[_Band, ...]:
     """The resize matrix [target, source], cut into blocks along its diagonal."""
     taps = taps_of(source, target)
+    reach = taps.weights.shape[1]
+    matrix = np.zeros((target, source + reach), np.float32)  # taps after the last pixel are zero
+    np.put_along_axis(matrix, taps.first[:, None] + np.arange(reach), taps.weights / np.float32(2.0**taps.bits), axis=1)
     bands = []
     for start in range(0, target, _BLOCK):
-        stop = min(start + _BLOCK, target)
-        left = int(taps.first[start])
-        right = int(min(max(taps.first[start:stop]) + taps.weights.shape[1], source))
-        weights = np.zeros((stop - start, right - left), np.float32)
-        for row in range(start, stop):
-            low = int(taps.first[row]) - left
-            count = min(taps.weights.shape[1], right - left - low)  # what is cut off here is zero
-            weights[row - start, low : low + count] = taps.weights[row, :count] / 2.0**taps.bits
-        bands.append(_Band(slice(left, right), slice(start, stop), weights))
+        rows = slice(start, min(start + _BLOCK, target))
+        used = slice(int(taps.first[start]), int(min(max(taps.first[rows]) + reach, source)))
+        bands.append(_Band(used, rows, np.ascontiguousarray(matrix[rows, used])))
     return tuple(bands)
 
 

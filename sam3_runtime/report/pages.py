@@ -45,7 +45,8 @@ def legend_of(rows: Sequence[Row]) -> str:
     columns = set(columns_of(rows))
     parts = [meaning for legend in known for column, meaning in legend if column in columns]
     unstable = any("(unstable)" in str(value) for row in rows for value in row.values())
-    return " ".join([*parts, *([_TEXTS["unstable"]] if unstable else [])]).format(context=CUDA_CONTEXT_MIB)
+    text = " ".join([*parts, *([_TEXTS["unstable"]] if unstable else [])])
+    return text.replace("{context}", str(CUDA_CONTEXT_MIB))
 
 
 def _conditions(*parts: tuple[str, str | Iterable[str] | None]) -> str:

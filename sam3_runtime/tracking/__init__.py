@@ -1,3 +1,5 @@
-"""Tracks of detections through the frames of a source: ``tracker`` assigns ids, ``motion`` predicts boxes, ``overlap``
-compares boxes and masks, ``assignment`` pairs tracks with detections.
+"""Tracks of detections through the frames of a source.
+
+``tracker`` assigns ids, ``motion`` predicts boxes, ``overlap`` compares boxes and masks, ``assignment`` pairs tracks
+with detections.
 """

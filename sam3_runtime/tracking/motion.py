@@ -102,8 +102,10 @@ def stop_at_border(motions: Motions, size: tuple[int, int]) -> Motions:
 
 
 def uncertainty(motions: Motions) -> NDArray[np.float64]:
-    """Return the possible offset of each box, [N, 2] along x and y in pixels: two standard deviations, and at most the
-    size of the box."""
+    """Return the possible offset of each box, [N, 2] along x and y in pixels.
+
+    Two standard deviations, and at most the size of the box.
+    """
     return np.asarray(np.minimum(_DEVIATIONS * np.sqrt(motions["centre_var"]), _MOST_OFFSET * _scale(motions)))
 
 

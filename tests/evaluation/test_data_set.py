@@ -244,6 +244,7 @@ for path in sys.argv[1:]:
     paths = [broken(tmp_path / str(number), kind) for number, kind in enumerate(kinds)]
     command = [sys.executable, "-c", program, *map(str, paths)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 3
     for path, kind, line in zip(paths, kinds, said, strict=True):
         assert re.match(f"{re.escape(str(path))}: {NUMBERS[kind][1]}", line), line
 

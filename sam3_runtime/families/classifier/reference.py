@@ -25,8 +25,10 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Reference:
-    """N images, RGB uint8 [H, W, 3] by name, and their ``logits`` float32 [N, K]; ``truth`` int64 [N] are their
-    classes, if they are labelled. ``versions`` are those of the libraries."""
+    """N images, RGB uint8 [H, W, 3] by name, and their ``logits`` float32 [N, K].
+
+    ``truth`` int64 [N] are their classes, if they are labelled. ``versions`` are those of the libraries.
+    """
 
     resolution: int
     checkpoint_digest: str

@@ -50,8 +50,10 @@ class OptionError(Sam3Error):
 
 @dataclass(frozen=True)
 class Guesses:
-    """The best classes of one image, best first: ``classes`` [n] by index, ``names`` [n], and ``scores`` [n], the
-    softmax over all classes."""
+    """The best classes of one image, best first.
+
+    ``classes`` [n] by index, ``names`` [n], and ``scores`` [n], the softmax over all classes.
+    """
 
     classes: tuple[int, ...]
     names: tuple[str, ...]
@@ -187,11 +189,11 @@ def pictures(path: Path) -> list[Image]:
 
 
 def judge(model: Classifier, wanted: Reference, gate: Mapping[str, float]) -> Judged:
-    """Compare ``model`` with float32 PyTorch: every image alone, every one in a full batch, and the first one in every
-    slot of a batch, where the result must equal that alone.
+    """Compare ``model`` with float32 PyTorch.
 
-    ``gate`` has the fields of :class:`~sam3_runtime.families.classifier.settings.Limits`. Raises :class:`RecordError`
-    if the numbers of classes differ.
+    Every image alone, every one in a full batch, and the first one in every slot of a batch, where the result must
+    equal that alone. ``gate`` has the fields of :class:`~sam3_runtime.families.classifier.settings.Limits`. Raises
+    :class:`RecordError` if the numbers of classes differ.
     """
     if wanted.logits.shape[1] != model.classes:
         raise RecordError(f"the reference has {wanted.logits.shape[1]} classes, the engine {model.classes}")

@@ -32,8 +32,8 @@ def _vision(record: EngineRecord, feeds: Mapping[str, Array]) -> dict[str, Array
 
 def _text(record: EngineRecord, feeds: Mapping[str, Array]) -> dict[str, Array]:
     ids, mask = feeds["input_ids"], feeds["attention_mask"].astype(bool)
-    places = np.arange(1, ids.shape[1] + 1)
-    values = ((ids * mask * places).sum(axis=1) % 97 / 97).astype(np.float32)
+    positions = np.arange(1, ids.shape[1] + 1)
+    values = ((ids * mask * positions).sum(axis=1) % 97 / 97).astype(np.float32)
     return {"text_features": _filled(record.outputs[0], values), "text_mask": mask}
 
 
@@ -49,9 +49,9 @@ def _geometry(record: EngineRecord, feeds: Mapping[str, Array]) -> dict[str, Arr
 def _decoder(record: EngineRecord, feeds: Mapping[str, Array]) -> dict[str, Array]:
     features, mask = feeds["prompt_features"], feeds["prompt_mask"]
     prompt = (features[:, :, 0] * mask).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
-    picture = np.broadcast_to(feeds["fpn_feat_0"][:, 0, 0, 0], prompt.shape)
+    image = np.broadcast_to(feeds["fpn_feat_0"][:, 0, 0, 0], prompt.shape)
     rows, (_, queries, side, _) = len(prompt), (int(s) if i else 0 for i, s in enumerate(record.outputs[0].shape))
-    boxes = _boxes(picture, prompt, queries)
+    boxes = _boxes(image, prompt, queries)
     logits = np.linspace(4.0, -4.0, queries, dtype=np.float32)
     return {
         "pred_masks": _masks(boxes, side),
@@ -67,10 +67,10 @@ def _filled(spec: TensorRecord, values: NDArray[np.float32]) -> Array:
     return np.broadcast_to(values.reshape(-1, *[1] * (len(shape) - 1)), shape).astype(spec.dtype)
 
 
-def _boxes(picture: NDArray[np.float32], prompt: NDArray[np.float32], queries: int) -> NDArray[np.float32]:
-    """xyxy from 0 to 1, [P, queries, 4]: along a diagonal that picture and prompt shift."""
+def _boxes(image: NDArray[np.float32], prompt: NDArray[np.float32], queries: int) -> NDArray[np.float32]:
+    """Boxes xyxy from 0 to 1, [P, queries, 4]: along a diagonal that image and prompt shift."""
     along = np.arange(queries, dtype=np.float32) / queries
-    low_x = (along + np.abs(picture)[:, None]) % 1 * 0.7
+    low_x = (along + np.abs(image)[:, None]) % 1 * 0.7
     low_y = (along + np.abs(prompt)[:, None]) % 1 * 0.7
     return np.stack([low_x, low_y, low_x + 0.25, low_y + 0.2], axis=2).astype(np.float32)
 

@@ -173,8 +173,10 @@ class Pipeline(Closing):
     def _decode_all(
         self, batch: Batch, request: Request, prefetch: Prefetch | None = None
     ) -> Iterator[list[Detections]]:
-        """Run the decoder, with one call in flight while the host finishes the one before; yield images when complete.
-        ``prefetch`` starts during the last call."""
+        """Run the decoder and yield images when complete; ``prefetch`` starts during the last call.
+
+        One call is in flight while the host finishes the one before.
+        """
         sizes = batch.sizes
         features = batch.encode()
         with request.stage("prompt"):

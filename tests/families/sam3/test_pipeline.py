@@ -145,6 +145,7 @@ def test_stages_are_seen(pipeline: Pipeline) -> None:
 def test_several_threads_at_once(pipeline: Pipeline) -> None:
     images, prompts = photos(5), ["cat", "dog", ONE_BOX]
     expected = pipeline.detect(images, prompts)
+    assert [len(row) for row in expected] == [3] * 5
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: pipeline.detect(images, prompts), range(8)):
             for row, wanted in zip(found, expected, strict=True):
@@ -291,6 +292,7 @@ print(len(found[0][0]))
 
 
 def test_the_package_offers_what_it_says() -> None:
+    assert {"load", "stream", "Detections", "Tracker"} <= set(sam3_runtime.__all__)
     for name in sam3_runtime.__all__:
         assert getattr(sam3_runtime, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'lod'"):

@@ -29,6 +29,7 @@ def test_equals_the_reference(size: tuple[int, int]) -> None:
     model = SimpleNamespace(**{name: torch.from_numpy(array) for name, array in made.items()})
     processor = transformers.Sam3ImageProcessor()
     expected = processor.post_process_instance_segmentation(model, threshold=0.3, target_sizes=[size] * 2)
+    assert len(expected) == 2
     for row, reference in enumerate(expected):
         got = detections_of(made, row, size, prompt="cup", prompt_index=3, threshold=0.3)
         assert len(got) == len(reference["scores"]) > 3
