@@ -1,4 +1,4 @@
-"""Counts what comes by in a video: how many things of each kind there were, and for how long each was seen.
+"""Counts the objects in a video: how many of each kind, and for how long each was visible.
 
     python examples/count_things.py engines/b8_q50_r672 street.mp4 person bicycle
 

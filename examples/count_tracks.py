@@ -1,4 +1,4 @@
-"""Counts what passes: how many things of each class were seen in videos or by cameras, each counted once.
+"""Counts the objects of each class in videos or cameras, each object once.
 
     python examples/count_tracks.py shop.npz engines/b8_q50_r672 clip.mp4 camera:0
 

@@ -1,9 +1,9 @@
-"""Finds the classes of a project on pictures: they are encoded once, and after that two engines are enough.
+"""Detects the classes of a project on images: they are encoded once, and then two engines are enough.
 
     python examples/detect_classes.py examples/shop.yaml engines/b8_q50_r672 photos/*.jpg
 
-The first run writes shop.npz beside the project. Later ones read it, and open neither the text nor the geometry
-encoder; after an edit of the project, delete it.
+The first run writes the prompt bank shop.npz beside the project. Later runs read it and open neither the text nor the
+geometry encoder; delete it after an edit of the project.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Draws a box on one picture, and finds what it shows on others.
+"""Detects on other images the objects that a box on one image shows.
 
     python examples/find_what_a_box_shows.py engines/b8_q50_r672 shelf.png 110,60,400,320 photos/
 
-Prompts with boxes that are given to `detect` itself are about the picture that is searched. `encode` reads them on the
-picture that they were drawn on, once, and what it gives is looked for anywhere.
+Boxes in the prompts of `detect` are positions on the searched image itself. `encode` reads them on their own image, once,
+and its result can be detected on any image.
 """
 
 from __future__ import annotations
