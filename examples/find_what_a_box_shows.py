@@ -2,8 +2,8 @@
 
     python examples/find_what_a_box_shows.py engines/b8_q50_r672 shelf.png 110,60,400,320 photos/
 
-Boxes in the prompts of `detect` are positions on the searched image itself. `encode` reads them on their own image, once,
-and its result can be detected on any image.
+Boxes in the prompts of `detect` are positions on the searched image itself. `encode` reads them on their own image,
+once, and its result can be detected on any image.
 """
 
 from __future__ import annotations
