@@ -18,11 +18,11 @@ from sam3_runtime.cli.main import app
 from sam3_runtime.cli.stream import BOX_ON_VIDEO, StreamOutcome
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
 from sam3_runtime.families.sam3.banks import Bank
-from tests.fake_variant import write_fake_variant
 from sam3_runtime.families.sam3.prompts import PromptError
 from sam3_runtime.media.sinks import VideoSink
 from sam3_runtime.media.sources import load_image, read_video
 from sam3_runtime.streams import outputs
+from tests.fake_variant import write_fake_variant
 from tests.media.test_sources import VARIABLE, not_utf8, odd_name
 from tests.projects import CLASSES, WriteProject
 from tests.videos import with_edits, with_odd_size, with_times, write_clip

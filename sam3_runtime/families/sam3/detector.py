@@ -18,9 +18,9 @@ from sam3_runtime.core.errors import RecordError
 from sam3_runtime.deploy.configure import read_config, read_records
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, ClassInfo, extract, load_bank, read_references
-from sam3_runtime.families.sam3.prefetch import AnyPrompt, StageHook
 from sam3_runtime.families.sam3.parts import PART_NAMES, PartName
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
+from sam3_runtime.families.sam3.prefetch import AnyPrompt, StageHook
 from sam3_runtime.families.sam3.projects import read_project
 from sam3_runtime.families.sam3.prompts import Prompt, as_prompt
 from sam3_runtime.families.sam3.spec import SAM3

@@ -123,14 +123,12 @@ class Pipeline(Closing):
         for image in images:
             check_image(image)
         for start in range(0, len(images), self.batch):
-            batch = images[start : start + self.batch]
-            if self._turns.concurrent:
-                yield from self._detect_batch(batch, request)
-            else:
+            results = self._decode_all(self._batch(images[start : start + self.batch], request), request)
+            if not self._turns.concurrent:
                 # Features are in the engines' own memory: no other call may run before this batch is complete.
                 with self._turns.take():
-                    found = list(self._detect_batch(batch, request))
-                yield from found
+                    results = iter(list(results))
+            yield from results
 
     def rounds(
         self,
@@ -166,10 +164,6 @@ class Pipeline(Closing):
     def _batch(self, images: Sequence[Image], request: Request) -> Batch:
         return Batch(images, self.preprocess, self.encode_images, request.stage)
 
-    def _detect_batch(self, images: Sequence[Image], request: Request) -> Iterator[list[Detections]]:
-        """Detect on at most :attr:`batch` images."""
-        yield from self._decode_all(self._batch(images, request), request)
-
     def _decode_all(
         self, batch: Batch, request: Request, prefetch: Prefetch | None = None
     ) -> Iterator[list[Detections]]:
@@ -178,7 +172,7 @@ class Pipeline(Closing):
         One call is in flight while the host finishes the one before.
         """
         sizes = batch.sizes
-        features = batch.encode()
+        features = batch.features
         with request.stage("prompt"):
             tokens = self.encode_prompts(request.prompts, sizes, features)
         calls = list(decoder_calls(features, tokens, self.engine("decoder").limit("P")))

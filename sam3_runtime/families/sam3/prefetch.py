@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from sam3_runtime.core.wording import counted
@@ -47,39 +48,37 @@ def request_of(
     return Request(normal, thresholds, top, stages or (lambda _: nullcontext()))
 
 
+@dataclass
 class Batch:
-    """Images that are encoded together; each step runs once. ``sizes``: (height, width) of each."""
+    """Images that are encoded together; each step runs once."""
 
-    def __init__(
-        self,
-        images: Sequence[Image],
-        preprocess: Callable[[Sequence[Image]], AnyArray],
-        encode: Callable[[AnyArray], Features],
-        stage: StageHook,
-    ) -> None:
-        self._images, self._preprocess, self._encode, self._stage = images, preprocess, encode, stage
-        self._pixels: AnyArray | None = None
-        self._features: Features | None = None
-        self.sizes = [(image.shape[0], image.shape[1]) for image in images]
+    images: Sequence[Image]
+    make_pixels: Callable[[Sequence[Image]], AnyArray]
+    make_features: Callable[[AnyArray], Features]
+    stage: StageHook
 
-    def preprocess(self) -> AnyArray:
-        """Return the input of the vision encoder."""
-        if self._pixels is None:
-            with self._stage("preprocess"):
-                self._pixels = self._preprocess(self._images)
-        return self._pixels
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image, in pixels."""
+        return [(image.shape[0], image.shape[1]) for image in self.images]
 
-    def encode(self) -> Features:
-        """Return the output of the vision encoder."""
-        if self._features is None:
-            pixels = self.preprocess()
-            with self._stage("vision"):
-                self._features = self._encode(pixels)
-        return self._features
+    @cached_property
+    def pixels(self) -> AnyArray:
+        """The input of the vision encoder."""
+        with self.stage("preprocess"):
+            return self.make_pixels(self.images)
+
+    @cached_property
+    def features(self) -> Features:
+        """The output of the vision encoder."""
+        pixels = self.pixels
+        with self.stage("vision"):
+            return self.make_features(pixels)
 
     def reset(self) -> None:
         """Discard pixels and features, which another call of the engines has overwritten."""
-        self._pixels = self._features = None
+        self.__dict__.pop("pixels", None)
+        self.__dict__.pop("features", None)
 
 
 class Prefetch:
@@ -95,14 +94,13 @@ class Prefetch:
 
     def preprocess(self) -> None:
         """Take the next images, if they are there, and preprocess them."""
-        images = self._take(False)
-        if images:
+        if images := self._take(False):
             self.batch = self._make(images)
-            self.batch.preprocess()
+            _ = self.batch.pixels  # computes them
 
     def encode(self) -> None:
         """Start the vision encoder on the next images, if they are there."""
         if self.batch is None:
             self.preprocess()
         if self.batch is not None:
-            self.batch.encode()
+            _ = self.batch.features  # computes them

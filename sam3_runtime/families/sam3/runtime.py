@@ -17,7 +17,6 @@ from sam3_runtime.families.sam3.reference import Reference
 from sam3_runtime.families.sam3.reference import read_reference as read
 from sam3_runtime.families.sam3.workload import Workload
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.measure.judging import Judged
 from sam3_runtime.records.records import Check, VariantConfig
 
 if TYPE_CHECKING:
@@ -47,11 +46,6 @@ def pictures(path: Path) -> list[Image]:
     return list(read(path).pictures.values())
 
 
-def judge(model: Pipeline, reference: Reference, limits: Mapping[str, float]) -> Judged:
-    """Compare the engines with the reference."""
-    return gate.judged(model, reference, limits)
-
-
 def read_accuracy(path: Path, _config: VariantConfig) -> AccuracyReference:
     """Read the accuracy of float32 PyTorch on a data set, and its images."""
     return read_accuracy_reference(path)
@@ -73,19 +67,18 @@ def evaluate_data_set(directory: Path, data: Mapping[str, str], output: Path) ->
 
 
 def evaluate(directory: Path, annotations: Path, **options: Any) -> Evaluation:
-    """``sam3-runtime evaluate``: see :mod:`sam3_runtime.cli.evaluate`."""
+    """Run ``sam3-runtime evaluate``: see :mod:`sam3_runtime.cli.evaluate`."""
     from sam3_runtime.cli.evaluate import evaluate as run
 
     return run(directory, annotations, **options)
 
 
 def infer(directory: Path, **options: Any) -> StreamOutcome:
-    """``sam3-runtime infer``: see :mod:`sam3_runtime.cli.infer`."""
+    """Run ``sam3-runtime infer``: see :mod:`sam3_runtime.cli.infer`."""
     from sam3_runtime.cli.infer import infer as run
 
     return run(directory, **options)
 
 
-def workload(model: Pipeline, settings: Mapping[str, Any]) -> Workload:
-    """Return the workload of the benchmark."""
-    return Workload(model, settings)
+judge = gate.judged
+workload = Workload
