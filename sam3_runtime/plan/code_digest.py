@@ -28,7 +28,7 @@ MEMORY = Path(".snakemake/sam3-code.json")
 # only displayed, predicted or stored beside an engine.
 _SHARED_PLUMBING = """
     __init__ families/__init__ families/base engines/__init__ engines/registry engines/cache
-    core/errors core/files core/gpus core/hints core/integrity core/placed_yaml core/remembered core/wording
+    core/errors core/files core/gpus core/hints core/integrity core/yaml_document core/remembered core/wording
     plan/carried_code plan/code_digest plan/paths plan/planning plan/sections plan/settings plan/toolchain plan/variants
     jobs/gpu_lock jobs/job jobs/locking records/records deploy/configure deploy/overview deploy/pack
     measure/memory report/text engines/building/inspector engines/building/tensorrt_progress
