@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from sam3_runtime.core.files import (
     this_process,
     write_atomically,
 )
+from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.plan.paths import FOLDERS
+from sam3_runtime.records.records import CheckpointLock
 
 _REGISTER = Path(".snakemake/sam3-jobs")
 _MAIN = Path(".snakemake/sam3-main")
@@ -40,12 +42,12 @@ _ROOM = "Hint: free some room (sam3-runtime prune shows what nothing uses) and g
 
 
 @contextmanager
-def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]:
+def job(snakemake: Any, *, tee: bool = False, gpus: str = "") -> Iterator[Callable[[str], None]]:
     """Run the work of the job that ``snakemake`` describes, with its output in the job's log.
 
-    Gives a function that says a line on Snakemake's own standard error as well, for those who wait. Ends the process
-    with 1 on failure: after the message alone for a :class:`Sam3Error`, after a traceback for a defect. With ``tee``,
-    what people are to see is printed there too.
+    Yields a function that logs a line and prints it to Snakemake's own standard error. Ends the process with 1 on
+    failure: after the message alone for a :class:`Sam3Error`, after a traceback for a defect. With ``tee``, the log is
+    printed at the end. ``gpus`` is ``build_gpus`` or ``run_gpus``, of which the job holds one.
     """
     for output in map(Path, snakemake.output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,8 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
         os.write(terminal, f"{text}\n".encode(errors="backslashreplace"))
 
     try:
-        yield announce
+        with hold_gpu(snakemake.config[gpus], announce) if gpus else nullcontext():
+            yield announce
         failed = False
     except Sam3Error as error:
         print(f"Error: {error}")
@@ -77,6 +80,11 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
             os.write(terminal, Path(snakemake.log[0]).read_bytes())
     if failed:
         sys.exit(1)
+
+
+def read_lock(snakemake: Any) -> CheckpointLock:
+    """Return the job's ``checkpoint.lock``, with the location that the checkpoint is loaded from here."""
+    return CheckpointLock.read(Path(snakemake.input.lock)).at(snakemake.config["checkpoint_location"])
 
 
 def _redirect(log: str | None) -> None:

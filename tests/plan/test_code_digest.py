@@ -22,7 +22,6 @@ SCRIPTS = PROJECT / "workflow_scripts"
 WITHOUT_CODE = {
     "lock_checkpoint": "what is locked stays",
     "link_engine": "a link, whose ends are input and output",
-    "link_asset": "likewise",
     "judge": "has no output, so it always runs",
 }
 """Scripts whose rules have no digest, and why."""
