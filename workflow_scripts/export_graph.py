@@ -7,7 +7,7 @@ from sam3_runtime.graphs.export import export_graph
 from sam3_runtime.jobs.job import job, read_lock
 from sam3_runtime.plan.paths import parse_id
 
-# Tracing allocates by the million, and PyTorch's own objects need no search for garbage: this saves a tenth of the time.
+# Tracing allocates millions of objects, and PyTorch's own need no search for garbage: a tenth of the time.
 gc.freeze()
 gc.set_threshold(200_000, 20, 20)
 

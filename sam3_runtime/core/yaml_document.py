@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Compose a mapping; a key that it also takes over from a merge (``<<``) is not yet in it, and so not repeated."""
+        """Compose a mapping, which does not contain yet what it takes over from a merge key (``<<``)."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], yaml.Node] = {}
         for key, _ in node.value:

@@ -112,10 +112,11 @@ def unpack(archive: Path, parent: Path) -> Path:
                 raise ArchiveError(f"{target} is there already", "remove it, or unpack elsewhere")
             temporary = temporary_name(target)
             try:
-                for member in members:
-                    _extract(tar, member, temporary / Path(member.name).name)
-                _check_whole(archive, temporary)
-                os.replace(temporary, target)
+                # Plain files in one folder by now; the filter, which older Pythons lack, also resets their permissions.
+                tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+                tar.extractall(temporary)
+                _check_whole(archive, temporary / name)
+                os.replace(temporary / name, target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except FileNotFoundError:
@@ -136,7 +137,7 @@ def _check_whole(archive: Path, directory: Path) -> None:
         check_agreement(directory, VariantConfig.read(directory / "config.json"), records)
         check_engines(directory, records, "always")
     except RecordError as error:
-        message = str(error).partition("\n")[0].replace(str(directory), directory.name.split(".")[1])
+        message = str(error).partition("\n")[0].replace(str(directory), directory.name)
         raise ArchiveError(f"{archive} is damaged: {message}", "copy it again") from None
 
 
@@ -155,11 +156,3 @@ def _only_folder(archive: Path, members: list[tarfile.TarInfo]) -> str:
         raise ArchiveError(f"{archive} holds {len(folders)} folders, not one variant", "pack it with sam3-runtime pack")
     return folders.pop()
 
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    if source is None:
-        raise ArchiveError(f"{member.name!r} is no plain file")
-    with source, open(path, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 22)

@@ -130,8 +130,10 @@ def _imports(tree: ast.Module) -> frozenset[str]:
 
 
 def _pieces(node: Any) -> Iterator[str]:
-    """Yield the syntax tree as text, the same in every Python version: unlike in ``ast.dump``, empty fields, as those of
-    newer versions are, are left out."""
+    """Yield the syntax tree as text that is the same in every Python version.
+
+    Unlike in ``ast.dump``, empty fields are left out, as those that newer versions add are empty.
+    """
     if isinstance(node, ast.AST):
         yield f"{type(node).__name__}("
         for name, value in ast.iter_fields(node):

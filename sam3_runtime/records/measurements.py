@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import Any, Literal
 
 from pydantic import Field
@@ -61,21 +61,9 @@ class Latency(Record):
 
 def latency(samples: Sequence[float]) -> Latency:
     """Summary of samples in milliseconds; percentiles are interpolated between neighbours."""
-    ranked = sorted(samples)
-    return Latency(
-        median=round(_percentile(ranked, 50), 3),
-        mean=round(fmean(ranked), 3),
-        p95=round(_percentile(ranked, 95), 3),
-        p99=round(_percentile(ranked, 99), 3),
-        n=len(ranked),
-    )
-
-
-def _percentile(ranked: Sequence[float], percent: float) -> float:
-    place = (len(ranked) - 1) * percent / 100
-    low = int(place)
-    high = min(low + 1, len(ranked) - 1)
-    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+    cuts = quantiles(samples if len(samples) > 1 else [*samples, *samples], n=100, method="inclusive")
+    numbers = {"median": median(samples), "mean": fmean(samples), "p95": cuts[94], "p99": cuts[98]}
+    return Latency(**{name: round(value, 3) for name, value in numbers.items()}, n=len(samples))
 
 
 def stable(windows: Sequence[Sequence[float]]) -> bool:

@@ -80,12 +80,14 @@ class SealedRecord(Record):
     digest: str = ""
 
     def sealed(self) -> Self:
+        """Return the record with its digest."""
         unset = {name for name in self.ADDED if getattr(self, name) is None}
         content = json.loads(self.model_dump_json(exclude={"digest"} | unset))
         return self.model_copy(update={"digest": digest_of(content)})
 
     def write(self, path: Path) -> None:
-        write_atomically(path, (self.sealed().model_dump_json(indent=2) + "\n").encode())
+        """Write the record with its digest."""
+        Record.write(self.sealed(), path)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -298,13 +300,6 @@ class VariantConfig(OfFamily):
     preprocessing: Preprocessing = Preprocessing()
     assets: dict[str, str] = Field(description="SHA-256 of each file beside the engines that running needs")
     notice: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_notice(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("family") not in (None, *FAMILIES):
-            return data
-        return {"notice": family_of(data.get("family")).notice} | data
 
     @classmethod
     def _spread(cls, spec: FamilySpec) -> dict[str, dict[str, str]]:

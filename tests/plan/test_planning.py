@@ -141,7 +141,9 @@ def test_calibrators_depend_on_their_tensorrt_and_no_gpu_and_no_workspace(tmp_pa
 
 @pytest.mark.parametrize("version", ["11.0.0", "11.1.0.5"])
 def test_calibrators_are_refused_where_there_are_none_and_qdq_is_named(tmp_path: Path, version: str) -> None:
-    with pytest.raises(VariantsError, match=rf"TensorRT {version} does not support calibration.method: calibrator(.|\n)*method: qdq"):
+    with pytest.raises(
+        VariantsError, match=rf"TensorRT {version} does not support calibration.method: calibrator(.|\n)*method: qdq"
+    ):
         plan_for_tensorrt(tmp_path, version, "calibration: {method: calibrator}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.core.files import sha256_of
+from sam3_runtime.core.files import sha256_of, this_process
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 from tests.workflow.conftest import WorkFolder
 from tests.workflow.test_faults import cli
@@ -265,7 +265,7 @@ def test_prune_takes_any_way_to_the_folder(built: WorkFolder, tmp_path: Path) ->
 
 
 def test_prune_leaves_what_is_being_written(built: WorkFolder) -> None:
-    part = built.path / f"onnx/r224/.decoder_q50.onnx.{os.getpid()}.part"
+    part = built.path / f"onnx/r224/.decoder_q50.onnx.{this_process()}.part"
     part.touch()
     cli("prune", "-d", str(built.path), "--delete")
     assert part.exists()

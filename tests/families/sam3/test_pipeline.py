@@ -482,5 +482,7 @@ def test_a_part_that_was_not_opened_is_named(directory: Path, need: str) -> None
 
 @pytest.mark.parametrize("parts", [(), ("decodr", "decoder")])
 def test_parts_that_there_are_not(directory: Path, parts: tuple[Any, ...]) -> None:
-    with pytest.raises(EngineError, match=r"(decodr|nothing) is no part of a variant\nHint: its parts are vision-enc"):
+    with pytest.raises(
+        EngineError, match=r"(decodr|nothing) is not a part of a variant\nHint: its parts are vision-enc"
+    ):
         load(directory, parts=parts)
