@@ -72,8 +72,11 @@ class Owner:
     @classmethod
     def parse(cls, text: str) -> Owner | None:
         """Return the owner with that ``str``; None for any other text."""
-        *machine, pid = text.split("-")
-        return cls(*machine, int(pid)) if len(machine) == 3 and pid.isdigit() else None
+        fields = text.split("-")
+        if len(fields) != 4 or not fields[3].isdigit():
+            return None
+        host, boot, namespace, pid = fields
+        return cls(host, boot, namespace, int(pid))
 
     def state(self) -> ProcessState:
         """Return whether the process runs."""

@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
             )
         return value
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping, which does not contain yet what it takes over from a merge key (``<<``)."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], yaml.Node] = {}

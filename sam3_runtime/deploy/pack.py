@@ -155,4 +155,3 @@ def _only_folder(archive: Path, members: list[tarfile.TarInfo]) -> str:
     if len(folders) != 1:
         raise ArchiveError(f"{archive} holds {len(folders)} folders, not one variant", "pack it with sam3-runtime pack")
     return folders.pop()
-

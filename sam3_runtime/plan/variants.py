@@ -125,8 +125,8 @@ class Variants:
         match = re.fullmatch(rf"{optional}(?:_(?P<quantize>{'|'.join(EIGHT_BIT)}))?", f"_{name}")
         if match is None:
             return None
-        default = self.family.own_values(self.dims) | self.settings.defaults.model_dump(exclude_none=True)
-        given = default | {key: value for key, value in match.groupdict("none").items() if value != "none"}
+        defaults = {**self.family.own_values(self.dims), **self.settings.defaults.model_dump(exclude_none=True)}
+        given = defaults | {key: value for key, value in match.groupdict("none").items() if value != "none"}
         return Variant(tuple(int(given[key]) for key in self.family.keys), match["quantize"] or "none", self.family)  # type: ignore[arg-type]
 
 
