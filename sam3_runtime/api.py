@@ -1,5 +1,4 @@
-"""The public API, imported with the array libraries that it needs when ``sam3_runtime`` is first asked for one of these
-names."""
+"""Import the public API, and the array libraries that it needs, when one of its names is first used."""
 
 from __future__ import annotations
 

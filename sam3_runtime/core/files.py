@@ -58,8 +58,10 @@ class ProcessState(Enum):
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, identified for everyone who shares its files: process numbers repeat on other machines, after a
-    restart, and in other containers."""
+    """A process, identified for everyone who shares its files.
+
+    Process numbers alone repeat on other machines, after a restart, and in other containers.
+    """
 
     host: str
     boot: str

@@ -171,7 +171,7 @@ def test_load_says_what_it_loaded(directory: Path) -> None:
 
 
 def test_no_folder_and_no_variant(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="is no folder"):
+    with pytest.raises(RecordError, match="is not a folder"):
         load(tmp_path / "engines/none")
     with pytest.raises(RecordError, match=r"config\.json is missing"):
         load(tmp_path)
