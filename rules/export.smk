@@ -57,7 +57,10 @@ use rule export_graph as export_graph_with_data with:
         data="onnx/{graph}.onnx.data",
     wildcard_constraints:
         graph=paths.id_pattern(
-            PLAN.family, [part for part in PARTS if part.external_data], False, ("_fp32",)
+            PLAN.family,
+            [part for part in PARTS if part.external_data],
+            False,
+            ("_fp32",),
         ),
 
 

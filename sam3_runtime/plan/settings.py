@@ -140,42 +140,32 @@ class VariantsFile(Section):
 
 
 @cache
-def variants_file(family: FamilySpec) -> type[VariantsFile]:
+def variants_file(family: FamilySpec) -> Any:
     """Return the schema for a family: its own sections, and a value for each of its axes."""
     numbers: dict[str, Any] = {
         axis.key: (Positive if axis.default else Positive | None, axis.default) for axis in family.axes
     }
     numbers["quantize"] = (QuantizeValue, "none")
-    defaults: Any = create_model("Defaults", __base__=Section, __doc__="What a matrix leaves out.", **numbers)
     lists: dict[str, Any] = dict.fromkeys(family.keys, (Positive | list[Positive] | None, None))
     lists["quantize"] = (QuantizeValue | list[QuantizeValue] | None, None)
-    matrix: Any = create_model(
-        "Matrix",
-        __base__=Section,
-        __doc__="Every combination of the listed values is a variant.",
-        **lists,
-    )
     own = sections_of(family.name)
-    optimal = own["optimal"]
-    build: Any = create_model(
-        "BuildSection", __base__=BuildSection, __doc__=BuildSection.__doc__, optimal=(optimal, optimal())
-    )
     part: Any = Literal[("default", *family.parts)]
-    precision: Any = PrecisionName | dict[part, PrecisionName]
+    build = _model("BuildSection", BuildSection, {"optimal": (own["optimal"], own["optimal"]())})
+    defaults = _model("Defaults", Section, numbers, "What a matrix leaves out.")
+    matrix: Any = _model("Matrix", Section, lists, "Every combination of the listed values is a variant.")
     fields: dict[str, Any] = {name: (own[name], own[name]()) for name in ("export", "reference", "bench", "gate")}
-    made: Any = create_model(
-        "VariantsFile",
-        __base__=VariantsFile,
-        __doc__=VariantsFile.__doc__,
-        precision=(precision, "auto"),
-        build=(build, build()),
-        defaults=(defaults, defaults()),
-        variants=(list[matrix], Field(min_length=1)),
-        accuracy=(own["accuracy"] | None, None),
-        **fields,
-    )
-    found: type[VariantsFile] = made
-    return found
+    fields["precision"] = (PrecisionName | dict[part, PrecisionName], "auto")
+    fields |= {
+        "build": (build, build()),
+        "defaults": (defaults, defaults()),
+        "accuracy": (own["accuracy"] | None, None),
+    }
+    fields["variants"] = (list[matrix], Field(min_length=1))
+    return _model("VariantsFile", VariantsFile, fields)
+
+
+def _model(name: str, base: type[Section], fields: dict[str, Any], description: str | None = None) -> Any:
+    return create_model(name, __base__=base, __doc__=description or base.__doc__, **fields)
 
 
 def sections_of(family: str | None) -> Mapping[str, Any]:
@@ -193,7 +183,7 @@ def json_schema(model: type[BaseModel] | None = None) -> str:
 def _of_every_family() -> dict[str, Any]:
     """Return the schema of the family that ``model.family`` names; of the first, where it names none."""
     first, *others = FAMILIES.values()
-    schema = variants_file(first).model_json_schema()
+    schema: dict[str, Any] = variants_file(first).model_json_schema()
     for spec in others:
         mark = f"#/$defs/{spec.name}."
         text = json.dumps(variants_file(spec).model_json_schema()).replace("#/$defs/", mark)

@@ -127,6 +127,7 @@ class PartBench(Record):
 
     @property
     def per_image(self) -> float:
+        """Milliseconds per image."""
         return self.latency.median / max(self.images, 1)
 
 
@@ -155,9 +156,11 @@ class Rounds(Record):
     parts: tuple[PartBench, ...]
 
     def camera(self, count: int) -> CameraBench | None:
+        """Return the measurement with that number of cameras."""
         return next((one for one in self.cameras if one.cameras == count), None)
 
     def part(self, name: str, images: int, prompts: int = 0) -> PartBench | None:
+        """Return the measurement of a part with these rows."""
         asked = (name, images, prompts)
         return next((one for one in self.parts if (one.part, one.images, one.prompts) == asked), None)
 

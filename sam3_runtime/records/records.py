@@ -177,6 +177,8 @@ class Toolchain(Record):
 
 
 class TensorRecord(Record):
+    """An input or output of an engine; a text in its shape is a dynamic dimension."""
+
     name: str
     shape: tuple[int | str, ...]
     dtype: str
@@ -364,8 +366,10 @@ class Counts(Record):
 
 
 class Verdict(SealedRecord):
-    """``passed``, ``rejected`` (ran, but not accurately enough), ``failed`` (did not run), or ``unverified`` (built
-    for another machine: this one cannot run it).
+    """The verdict of the accuracy gate about a variant.
+
+    ``passed``, ``rejected`` (ran, but not accurately enough), ``failed`` (did not run), or ``unverified`` (this machine
+    cannot run it).
 
     ``engines`` maps each part to the SHA-256 of its engine: the runtime ignores a verdict about other engines.
     """

@@ -33,9 +33,11 @@ class AccuracySection(Section):
     """Images that the gate measures, spread evenly over the classes."""
 
     def params(self) -> dict[str, Any]:
+        """Return what jobs depend on."""
         return {"limit": self.limit}
 
     def paths(self) -> dict[str, str]:
+        """Return the files and folders of the data set by their keys."""
         return {"folder": self.folder}
 
 

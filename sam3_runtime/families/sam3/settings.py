@@ -39,6 +39,7 @@ class ReferenceSection(PicturesSection):
     """Score that a detection must exceed; `auto` is 0.3, or a gap in the scores where none exceeds that."""
 
     def params(self) -> dict[str, Any]:
+        """Return what jobs depend on."""
         return {"prompts": self.prompts, "threshold": None if self.threshold == "auto" else self.threshold}
 
 
@@ -55,9 +56,11 @@ class AccuracySection(Section):
     """Images that the gate measures: the first ones."""
 
     def params(self) -> dict[str, Any]:
+        """Return what jobs depend on."""
         return {"limit": self.limit}
 
     def paths(self) -> dict[str, str]:
+        """Return the files and folders of the data set by their keys."""
         return {"annotations": self.annotations} | ({"images": self.images} if self.images else {})
 
 
@@ -69,6 +72,7 @@ class BenchSection(RoundsSection):
     """Best masks to retain for each prompt where the weights detect nothing."""
 
     def baseline(self) -> dict[str, Any]:
+        """Return the settings for measuring the model in its own library."""
         return super().baseline() | {"masks": self.masks, "prompts": len(self.prompts)}
 
 

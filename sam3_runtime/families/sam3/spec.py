@@ -1,5 +1,4 @@
-"""What SAM3 tells the build: the axes of its variants, what they may be, and what is said about it. Its parts are in
-``parts.py``. Pure."""
+"""Describe SAM3: the axes of its variants, their limits, table columns and notices. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ def _own_values(dims: ModelDims) -> dict[str, int]:
 
 
 def _refuse(dims: ModelDims, values: Mapping[str, int]) -> Refusal | None:
-    """A resolution off the model's patches, or more queries than it has."""
+    """Refuse a resolution that is not a whole number of patches, and more queries than the model's."""
     resolution, queries = values["resolution"], values["queries"]
     if resolution % dims.patch:
         below = resolution // dims.patch * dims.patch
@@ -39,7 +38,7 @@ def _fixed(dims: ModelDims, axes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _ranges(dims: ModelDims, batch: int) -> dict[str, Range]:
-    """N is 1 or P: its range is that of P, and the tuned value is P's too."""
+    """Return the ranges; N is 1 or P, so that its range and tuned value are those of P."""
     return {
         "B": Range(1, batch, batch),
         "P": Range(1, batch, batch),
@@ -89,19 +88,17 @@ SAM3 = FamilySpec(
     columns={"agreement": "agreement", "mask IoU": "mask_iou"},
     accuracy={"box_ap": ("box", "ap"), "mask_ap": ("mask", "ap")},
     legend={
-        "found": "`found` is how many detections the variant keeps on the reference's pictures, `expected` how many "
-        "float32 PyTorch keeps there, both over all calls of the decoder: with a batch above 1 each prompt is asked "
-        "three times. `agreement` is what both keep, as a share of what either keeps, and `mask_iou` the mean over "
-        "what both keep.",
-        "box_ap": "`box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of `accuracy:`.",
+        "found": "`found` is the number of detections of the variant in the reference's images, `expected` that of "
+        "float32 PyTorch, both over all calls of the decoder: with a batch above 1 each prompt is run three times. "
+        "`agreement` is the share of detections of either side that both find, and `mask_iou` their mean IoU.",
+        "box_ap": "`box_ap` and `mask_ap` are COCO's AP on the first images (`limit`) of `accuracy:`.",
     },
     full_size=_full_size,
     estimated=Estimated(
         parameters={"vision-encoder": 454.0e6, "text-encoder": 353.8e6, "geometry-encoder": 8.1e6, "decoder": 23.4e6},
         scratch=_scratch,
-        made_of="weights: 840 million parameters in the precision asked for; buffers: every tensor at the largest "
-        "batch; scratch: 27 KiB for each token of each image, as full-size vision encoders took; files: a graph and an "
-        "engine of each, 100 MB for each reference",
+        made_of="weights: 840 million parameters in the requested precision; buffers: every tensor at the largest "
+        "batch; scratch: 27 KiB for each token of each image, as measured; files: graphs, engines, 100 MB a reference",
     ),
     notice="The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's.",
     archive_notice="""\
