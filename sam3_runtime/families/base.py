@@ -101,10 +101,6 @@ class Part:
         return next(tensor for tensor in self.inputs if tensor.name == name)
 
 
-def _none(*_: Any) -> None:
-    return None
-
-
 @dataclass(frozen=True, eq=False)
 class FamilySpec:
     """A family of models.
@@ -141,7 +137,7 @@ class FamilySpec:
     columns: Mapping[str, str] = field(default_factory=dict)
     accuracy: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     legend: Mapping[str, str] = field(default_factory=dict)
-    sizes: Callable[[str, Mapping[str, int]], Refusal | None] = _none
+    sizes: Callable[[str, Mapping[str, int]], Refusal | None] = lambda *_: None
     full_size: Callable[[Any], bool] = lambda _: False
     estimated: Estimated | None = None
 
@@ -217,11 +213,8 @@ class Estimated:
 
 def resolve(shape: Shape, values: Mapping[str, int]) -> Shape:
     """Replace the symbols in ``shape`` that are in ``values``; ``n+1`` follows from ``n``."""
-    return tuple(_resolved(dim, values) for dim in shape)
-
-
-def _resolved(dim: Dim, values: Mapping[str, int]) -> Dim:
-    if isinstance(dim, int) or dim in values:
-        return dim if isinstance(dim, int) else values[dim]
-    symbol, plus, more = dim.partition("+")
-    return values[symbol] + int(more) if plus and symbol in values else dim
+    resolved: list[Dim] = []
+    for dim in shape:
+        symbol, _, more = str(dim).partition("+")
+        resolved.append(values[symbol] + int(more or 0) if symbol in values else dim)
+    return tuple(resolved)

@@ -42,4 +42,5 @@ def test_an_error_is_one_message(text: str, message: str, hint: str | None) -> N
     with pytest.raises(VariantsError) as caught:
         DOCUMENT.parse(text, "file.yaml")
     assert caught.value.message.startswith(message)
-    assert (caught.value.hint or "").startswith(hint or "") and bool(caught.value.hint) == bool(hint)
+    assert (caught.value.hint is None) == (hint is None)
+    assert (caught.value.hint or "").startswith(hint or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sam3_runtime.families.base import BATCH, RESOLUTION, Axis, FamilySpec, Range, Refusal
 from sam3_runtime.families.classifier.parts import MODEL, ClassifierDims
@@ -18,10 +17,6 @@ def _refuse(_dims: ClassifierDims, axes: Mapping[str, int]) -> Refusal | None:
     return None
 
 
-def _claims(config: Mapping[str, Any]) -> bool:
-    return "architecture" in config and "pretrained_cfg" in config
-
-
 CLASSIFIER = FamilySpec(
     name="classifier",
     title="classifier",
@@ -29,7 +24,7 @@ CLASSIFIER = FamilySpec(
     parts={MODEL.name: MODEL},
     dims=ClassifierDims,
     dims_of=ClassifierDims.from_config,
-    claims=_claims,
+    claims=lambda config: "architecture" in config and "pretrained_cfg" in config,
     hub="timm",
     own_values=lambda _dims: {},
     refuse=_refuse,

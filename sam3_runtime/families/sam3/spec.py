@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sam3_runtime.core.wording import counted
 from sam3_runtime.families.base import BATCH, RESOLUTION, Axis, Estimated, FamilySpec, Range, Refusal
 from sam3_runtime.families.sam3.parts import MAX_BOXES, PARTS, ModelDims, fixed_dims
-
-
-def _own_values(dims: ModelDims) -> dict[str, int]:
-    return {"resolution": dims.image_size}
 
 
 def _refuse(dims: ModelDims, values: Mapping[str, int]) -> Refusal | None:
@@ -27,14 +22,6 @@ def _refuse(dims: ModelDims, values: Mapping[str, int]) -> Refusal | None:
     if queries > dims.queries:
         return f"queries {queries} is more than the model's {dims.queries}", f"use {dims.queries} or fewer"
     return None
-
-
-def _claims(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") in ("sam3", "sam3_video")
-
-
-def _fixed(dims: ModelDims, axes: Mapping[str, int]) -> dict[str, int]:
-    return fixed_dims(dims, axes.get(RESOLUTION), axes.get("queries"))
 
 
 def _ranges(dims: ModelDims, batch: int) -> dict[str, Range]:
@@ -62,10 +49,6 @@ _FULL_SIZE = 256  # channels of the full-size model
 _SCRATCH_PER_TOKEN = 27 << 10  # bytes: 1 125 MiB at 1008 and 500 MiB at 672, batch 8, TensorRT-RTX 1.7 (docs/results)
 
 
-def _full_size(dims: ModelDims) -> bool:
-    return dims.channels >= _FULL_SIZE
-
-
 def _scratch(dims: ModelDims, axes: Mapping[str, int]) -> int:
     return _SCRATCH_PER_TOKEN * axes[BATCH] * dims.grid(axes[RESOLUTION]) ** 2
 
@@ -77,11 +60,11 @@ SAM3 = FamilySpec(
     parts=PARTS,
     dims=ModelDims,
     dims_of=ModelDims.from_config,
-    claims=_claims,
+    claims=lambda config: config.get("model_type") in ("sam3", "sam3_video"),
     hub=None,
-    own_values=_own_values,
+    own_values=lambda dims: {RESOLUTION: dims.image_size},
     refuse=_refuse,
-    fixed=_fixed,
+    fixed=lambda dims, axes: fixed_dims(dims, axes.get(RESOLUTION), axes.get("queries")),
     ranges=_ranges,
     sizes=_sizes,
     batched=("B", "P", "N"),
@@ -93,7 +76,7 @@ SAM3 = FamilySpec(
         "`agreement` is the share of detections of either side that both find, and `mask_iou` their mean IoU.",
         "box_ap": "`box_ap` and `mask_ap` are COCO's AP on the first images (`limit`) of `accuracy:`.",
     },
-    full_size=_full_size,
+    full_size=lambda dims: dims.channels >= _FULL_SIZE,
     estimated=Estimated(
         parameters={"vision-encoder": 454.0e6, "text-encoder": 353.8e6, "geometry-encoder": 8.1e6, "decoder": 23.4e6},
         scratch=_scratch,
