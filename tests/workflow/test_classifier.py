@@ -166,4 +166,4 @@ def test_a_folder_holds_one_family(folder: WorkFolder) -> None:
     )
     run = folder.snakemake("--dry-run")
     folder.write()
-    assert "this work folder was built for a classifier, and variants.yaml is of a SAM3" in run.stdout
+    assert "this work folder was built for a classifier, and variants.yaml is for a SAM3" in run.stdout
