@@ -95,11 +95,10 @@ class Clocks(Record):
 
 
 class DeviceMemory(Record):
-    """What the process took of the GPU's memory, CUDA context included.
+    """The GPU memory of the process, with the CUDA context.
 
-    ``method``: ``process`` is what the driver books on this process; ``difference`` is what the card has in use less
-    what it had before (right where nothing else runs on it); ``device`` is all that is in use, by whomever (a card
-    without ``nvidia-smi``).
+    ``method`` is where the numbers are from: ``process``, what the driver reports for this process; ``difference``, what
+    is in use on the GPU less what was before (right where nothing else runs there); ``device``, all that is in use.
     """
 
     method: Literal["process", "difference", "device"]
