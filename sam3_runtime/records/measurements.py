@@ -97,7 +97,7 @@ class Clocks(Record):
 class DeviceMemory(Record):
     """The GPU memory of the process, with the CUDA context.
 
-    ``method`` is where the numbers are from: ``process``, what the driver reports for this process; ``difference``, what
+    ``method`` is where the numbers are from: ``process``, what the driver reports for it; ``difference``, what
     is in use on the GPU less what was before (right where nothing else runs there); ``device``, all that is in use.
     """
 
