@@ -9,8 +9,8 @@ OUTPUTS  bench/{variant}.json, bench/baselines/r{resolution}.json
 rule bench_variant:
     input:
         config="engines/{variant}/config.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
-        engines=expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts),
+        records=RECORDS,
+        engines=ENGINES,
         again=unless_whole("bench/{variant}.json"),
     output:
         result="bench/{variant}.json",

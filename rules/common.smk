@@ -20,12 +20,12 @@ from sam3_runtime.families.base import EIGHT_BIT, RESOLUTION
 from sam3_runtime.plan.planning import make_plan
 
 
-def plainly(ask):
-    """``ask``, whose messages for people end Snakemake and stand alone: it would print the way through our code."""
+def plainly(function):
+    """End Snakemake with the message of a ``Sam3Error`` alone, without a traceback of our code."""
 
     def answer(*arguments):
         try:
-            return ask(*arguments)
+            return function(*arguments)
         except Sam3Error as error:
             sys.exit(f"Error: {error}")
 
@@ -39,42 +39,33 @@ def find_variants_file(name):
 
 
 def code(script, *modules):
-    """A param: what a rule's script runs, which makes its outputs due again when it changes (code_digest.py)."""
-
-    def digest(wildcards):
-        return code_digest(
-            Path(workflow.basedir, f"workflow_scripts/{script}.py"), *modules
-        )
-
-    return digest
+    """A param: the digest of a rule's code, which makes its outputs due again when it changes (code_digest.py)."""
+    path = Path(workflow.basedir, f"workflow_scripts/{script}.py")
+    return lambda wildcards: code_digest(path, *modules)
 
 
-def unless_whole(pattern):
-    """An input of no file: an output that is there, and is not what its record says, is made again."""
+def unless_whole(*patterns):
+    """An input without a file: existing outputs that differ from their records are made again."""
 
     @plainly
-    def look(wildcards):
-        file = pattern.format(**wildcards)
-        what = INSPECTION.look(file) if workflow.is_main_process else None
-        if what and file not in workflow.dag.forcefiles:
-            workflow.dag.forcefiles.add(file)
-            print(f"{file} {what}: it is made again", file=sys.stderr)
+    def inspect(wildcards):
+        for file in [pattern.format(**wildcards) for pattern in patterns]:
+            damaged = INSPECTION.look(file) if workflow.is_main_process else None
+            if damaged and file not in workflow.dag.forcefiles:
+                workflow.dag.forcefiles.add(file)
+                print(f"{file} {damaged}: it is made again", file=sys.stderr)
         return []
 
-    return look
+    return inspect
 
 
 def contents(section):
-    """A param: what the images and videos of a section hold, wherever they are."""
-
-    def digest(wildcards):
-        return CONTENTS.of_sources(config["sources"][section])
-
-    return digest
+    """A param: the content of a section's images and videos, wherever they are."""
+    return lambda wildcards: CONTENTS.of_sources(config["sources"][section])
 
 
 def annotated(wildcards):
-    """Likewise of the data set's images; an annotation file is an input."""
+    """A param: the content of the data set's images; an annotation file is an input."""
     data = PLAN.data_set()
     if "annotations" not in data:
         return CONTENTS.of_sources(data.values())
@@ -84,61 +75,47 @@ def annotated(wildcards):
     )
 
 
-def configuration(wildcards):
-    return PLAN.configure(wildcards.variant)
-
-
-def limits(wildcards):
-    return PLAN.verify(wildcards.variant)
-
-
-def reference_of(wildcards):
-    return paths.reference_file(PLAN.variant(wildcards.variant)[RESOLUTION])
-
-
 @plainly
 def annotations(wildcards):
-    """The file that describes the data set; a folder whose names do that has none."""
+    """The file that describes the data set; a folder of classes has none."""
     return PLAN.data_set().get("annotations", [])
 
 
-def accuracy_of(wildcards):
-    """What the reference reaches on the data set, where there is one: it is part of the gate then."""
+def reference_of(wildcards, accuracy=False):
+    """The reference of a variant, or its accuracy on the data set, which is part of the gate where there is one."""
     resolution = PLAN.variant(wildcards.variant)[RESOLUTION]
-    return paths.reference_file(resolution, accuracy=True) if PLAN.has_data_set else []
+    needed = PLAN.has_data_set or not accuracy
+    return paths.reference_file(resolution, accuracy) if needed else []
+
+
+def graph_of(wildcards):
+    """What is exported, such as r672/decoder_q50."""
+    return paths.parse_id(wildcards.graph, PLAN.family)
 
 
 def exported(wildcards):
-    """What an export depends on, of a graph such as r672/decoder_q50."""
-    graph = paths.parse_id(wildcards.graph, PLAN.family)
+    """The settings of an export."""
+    graph = graph_of(wildcards)
     return PLAN.export(graph.part.name, graph.ending)
 
 
-def exported_part(wildcards):
-    return paths.parse_id(wildcards.graph, PLAN.family).part.name
-
-
 def export_code(wildcards):
-    return code(
-        "export_graph", *paths.parse_id(wildcards.graph, PLAN.family).part.code
-    )(wildcards)
+    """The code of an export, which differs by part."""
+    return code("export_graph", *graph_of(wildcards).part.code)(wildcards)
 
 
 def built_from(kind):
     """The inputs of that kind of an engine such as b8_r672/decoder_q50: graph, data or calibration."""
-
-    def files(wildcards):
-        return paths.graph_files(PLAN, wildcards.engine)[kind]
-
-    return files
+    return lambda wildcards: paths.graph_files(PLAN, wildcards.engine)[kind]
 
 
 def build_precision(wildcards):
+    """The float type of an engine."""
     return PLAN.precision(paths.parse_id(wildcards.engine, PLAN.family).part.name)
 
 
 def eight_bit_settings(wildcards):
-    """Of a part that has no 8-bit form it is no param: Snakemake keeps none of what it cannot write down."""
+    """A param of parts with an 8-bit form alone: ``...`` is one that Snakemake does not record."""
     engine = paths.parse_id(wildcards.engine, PLAN.family)
     return PLAN.eight_bit(engine.ending) if engine.part.eight_bit else ...
 
@@ -164,46 +141,32 @@ VARIANTS_FILE = find_variants_file(config.get("variants", "variants.yaml"))
 PLAN = plainly(make_plan)(VARIANTS_FILE, Path.cwd())
 remember(Path.cwd())
 
-# Where things are, as opposed to what they are: passed around the params, so that moving a folder reruns nothing.
-config["variants_file"] = str(VARIANTS_FILE)
-config["checkpoint_location"] = PLAN.checkpoint_location()
-config["sources"] = PLAN.sources()
-config["data_set"] = PLAN.data_set() if PLAN.has_data_set else None
-config["family"] = PLAN.family.name
-config["engine_cache"] = PLAN.cache_folder()
-config["timing_cache"] = PLAN.timing_cache()
-config["calibrator_settings"] = PLAN.calibrator_settings()
-config["tensorrt_builder"] = PLAN.variants.settings.build.tensorrt.builder
-config["build_gpus"] = PLAN.build_gpus()
-config["run_gpus"] = PLAN.run_gpus()
+# Locations are passed around the params, so that moving a folder reruns nothing.
+config.update(variants_file=str(VARIANTS_FILE), **PLAN.locations())
 
 CONTENTS = Contents()
 INSPECTION = damage.Inspection(Path.cwd(), PLAN)
 if workflow.is_main_process and not jobs.is_running(Path.cwd()):
     damage.remove_dangling_links(Path.cwd())
 
-# A full-size export needs up to 12 GB, so one runs at a time; the demo's small ones share the cores.
+# A full-size export needs up to 12 GB, so one runs at a time; small ones share the cores.
 EXPORT_THREADS = workflow.cores if PLAN.is_full_size else 1
 
-# Jobs that hold the GPU; without one, nothing waits for it. TensorRT-RTX builds on the CPU.
+# Whether jobs that run engines, and builds, hold the GPU. TensorRT-RTX builds on the CPU.
 GPU = int(PLAN.backend.on_gpu)
 BUILD_GPU = int(PLAN.backend.builds_on == "gpu")
 
-STEPS = [step for name in PLAN.names for step in paths.chain(PLAN, PLAN.variant(name))]
+STEPS = paths.steps(PLAN)
 
 
 def made_by(*stages):
-    """What the listed variants need of these stages, each file once."""
-    return list(
-        dict.fromkeys(
-            file for step in STEPS if step.stage in stages for file in step.files
-        )
-    )
+    """The files of these stages that the listed variants need."""
+    return [file for step in STEPS if step.stage in stages for file in step.files]
 
 
 VARIANT_FILES = made_by("link", "configure")
 VERDICTS = made_by("verify")
-# What cannot run here is built and not measured; the table says so.
+# Engines that cannot run here are built and not measured; the table notes it.
 RUNS = not PLAN.why_not_run()
 BENCHMARKS = made_by("bench") if RUNS else []
 ACCURACIES = made_by("accuracy") if RUNS else []
@@ -211,15 +174,20 @@ BASELINES = made_by("baseline")
 GRAPHS = made_by("export", "quantize", "reference")
 
 
-WITH_DATA = [part for part in PLAN.family.parts.values() if part.external_data]
-WITHOUT_DATA = [part for part in PLAN.family.parts.values() if not part.external_data]
+PARTS = PLAN.family.parts.values()
+# A variant's engines and records, for the rules that run them.
+ENGINES = expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts)
+RECORDS = [f"{engine}.json" for engine in ENGINES]
+ASSETS = expand("engines/{{variant}}/{asset}", asset=PLAN.family.assets)
 
 
 wildcard_constraints:
     resolution=r"[1-9]\d*",
     quantize="|".join(EIGHT_BIT),
-    graph=paths.id_pattern(PLAN.family, WITHOUT_DATA, False, ()),
-    engine=paths.id_pattern(PLAN.family, PLAN.family.parts.values(), True),
+    graph=paths.id_pattern(
+        PLAN.family, [part for part in PARTS if not part.external_data], False, ()
+    ),
+    engine=paths.id_pattern(PLAN.family, PARTS, True),
     part="|".join(PLAN.family.parts),
     asset="|".join(Path(asset).stem for asset in PLAN.family.assets),
     variant="|".join(PLAN.names),

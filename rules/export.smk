@@ -43,7 +43,7 @@ rule export_graph:
         "logs/export/{graph}.log",
     threads: EXPORT_THREADS
     params:
-        part=exported_part,
+        part=lambda wildcards: graph_of(wildcards).part.name,
         export=exported,
         code=export_code,
     script:
@@ -56,7 +56,12 @@ use rule export_graph as export_graph_with_data with:
         graph="onnx/{graph}.onnx",
         data="onnx/{graph}.onnx.data",
     wildcard_constraints:
-        graph=paths.id_pattern(PLAN.family, WITH_DATA, False, ("_fp32",)),
+        graph=paths.id_pattern(
+            PLAN.family,
+            [part for part in PARTS if part.external_data],
+            False,
+            ("_fp32",),
+        ),
 
 
 rule compute_reference:

@@ -19,30 +19,19 @@ rule link_engine:
         "../workflow_scripts/link_engine.py"
 
 
-rule link_asset:
-    input:
-        asset="onnx/{asset}.json",
-        again=unless_whole("engines/{variant}/{asset}.json"),
-    output:
-        asset="engines/{variant}/{asset}.json",
-    log:
-        "logs/link/{variant}/{asset}.log",
-    script:
-        "../workflow_scripts/link_asset.py"
-
-
 rule configure_variant:
     input:
         lock="checkpoint.lock",
-        assets=expand("engines/{{variant}}/{asset}", asset=PLAN.family.assets),
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
-        again=unless_whole("engines/{variant}/config.json"),
+        assets=expand("onnx/{asset}", asset=PLAN.family.assets),
+        records=RECORDS,
+        again=unless_whole("engines/{variant}/config.json", *ASSETS),
     output:
+        assets=ASSETS,
         config="engines/{variant}/config.json",
     log:
         "logs/configure/{variant}.log",
     params:
-        chosen=configuration,
+        chosen=lambda wildcards: PLAN.configure(wildcards.variant),
         code=code("configure_variant", "deploy/configure"),
     script:
         "../workflow_scripts/configure_variant.py"

@@ -39,7 +39,7 @@ rule quantize_graph:
     log:
         "logs/quantize/r{resolution}_{quantize}.log",
     params:
-        **PLAN.quantization(),
+        exclude=PLAN.variants.settings.calibration.exclude,
         code=code("quantize_graph"),
     script:
         "../workflow_scripts/quantize_graph.py"

@@ -10,10 +10,10 @@ OUTPUTS  engines/{variant}/verify.json
 rule verify_variant:
     input:
         reference=reference_of,
-        accuracy=accuracy_of,
+        accuracy=lambda wildcards: reference_of(wildcards, accuracy=True),
         config="engines/{variant}/config.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
-        engines=expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts),
+        records=RECORDS,
+        engines=ENGINES,
         again=unless_whole("engines/{variant}/verify.json"),
     output:
         verdict="engines/{variant}/verify.json",
@@ -22,7 +22,7 @@ rule verify_variant:
     resources:
         gpu=GPU,
     params:
-        chosen=limits,
+        chosen=lambda wildcards: PLAN.verify(wildcards.variant),
         code=code("verify_variant", *PLAN.running_modules()),
     script:
         "../workflow_scripts/verify_variant.py"
@@ -32,8 +32,8 @@ rule evaluate_variant:
     input:
         data=annotations,
         config="engines/{variant}/config.json",
-        records=expand("engines/{{variant}}/{part}.engine.json", part=PLAN.family.parts),
-        engines=expand("engines/{{variant}}/{part}.engine", part=PLAN.family.parts),
+        records=RECORDS,
+        engines=ENGINES,
     output:
         result="accuracy/{variant}.json",
     log:

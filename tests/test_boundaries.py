@@ -124,7 +124,7 @@ def texts_of(tree: ast.Module) -> set[str]:
 
 
 WITH_PROMPTS = {
-    "__init__": "the public API",
+    "api": "the public API",
     "cli/bank": "commands about projects and banks",
     "cli/evaluate": "asks engines the prompts of a data set",
     "cli/main": "likewise: prints the schema of projects",

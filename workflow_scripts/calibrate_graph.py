@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 from sam3_runtime.quantize.calibrate import calibrate
 
-with job(snakemake) as announce, hold_gpu(snakemake.config["build_gpus"], announce):
+with job(snakemake, gpus="build_gpus") as announce:
     calibrate(
         Path(snakemake.input.graph),
         Path(snakemake.output.cache),

@@ -1,21 +1,19 @@
-"""Compute what float32 PyTorch says about the verification pictures."""
+"""Compute the outputs of float32 PyTorch for the verification images."""
 
 from pathlib import Path
 
 from sam3_runtime.families import exporter
-from sam3_runtime.jobs.job import job
+from sam3_runtime.jobs.job import job, read_lock
 from sam3_runtime.media.source_files import expand_images
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.records.records import CheckpointLock
 
 with job(snakemake):
-    lock = CheckpointLock.read(Path(snakemake.input.lock))
+    lock = read_lock(snakemake)
     sources = expand_images(snakemake.config["sources"]["reference"])
-    given = {name: value for name, value in snakemake.params.items() if name not in ("images", "code")}
     exporter(lock.family, "reference").compute_reference(
-        lock.at(snakemake.config["checkpoint_location"]),
+        lock,
         Path(snakemake.output.reference),
         resolution=int(snakemake.wildcards.resolution),
         images={image.name: load_image(image.path) for image in sources},
-        **given,
+        **{name: value for name, value in snakemake.params.items() if name not in ("images", "code")},
     )

@@ -4,19 +4,18 @@ import gc
 from pathlib import Path
 
 from sam3_runtime.graphs.export import export_graph
-from sam3_runtime.jobs.job import job
+from sam3_runtime.jobs.job import job, read_lock
 from sam3_runtime.plan.paths import parse_id
-from sam3_runtime.records.records import CheckpointLock
 
-# Tracing allocates by the million, and what PyTorch consists of need not be searched for garbage: a tenth of the time.
+# Tracing allocates millions of objects, and PyTorch's own need no search for garbage: a tenth of the time.
 gc.freeze()
 gc.set_threshold(200_000, 20, 20)
 
 with job(snakemake):
-    lock = CheckpointLock.read(Path(snakemake.input.lock))
+    lock = read_lock(snakemake)
     export_graph(
         snakemake.params.part,
-        lock.at(snakemake.config["checkpoint_location"]),
+        lock,
         Path(snakemake.output.graph),
         axes=parse_id(snakemake.wildcards.graph, lock.spec).axes,
         **snakemake.params.export,

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from sam3_runtime.jobs.gpu_lock import hold_gpu
-from sam3_runtime.jobs.job import job
+from sam3_runtime.jobs.job import job, read_lock
 from sam3_runtime.quantize.collect import measure_scales
-from sam3_runtime.records.records import CheckpointLock
 
-with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
-    lock = CheckpointLock.read(Path(snakemake.input.lock))
+with job(snakemake, gpus="run_gpus") as announce:
     measure_scales(
-        lock.at(snakemake.config["checkpoint_location"]),
+        read_lock(snakemake),
         Path(snakemake.input.graph),
         Path(snakemake.output.scales),
         {**dict(snakemake.params), "source": snakemake.config["sources"]["calibration"]},

@@ -1,12 +1,11 @@
-"""Compare a variant with the float32 reference; the verdict is an output, whatever it is."""
+"""Compare a variant with the float32 reference; the verdict is the output, whatever it is."""
 
 from pathlib import Path
 
-from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.jobs.job import job
 from sam3_runtime.measure.verify import verify
 
-with job(snakemake) as announce, hold_gpu(snakemake.config["run_gpus"], announce):
+with job(snakemake, gpus="run_gpus"):
     verdict = verify(
         Path(snakemake.input.config).parent,
         Path(snakemake.input.reference),

@@ -1,4 +1,4 @@
-"""What is closed by leaving it as a context manager."""
+"""Provide context managers that close themselves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing_extensions import Self
 
 
 class Closing:
-    """Has a :meth:`close`, which leaving it calls."""
+    """A context manager whose exit calls :meth:`close`."""
 
     def close(self) -> None:
-        """Free what it holds. Closing twice does nothing."""
+        """Free all resources. Closing twice does nothing."""
 
     def __enter__(self) -> Self:
         return self

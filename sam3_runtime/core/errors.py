@@ -1,21 +1,7 @@
-"""The exceptions of this project, one tree.
+"""Define the exceptions of this project, one tree below :class:`Sam3Error`.
 
-Sam3Error                    a message for people: what is wrong, where, what to do
-├── VariantsError            variants.yaml, or a variant's name
-├── ProjectError             a project file: its classes, their boxes and reference images
-├── CheckpointError          weights or configuration cannot be had, or are not what they were
-├── ExportError              a graph came out in a form that this project does not ship
-├── CalibrationError         no usable frames, or scales that belong to something else
-├── BuildError               an engine could not be built
-├── RecordError              a record, config.json or verdict is missing, damaged or of another engine
-├── EngineError              an engine cannot be loaded here, or was fed something that it does not take
-│   └── CannotRunHere        an engine that is sound, for another machine than this one
-├── SourceError              an image or video cannot be read
-├── OutputError              a result cannot be written
-└── WorkFolderError          a work folder is used for two checkpoints or backends, or is held by another run
-
-Each ends a command with its message alone and exit code 1; anything else that escapes is a defect and keeps
-its traceback.
+Each ends a command with its message alone and exit code 1; any other exception that escapes is a defect and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -24,15 +10,15 @@ import re
 
 
 def printable(text: str) -> str:
-    """``text`` with ``%E9`` for each byte of a file's name that is not UTF-8: what can be encoded.
+    """Return ``text`` with ``%E9`` for each byte of a file's name that is not UTF-8, so that it can be encoded.
 
-    Python keeps such bytes as surrogates, which no encoder takes and which end a process in OpenCV.
+    Python represents such bytes as surrogates, which cannot be encoded and which end a process in OpenCV.
     """
     return re.sub("[\ud800-\udfff]", lambda odd: f"%{ord(odd[0]) & 0xFF:02X}", text)
 
 
 class Sam3Error(Exception):
-    """What is wrong (with the value), where, and, after ``Hint:``, what to do."""
+    """A message for people: what is wrong (with the value), where, and, after ``Hint:``, what to do."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = message = printable(message)
@@ -41,48 +27,48 @@ class Sam3Error(Exception):
 
 
 class VariantsError(Sam3Error):
-    pass
+    """``variants.yaml`` or a variant's name is wrong."""
 
 
 class ProjectError(Sam3Error):
-    pass
+    """A project file is wrong: its classes, their boxes or reference images."""
 
 
 class CheckpointError(Sam3Error):
-    pass
+    """Weights or configuration are not available, or changed."""
 
 
 class ExportError(Sam3Error):
-    pass
+    """A graph was exported in a form that this project does not ship."""
 
 
 class CalibrationError(Sam3Error):
-    pass
+    """No calibration frame is usable, or scales belong to another graph."""
 
 
 class BuildError(Sam3Error):
-    pass
+    """An engine could not be built."""
 
 
 class RecordError(Sam3Error):
-    pass
+    """A record, configuration or verdict is missing, damaged or of another engine."""
 
 
 class EngineError(Sam3Error):
-    pass
+    """An engine cannot be loaded here, or got inputs that it does not support."""
 
 
 class CannotRunHere(EngineError):
-    pass
+    """An intact engine was built for another machine."""
 
 
 class SourceError(Sam3Error):
-    pass
+    """An image or video cannot be read."""
 
 
 class OutputError(Sam3Error):
-    pass
+    """A result cannot be written."""
 
 
 class WorkFolderError(Sam3Error):
-    pass
+    """A work folder is used for two checkpoints or backends, or by another run."""

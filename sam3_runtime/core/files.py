@@ -1,8 +1,8 @@
-"""Files that are whole or absent: digests, temporary names and renames.
+"""Write files that are whole or absent: digests, temporary names and renames.
 
-Every output of this project is written to a temporary name beside its place, ``.NAME.OWNER.part``, and renamed. The
-owner, a process of a machine, tells an abandoned temporary file from one that is being written, on a file system that
-several machines and containers share too. Knows nothing of what is in a file.
+Every output of this project is written to a temporary file in its folder, ``.NAME.OWNER.part``, and renamed. The owner,
+a process of a machine, distinguishes an abandoned temporary file from one that is being written, also on a file system
+that several machines and containers share. Independent of the content of files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ _CHUNK = 1 << 22
 
 
 def sha256_of(*paths: Path) -> str:
-    """Hex SHA-256 of one file's bytes, or of several's in the order given; links are followed."""
+    """Return the hex SHA-256 of the bytes of one file, or of several in this order; links are followed."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
@@ -37,27 +37,31 @@ def sha256_of(*paths: Path) -> str:
 
 
 def stamp_of(path: Path) -> list[int]:
-    """Size in bytes and time stamp in nanoseconds, by which what was found of a file is remembered."""
+    """Return a file's size in bytes and modification time in nanoseconds, which change when it is written."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]
 
 
 def digest_of(value: Any) -> str:
-    """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    """Return the hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class ProcessState(Enum):
+    """Whether a process runs, as far as can be seen from here."""
+
     RUNNING = "running"
     GONE = "gone"
     ELSEWHERE = "elsewhere"
-    """On another machine or in another container: whether it runs cannot be seen from here."""
+    """On another machine or in another container, where it may or may not run."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, as whoever shares its files can tell it from others: process numbers are given out anew by each
-    machine, at each start of it, and in each container."""
+    """A process, identified for everyone who shares its files.
+
+    Process numbers alone repeat on other machines, after a restart, and in other containers.
+    """
 
     host: str
     boot: str
@@ -69,33 +73,31 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """The inverse of ``str``; a number alone, as former versions wrote it, is a process of this machine."""
-        machine, _, pid = text.rpartition("-")
-        if not pid.isdigit() or machine.count("-") != (2 if machine else 0):
+        """Return the owner with that ``str``; None for any other text."""
+        fields = text.split("-")
+        if len(fields) != 4 or not fields[3].isdigit():
             return None
-        if not machine:
-            return replace(this_process(), pid=int(pid))
-        host, boot, namespace = machine.split("-")
+        host, boot, namespace, pid = fields
         return cls(host, boot, namespace, int(pid))
 
     def state(self) -> ProcessState:
+        """Return whether the process runs."""
         here = this_process()
-        if self.host != here.host:
-            return ProcessState.ELSEWHERE
-        if self.boot != here.boot:
+        if self.host == here.host and self.boot != here.boot:
             return ProcessState.GONE
-        if self.namespace != here.namespace:
+        if (self.host, self.namespace) != (here.host, here.namespace):
             return ProcessState.ELSEWHERE
         return ProcessState.RUNNING if process_is_alive(self.pid) else ProcessState.GONE
 
 
 def this_process() -> Owner:
+    """Return the process that runs this."""
     return Owner(*_this_machine(), os.getpid())
 
 
 @cache
 def _this_machine() -> tuple[str, str, str]:
-    """Host, start and process namespace; what only Linux tells is ``0`` elsewhere."""
+    """Return host, start and process namespace; the latter two are ``0`` outside of Linux."""
     identity = hashlib.sha256(_first_line("/etc/machine-id").encode()).hexdigest()[:4]
     host = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:24]
     try:
@@ -113,6 +115,7 @@ def _first_line(path: str) -> str:
 
 
 def temporary_name(path: Path) -> Path:
+    """Return the temporary path that this process writes ``path`` under."""
     return path.with_name(f".{path.name}.{this_process()}.part")
 
 
@@ -135,7 +138,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process of that number runs here (POSIX; on Windows every process counts as alive)."""
+    """Return whether a process of that number runs here (POSIX; on Windows every process counts as alive)."""
     if os.name == "nt":
         return True
     try:
@@ -148,13 +151,13 @@ def process_is_alive(pid: int) -> bool:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in ``folder``, which need not be there yet."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    return os.access(there, os.W_OK | os.X_OK)
+    """Return whether files can be made in ``folder``, which need not exist yet."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    return os.access(existing, os.W_OK | os.X_OK)
 
 
 def check_writable(path: Path) -> None:
-    """:class:`OutputError` where ``path`` cannot be written: to be said before the work, whose result would be lost."""
+    """Raise :class:`OutputError` where ``path`` cannot be written, before work whose result would be lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary_name(path).touch()
@@ -164,7 +167,7 @@ def check_writable(path: Path) -> None:
 
 
 def parts_in(folder: Path, name: str = "*") -> Iterator[tuple[Path, Owner]]:
-    """The temporary files and folders in ``folder``, of the output ``name`` or of all, and who writes each."""
+    """Yield the temporary files and folders in ``folder``, of the output ``name`` or of all, and the owner of each."""
     for path in folder.glob(f".{name}.*.part"):
         owner = Owner.parse(path.name.rsplit(".", 2)[1])
         if owner is not None:
@@ -172,8 +175,10 @@ def parts_in(folder: Path, name: str = "*") -> Iterator[tuple[Path, Owner]]:
 
 
 def remove_abandoned_parts(folder: Path, name: str = "*") -> list[Path]:
-    """Remove the temporary files and folders in ``folder``, of the output ``name`` or of all, whose process is gone;
-    return what was removed. What may be written on another machine stays."""
+    """Remove the temporary files and folders in ``folder`` whose process is gone, and return them.
+
+    ``name`` limits this to one output. Those that another machine may be writing stay.
+    """
     removed = []
     for path, owner in parts_in(folder, name):
         if owner.state() is ProcessState.GONE:
@@ -187,13 +192,11 @@ def remove_abandoned_parts(folder: Path, name: str = "*") -> list[Path]:
 
 def link_relatively(link: Path, target: Path) -> None:
     """Make ``link`` a relative symbolic link to ``target``, replacing what was there in one step."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(link)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target.absolute(), link.parent.absolute()))
-    os.replace(temporary, link)
+    with written_whole(link) as temporary:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(target.absolute(), link.parent.absolute()))
 
 
 def without_folders(text: str) -> str:
-    """A message for people in which every absolute path is its last name alone: what is shared names no folder."""
+    """Return a message in which every absolute path is shortened to its last name, so that it can be shared."""
     return re.sub(r"(?<![\w./:])[~/][^\s:,;'\")]*/", "", text)

@@ -1,4 +1,4 @@
-"""The commands that messages name, as they are to be typed where the user is. Pure."""
+"""Build the commands that messages name, as the user can type them in the current folder. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def work_folder_of(path: Path) -> Path | None:
-    """The work folder that ``path`` lies in; None for a copy elsewhere, as on a machine that only runs."""
+    """Return the work folder that contains ``path``; None for a copy elsewhere, as on a machine that only runs."""
     parent = path.parent.resolve()
     return next((folder for folder in (parent, *parent.parents) if (folder / "checkpoint.lock").is_file()), None)
 
 
 def command_for(path: Path) -> str:
-    """The command that makes a file of a work folder; nothing but the path's own name is known of other files."""
+    """Return the command that makes a file of a work folder; of other files, only the path itself is known."""
     folder = work_folder_of(path)
     if folder is None:
         return f"snakemake {path}"
@@ -23,7 +23,6 @@ def command_for(path: Path) -> str:
 
 
 def rebuild_hint(path: Path) -> str:
-    """What to do about a file of a variant's folder that is not what it should be; seen from its work folder where the
-    variant was copied elsewhere."""
+    """Return the hint for a damaged file of a variant; relative to its work folder where the variant is a copy."""
     elsewhere = f"snakemake engines/{path.parent.resolve().name}/{path.name}"
     return f"rebuild it: {command_for(path) if work_folder_of(path) else elsewhere}"

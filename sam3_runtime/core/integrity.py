@@ -1,7 +1,7 @@
-"""Whether files are still what their records say.
+"""Check whether engines still match their records.
 
-An engine's file has the time stamp that its record says, so that a look at size and time stamp is enough each time.
-Where the stamp is another, as after a copy, the digest decides. Pure: the Snakefile and the runtime ask here.
+An engine's file has the modification time of its record, so that comparing size and time is enough. Where the time
+differs, as after a copy, the digest decides. Pure: the Snakefile and the runtime call this.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Hashing = Literal["never", "where touched", "always"]
 
 
 def difference(engine: Path, record: EngineRecord, hashing: Hashing = "where touched") -> str | None:
-    """What makes ``engine`` another file than ``record`` describes, to be read after its name; None where nothing does.
+    """Return how ``engine`` differs from what ``record`` describes, to be read after its name; None where it does not.
 
-    By size; by SHA-256 where the time stamp is not the record's, ``always`` or ``never``. A file that turns out whole
-    gets the stamp back where that is allowed.
+    Compares the size, and the SHA-256 where the modification time is not the record's, ``always`` or ``never``. A file
+    that is intact gets the modification time back where that is allowed.
     """
     try:
         found = engine.stat()  # follows links, as everything here does
@@ -33,7 +33,7 @@ def difference(engine: Path, record: EngineRecord, hashing: Hashing = "where tou
         return "points to a file that is gone" if engine.is_symlink() else "is missing"
     if found.st_size != record.sizes.file:
         kind = "is cut off" if found.st_size < record.sizes.file else "is another file"
-        return f"{kind}: it has {counted(found.st_size, 'byte')}, and its record says {record.sizes.file}"
+        return f"{kind}: it has {counted(found.st_size, 'byte')} instead of {record.sizes.file}"
     touched = record.modified is not None and found.st_mtime != record.modified
     if hashing == "never" or (hashing == "where touched" and not touched):
         return None
@@ -45,7 +45,7 @@ def difference(engine: Path, record: EngineRecord, hashing: Hashing = "where tou
 
 
 def check_engines(directory: Path, records: Mapping[str, EngineRecord], hashing: Hashing = "where touched") -> None:
-    """:class:`RecordError` unless the engines in a variant's folder are those of ``records``, by part."""
+    """Raise :class:`RecordError` unless the engines in a variant's folder are those of ``records``, by part."""
     for part, record in records.items():
         engine = directory / f"{part}.engine"
         what = difference(engine, record, hashing)
@@ -54,7 +54,7 @@ def check_engines(directory: Path, records: Mapping[str, EngineRecord], hashing:
 
 
 def stamp(engine: Path, record: EngineRecord) -> None:
-    """Give a file that is what ``record`` describes the time stamp that says so, where that is allowed."""
+    """Set the modification time of an intact file to that of its ``record``, where that is allowed."""
     if record.modified is not None:
         with suppress(OSError):
             os.utime(engine, (record.modified, record.modified))

@@ -1,10 +1,10 @@
-"""How messages for people count things. Pure, and knows nothing of this project."""
+"""Count things in messages for people. Pure."""
 
 from __future__ import annotations
 
 
 def counted(number: float, noun: str) -> str:
-    """``1 picture``, ``0 pictures``, ``2 absent phrases``, ``3 boxes``: a number and its ``noun`` (in the singular)."""
+    """Return a number and its ``noun`` (in the singular): ``1 image``, ``0 images``, ``2 entries``, ``3 boxes``."""
     shown = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{shown} {noun if number == 1 else _plural(noun)}"
 

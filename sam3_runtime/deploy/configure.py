@@ -1,4 +1,4 @@
-"""Writes a variant's ``config.json``, once its engines are seen to belong together.
+"""Make a variant's ``config.json``, and check that its engines belong together.
 
 Pure: reads records, opens no engine.
 """
@@ -16,22 +16,24 @@ from sam3_runtime.records.records import CheckpointLock, EngineRecord, Preproces
 
 
 def read_config(directory: Path) -> VariantConfig:
-    """What the variant in ``directory`` is; :class:`RecordError` where it is no variant's folder."""
+    """Return the configuration of the variant in ``directory``; raises :class:`RecordError` for any other folder."""
     if not directory.is_dir():
-        raise RecordError(f"{directory} is no folder", "name a variant's folder, such as engines/b8_q50_r672")
+        raise RecordError(f"{directory} is not a folder", "name a variant's folder, such as engines/b8_q50_r672")
     return VariantConfig.read(directory / "config.json")
 
 
 def read_records(directory: Path, parts: Iterable[str] | None = None) -> dict[str, EngineRecord]:
-    """The records of all parts in a variant's folder, or of some of them, by part."""
+    """Return the engine records in a variant's folder by part, by default of all; raises :class:`RecordError`."""
     if parts is None:
         parts = VariantConfig.read(directory / "config.json").spec.parts
     return {part: EngineRecord.read(directory / f"{part}.engine.json") for part in parts}
 
 
 def check_name(directory: Path, config: VariantConfig) -> None:
-    """Refuse a variant under another's name in its work folder, where rules go by the name. A copy elsewhere may be
-    called anything, and so may a link."""
+    """Raise :class:`RecordError` for a variant under another's name in its work folder, where rules use the name.
+
+    A copy elsewhere may have any name, and so may a link.
+    """
     name = directory.resolve().name
     folder = work_folder_of(directory)
     if folder is not None and directory.resolve().parent == folder / "engines" and name != config.variant:
@@ -42,20 +44,15 @@ def check_name(directory: Path, config: VariantConfig) -> None:
 
 
 def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str, EngineRecord]) -> None:
-    """Refuse engines of another checkpoint, backend or variant: each alone may be sound, together they are not.
+    """Check that the engines are of the configuration's checkpoint, backend and variant.
 
-    Raises :class:`RecordError` naming the engine, what it says, what was expected, and the command that rebuilds it.
+    Raises :class:`RecordError` with the engine, the field, both values, and the command that rebuilds the engine.
     """
     axes = {**config.axes, "quantize": config.quantize}
+    common = {name: getattr(config, name) for name in ("checkpoint_digest", "backend", "dims", "family")}
     for part, record in records.items():
-        expected: dict[str, Any] = {
-            "part": part,
-            "checkpoint_digest": config.checkpoint_digest,
-            "backend": config.backend,
-            "dims": config.dims,
-        }
-        expected |= {"family": config.family} | {axis: axes[axis] for axis in config.spec.parts[part].depends_on}
-        for field, wanted in expected.items():
+        own = {axis: axes[axis] for axis in config.spec.parts[part].depends_on}
+        for field, wanted in {"part": part, **common, **own}.items():
             got = record.axes[field] if field in record.axes else getattr(record, field)
             if got != wanted:
                 raise RecordError(
@@ -65,9 +62,10 @@ def check_agreement(directory: Path, config: VariantConfig, records: Mapping[str
 
 
 def configure(directory: Path, chosen: Mapping[str, Any], lock: CheckpointLock) -> VariantConfig:
-    """The sealed configuration of the variant in ``directory``.
+    """Return the sealed configuration of the variant in ``directory``, whose engines are checked.
 
-    ``chosen`` has the variant's name, axes, backend and the checkpoint's name as ``variants.yaml`` writes it.
+    ``chosen`` has the variant's name, axes, backend and checkpoint as in ``variants.yaml``. Raises
+    :class:`RecordError`.
     """
     spec = lock.spec
     config = VariantConfig(

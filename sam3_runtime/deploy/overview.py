@@ -1,4 +1,4 @@
-"""What ``sam3-runtime info`` says about one variant or about a folder of them.
+"""Describe one variant or a folder of them, for ``sam3-runtime info``.
 
 Reads records only; opens no engine and needs no array library.
 """
@@ -17,27 +17,27 @@ from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 
 
 def status_of(directory: Path, records: dict[str, EngineRecord], device: str | None = None) -> tuple[str, str]:
-    """Status and reason of the verdict; ``unverified`` without one, or where it is about other engines or devices.
+    """Return status and reason of the verdict; ``unverified`` without one, or with one of other engines or devices.
 
-    ``records`` are those of the parts that are used: all, or some. ``device`` is the name of what they run on, where it
-    is opened; else it is what they would run on here by default.
+    ``records`` are those of the parts in use. ``device`` is the name of the opened device; by default the one that the
+    engines would run on here.
     """
     try:
         verdict = Verdict.read(directory / "verify.json")
     except RecordError as error:
         return "unverified", str(error).splitlines()[0]
     if any(verdict.engines.get(part) != record.sha256 for part, record in records.items()):
-        return "unverified", "verify.json judged other engines than those here"
+        return "unverified", "verify.json is about other engines than those here"
     if verdict.status == "unverified":
-        return verdict.status, f"{verdict.reason}; on an RTX card: sam3-runtime verify {directory}"
+        return verdict.status, f"{verdict.reason}; on an RTX GPU: sam3-runtime verify {directory}"
     here = device or device_name(next(iter(records.values())).toolchain)  # parts of one variant share a backend
     if verdict.device != here:
-        return "unverified", f"judged on {verdict.device}, not on {here}: run sam3-runtime verify {directory}"
+        return "unverified", f"verified on {verdict.device}, not on {here}: run sam3-runtime verify {directory}"
     return verdict.status, verdict.reason
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """Everything that the records of the variant in ``directory`` say, as plain data."""
+    """Return the content of all records of the variant in ``directory`` as plain data; raises :class:`RecordError`."""
     config = VariantConfig.read(directory / "config.json")
     records = read_records(directory, config.spec.parts)
     check_name(directory, config)
@@ -57,25 +57,21 @@ def describe(directory: Path) -> dict[str, Any]:
 
 
 def overview(engines: Path) -> dict[str, Any]:
-    """The variants in a folder such as ``engines/``, and what sharing engines between them saved."""
-    variants = []
+    """Return the variants in a folder such as ``engines/``, and the space saved by sharing engines (MiB)."""
+    variants, apart = [], 0
     shared: dict[str, int] = {}
-    apart = 0
     for directory in sorted(path for path in engines.iterdir() if (path / "config.json").exists()):
         try:
             found = describe(directory)
         except RecordError as error:
-            variants.append(
-                {"variant": directory.name, "folder": directory.name, "status": "damaged", "reason": str(error)}
-                | {"total_mib": 0.0, "memory": None}
-            )
-            continue
+            found = {"variant": directory.name, "folder": directory.name, "status": "damaged", "reason": str(error)}
+            found |= {"total_mib": 0.0, "memory": None, "engines": {}}
         variants.append({key: found[key] for key in ("variant", "folder", "status", "reason", "total_mib", "memory")})
         sizes = {engine["sha256"]: engine["sizes"]["file"] for engine in found["engines"].values()}
         apart += sum(sizes.values())
         shared |= sizes
     if not variants:
-        raise RecordError(f"{engines} holds no variant with a config.json", "build one: snakemake")
+        raise RecordError(f"{engines} contains no variant with a config.json", "build one: snakemake")
     together = sum(shared.values())
     return {
         "variants": variants,

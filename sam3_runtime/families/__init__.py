@@ -1,8 +1,8 @@
-"""The families of models that engines are built of, by the name that ``model.family`` has, and where their modules are.
+"""List the families of models by name (``model.family``), and import their modules.
 
-A family is a folder here. ``spec.py`` and ``settings.py`` are pure, and read here; ``export/`` has one module a job
-(:func:`exporter`), and ``runtime.py`` runs the engines (:func:`runtime`): each is imported where it is used.
-ARCHITECTURE ("Adding a family") says what is in them.
+A family is a folder here. ``spec.py`` and ``settings.py`` are pure, and imported here; ``export/`` has one module per
+job (:func:`exporter`), and ``runtime.py`` runs the engines (:func:`runtime`): each is imported where it is used.
+ARCHITECTURE ("Adding a family") describes them.
 """
 
 from __future__ import annotations
@@ -16,40 +16,42 @@ from sam3_runtime.families.classifier.spec import CLASSIFIER
 from sam3_runtime.families.sam3.spec import SAM3
 
 FAMILIES: dict[str, FamilySpec] = {spec.name: spec for spec in (SAM3, CLASSIFIER)}
-"""By name; a checkpoint that tells nothing is of the first."""
+"""By name; the first is the default."""
 DEFAULT = next(iter(FAMILIES))
-"""What records and graphs are of that name no family: there was one."""
+"""The family of records and graphs that name none, as from before there were several."""
 
 
 def family_of(name: str | None) -> FamilySpec:
-    """The family of that name; :data:`DEFAULT` for None."""
+    """Return the family of that name; :data:`DEFAULT` for None."""
     return FAMILIES[name or DEFAULT]
 
 
 def claimed_by(checkpoint: str, config: Mapping[str, Any]) -> FamilySpec | None:
-    """The family that a checkpoint of that name, with this ``config.json`` where it is here, is of; None where none
-    claims it."""
+    """Return the family of a checkpoint, by its name and the content of its ``config.json``; None for an unknown one.
+
+    ``config`` is empty where the checkpoint is not a local folder.
+    """
     owner = checkpoint.partition("/")[0] if "/" in checkpoint and not config else None
     return next((spec for spec in FAMILIES.values() if spec.claims(config) or (owner and spec.hub == owner)), None)
 
 
 def main_part(names: Iterable[str]) -> Part | None:
-    """Of engines with these parts the one that may be in 8 bits, and that is compared with other ways to run it."""
+    """Return the part that may be in 8 bits, of engines with these parts; None where there is none."""
     known = set(names)
     spec = next((spec for spec in FAMILIES.values() if known and known <= set(spec.parts)), None)
     return spec.eight_bit_part if spec else None
 
 
 def module_of(family: str | None, name: str) -> Any:
-    """A module of a family, such as ``runtime`` or ``export.graph``."""
+    """Import a module of a family, such as ``runtime`` or ``export.graph``."""
     return import_module(f"sam3_runtime.{family_of(family).code.replace('/', '.')}.{name}")
 
 
 def exporter(family: str | None, job: str) -> Any:
-    """The module of a family that does a job: ``checkpoint``, ``graph``, ``reference``, ``accuracy``, ``baselines``."""
+    """Import a family's module for a job: ``checkpoint``, ``graph``, ``reference``, ``accuracy`` or ``baselines``."""
     return module_of(family, f"export.{job}")
 
 
 def runtime(family: str | None) -> Any:
-    """The module that opens, judges and measures the engines of a family."""
+    """Import a family's module that opens, verifies and measures its engines."""
     return module_of(family, "runtime")

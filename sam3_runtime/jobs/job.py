@@ -1,9 +1,9 @@
-"""One frame around every job of the workflow: its log, its outputs, its end.
+"""Run every job of the workflow in one frame: its log, its GPU, its errors and its cleanup.
 
-A script in ``workflow_scripts/`` runs its one function inside :func:`job`. Here the job's output goes to its log file
-(file descriptors, as native code writes there too), a message for people ends it without a traceback, temporary files
-of killed predecessors are swept, and the running process is registered, so that :func:`unlock` can stop what a killed
-Snakemake left running. Knows nothing of what the jobs do. POSIX, like the workflow.
+A script in ``workflow_scripts/`` runs its one function inside :func:`job`. The job's output goes to its log file (by
+file descriptor, as native code writes there too), a message for people ends it without a traceback, temporary files of
+killed predecessors are removed, and the process is registered, so that :func:`unlock` can stop what a killed Snakemake
+left running. Independent of the jobs' content. POSIX, like the workflow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,23 @@ from sam3_runtime.core.files import (
     this_process,
     write_atomically,
 )
+from sam3_runtime.jobs.gpu_lock import hold_gpu
 from sam3_runtime.plan.paths import FOLDERS
+from sam3_runtime.records.records import CheckpointLock
 
 _REGISTER = Path(".snakemake/sam3-jobs")
 _MAIN = Path(".snakemake/sam3-main")
-_NO_SPACE = os.strerror(errno.ENOSPC)  # libraries wrap it in exceptions of their own, and keep the words
-_ROOM = "Hint: free some room (sam3-runtime prune shows what nothing uses) and give the same command again"
+_NO_SPACE = os.strerror(errno.ENOSPC)  # libraries wrap the error in exceptions of their own, with this text
+_FREE_SPACE = "Hint: free disk space (sam3-runtime prune lists unused files) and run the same command again"
 
 
 @contextmanager
-def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]:
+def job(snakemake: Any, *, tee: bool = False, gpus: str = "") -> Iterator[Callable[[str], None]]:
     """Run the work of the job that ``snakemake`` describes, with its output in the job's log.
 
-    Gives a function that says a line on Snakemake's own standard error as well, for those who wait. Ends the process
-    with 1 on failure: after the message alone for a :class:`Sam3Error`, after a traceback for a defect. With ``tee``,
-    what people are to see is printed there too.
+    Yields a function that logs a line and prints it to Snakemake's own standard error. Ends the process with 1 on
+    failure: after the message alone for a :class:`Sam3Error`, after a traceback for a defect. With ``tee``, the log is
+    printed at the end. ``gpus`` is ``build_gpus`` or ``run_gpus``, of which the job holds one.
     """
     for output in map(Path, snakemake.output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -61,13 +63,14 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
         os.write(terminal, f"{text}\n".encode(errors="backslashreplace"))
 
     try:
-        yield announce
+        with hold_gpu(snakemake.config[gpus], announce) if gpus else nullcontext():
+            yield announce
         failed = False
     except Sam3Error as error:
         print(f"Error: {error}")
     except Exception as error:
         if _NO_SPACE in str(error):
-            print(f"Error: the disk is full: {error}\n{_ROOM}")
+            print(f"Error: the disk is full: {error}\n{_FREE_SPACE}")
         else:
             traceback.print_exc(file=sys.stdout)
     finally:
@@ -79,9 +82,16 @@ def job(snakemake: Any, *, tee: bool = False) -> Iterator[Callable[[str], None]]
         sys.exit(1)
 
 
+def read_lock(snakemake: Any) -> CheckpointLock:
+    """Return the job's ``checkpoint.lock``, with the location that the checkpoint is loaded from here."""
+    return CheckpointLock.read(Path(snakemake.input.lock)).at(snakemake.config["checkpoint_location"])
+
+
 def _redirect(log: str | None) -> None:
-    """Send file descriptors 1 and 2 to ``log``: what C++ libraries print does not pass through ``sys.stderr``. Whatever
-    the locale, the log is UTF-8, and no character ends a job that has done its work."""
+    """Send file descriptors 1 and 2 to ``log``, as output of C++ libraries does not pass through ``sys.stderr``.
+
+    Whatever the locale, the log is UTF-8, and no character ends a job with an encoding error.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8" if log else None, errors="backslashreplace")
@@ -102,7 +112,7 @@ def _register(entry: Path) -> Path:
 
 
 def _started(pid: int) -> str:
-    """What tells a process from a later one of the same number: its start time (Linux), else nothing."""
+    """Return a process's start time, which distinguishes it from a later one of the same number; ``-`` off Linux."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except OSError:
@@ -110,7 +120,7 @@ def _started(pid: int) -> str:
 
 
 def _registered(entry: Path) -> tuple[Owner, ProcessState] | None:
-    """The process that ``entry`` registers, and whether it still runs; nothing where none is registered."""
+    """Return the process registered in ``entry``, and whether it still runs; None where none is registered."""
     try:
         text, started = entry.read_text().split()
     except (OSError, ValueError):
@@ -125,18 +135,18 @@ def _registered(entry: Path) -> tuple[Owner, ProcessState] | None:
 
 
 def register_main(folder: Path) -> None:
-    """Remember the Snakemake process that holds ``folder`` (called when a run starts)."""
+    """Register the Snakemake process that runs in ``folder``; called when a run starts."""
     _register(folder / _MAIN)
 
 
 def is_running(folder: Path) -> bool:
-    """Whether another Snakemake than this process holds ``folder``, as far as can be seen from here."""
+    """Return whether another Snakemake than this process runs in ``folder``, as far as can be seen from here."""
     found = _registered(folder / _MAIN)
     return found is not None and found[0] != this_process() and found[1] is not ProcessState.GONE
 
 
 def refuse_while_running(folder: Path, force: bool = False) -> None:
-    """:class:`WorkFolderError` while a Snakemake runs in ``folder`` or, unless ``force``, may run elsewhere."""
+    """Raise :class:`WorkFolderError` while a Snakemake runs in ``folder`` or, unless ``force``, may run elsewhere."""
     found = _registered(folder / _MAIN)
     if found is None:
         return
@@ -148,20 +158,20 @@ def refuse_while_running(folder: Path, force: bool = False) -> None:
     if state is ProcessState.ELSEWHERE and not force and any((folder / ".snakemake/locks").glob("*.lock")):
         raise WorkFolderError(
             f"snakemake was started in {folder.absolute()} on another machine or in another container "
-            f"({owner.host}, process {owner.pid}), and whether it still runs cannot be seen from here",
-            "give the same command there, or, once it has ended, here with --force",
+            f"({owner.host}, process {owner.pid}), and may still run",
+            "run the same command there, or, once that Snakemake has ended, here with --force",
         )
 
 
 def unlock(folder: Path, patience: float = 10.0, force: bool = False) -> list[str]:
     """Clear what a killed Snakemake left in ``folder``: stop its jobs, remove its lock and half-written files.
 
-    Returns what was done, a line each. Raises :class:`WorkFolderError` while a Snakemake still runs there. With
-    ``force``, what another machine may still be running counts as ended.
+    Jobs get ``patience`` seconds to end. Returns what was done, one line each. Raises :class:`WorkFolderError` while a
+    Snakemake still runs there; with ``force``, one on another machine counts as ended.
     """
     if not (folder / ".snakemake").is_dir():
         raise WorkFolderError(
-            f"{folder.absolute()} is no work folder: it has no .snakemake/", "name it: --directory FOLDER"
+            f"{folder.absolute()} is not a work folder: it has no .snakemake/", "name it: --directory FOLDER"
         )
     refuse_while_running(folder, force)
     done = []
@@ -176,9 +186,9 @@ def unlock(folder: Path, patience: float = 10.0, force: bool = False) -> list[st
         done.append(f"removed the lock {lock.name}")
     (folder / _MAIN).unlink(missing_ok=True)
     for name in FOLDERS:
-        for place in sorted({path.parent for path in (folder / name).rglob(".*.part")}):
-            done += [f"removed the half-written {path.name}" for path in remove_abandoned_parts(place)]
-            done += [f"left {path.name}, which may be being written on {owner.host}" for path, owner in parts_in(place)]
+        for parent in sorted({path.parent for path in (folder / name).rglob(".*.part")}):
+            done += [f"removed the half-written {path.name}" for path in remove_abandoned_parts(parent)]
+            done += [f"left {path.name}, which {owner.host} may be writing" for path, owner in parts_in(parent)]
     return done
 
 

@@ -1,4 +1,4 @@
-"""Writes ``checkpoint.lock``, once: a resolution that is added next month exports the same weights."""
+"""Write ``checkpoint.lock`` once, so that a resolution that is added later exports the same weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sam3_runtime.records.records import CheckpointLock
 def lock_once(
     path: Path, checkpoint: str, revision: str | None, location: str, family: str | None = None
 ) -> CheckpointLock:
-    """Lock the checkpoint ``checkpoint`` of a family, loaded from ``location``; a lock that is there stays as it is.
+    """Lock the checkpoint ``checkpoint`` of a family, loaded from ``location``; an existing lock is not changed.
 
-    Raises :class:`CheckpointError` when the weights are no longer those of the lock.
+    Raises :class:`CheckpointError` when the weights differ from those of the lock.
     """
     known = CheckpointLock.read(path) if path.is_file() else None
     found: CheckpointLock = exporter(family, "checkpoint").lock(

@@ -1,4 +1,4 @@
-"""Finds and frees what nothing uses: files of variants that are no longer listed, and cached engines without a user.
+"""Find and remove unused files: those of variants that are no longer listed, and cached engines without a user.
 
 Job time, POSIX.
 """
@@ -13,14 +13,13 @@ from pathlib import Path
 from sam3_runtime.core.files import ProcessState, parts_in
 from sam3_runtime.engines.cache import Entry, UserState, entries
 from sam3_runtime.jobs.job import refuse_while_running
-from sam3_runtime.plan.paths import chain
+from sam3_runtime.plan.paths import steps
 from sam3_runtime.plan.planning import DEFAULT_CACHE, Plan
 
 
 @dataclass(frozen=True)
 class Unused:
-    """A file or folder that nothing uses, and why. ``size`` is in bytes; a link counts nothing. ``entry`` is the
-    cached engine that it is, if it is one."""
+    """An unused file or folder, and why. ``size`` is in bytes, 0 for a link; ``entry`` is set for a cached engine."""
 
     path: Path
     why: str
@@ -30,21 +29,21 @@ class Unused:
 
 @dataclass(frozen=True)
 class Kept:
-    """Cached engines that only work folders linked which are not where they were. ``size`` is in bytes."""
+    """Cached engines whose only users are work folders that are gone or were moved. ``size`` is in bytes."""
 
     folders: tuple[Path, ...]
     size: int
 
 
 def find_unused(plan: Plan, folder: Path, gone: bool = False) -> tuple[list[Unused], list[Kept]]:
-    """What can go, in the order in which it may go (links before what they point to), and what only may.
+    """Return what can be removed, links before their targets, and the cached engines that are kept to be safe.
 
-    Cached engines of a work folder that is not where it was stay, as it may have been moved; with ``gone`` they go.
+    These are of work folders that are not where they were, which may have been moved; ``gone`` removes them too.
     Raises :class:`WorkFolderError` while a Snakemake runs in ``folder``.
     """
     refuse_while_running(folder)
     folder = folder.resolve()
-    keep = {folder / file for name in plan.names for step in chain(plan, plan.variant(name)) for file in step.files}
+    keep = {folder / file for step in steps(plan) for file in step.files}
     unused = [
         Unused(directory, "the variant is no longer listed", _size(directory))
         for directory in sorted((folder / "engines").glob("b[0-9]*"))
@@ -68,7 +67,7 @@ def find_unused(plan: Plan, folder: Path, gone: bool = False) -> tuple[list[Unus
 
 
 def _made_by_jobs(folder: Path) -> Iterator[Path]:
-    """The files that jobs made outside of the variants' own folders; not what is being written."""
+    """Yield the files that jobs made outside of the variants' own folders, without files that are being written."""
     patterns = ("onnx/*.*", "onnx/r*/*", "reference/r*", "calibration/r*", "engines/store/*/*")
     results = ("accuracy/b[0-9]*.json", "bench/b[0-9]*.json", "bench/baselines/r*")
     for pattern in patterns + results:
@@ -76,7 +75,7 @@ def _made_by_jobs(folder: Path) -> Iterator[Path]:
 
 
 def _lost_users(entry: Entry, folder: Path, going: set[Path]) -> tuple[Path, ...] | None:
-    """None where a link to a cached engine stays; else the work folders that linked it and are not where they were."""
+    """Return the work folders that linked a cached engine and are gone; None where a link to it stays."""
     users = entry.users()
     if any(user.state is UserState.USES and user.folder != folder for user in users):
         return None
@@ -96,7 +95,7 @@ def _size(path: Path) -> int:
 
 
 def remove(unused: Unused) -> bool:
-    """Remove it; False where a cached engine is being built or linked at this moment, or was since it was found."""
+    """Remove the file or folder; return False for a cached engine that is in use again."""
     if unused.entry is not None:
         with unused.entry.held(timeout=0) as held:
             if not held or any(user.state is UserState.USES for user in unused.entry.users()):

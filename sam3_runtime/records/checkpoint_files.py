@@ -1,4 +1,4 @@
-"""A checkpoint's files in a local folder, and what identifies it. Pure."""
+"""Name a checkpoint's files in a local folder, and compute the digest that identifies it. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def checkpoint_digest(config: str, weights: Mapping[str, str]) -> str:
-    """What identifies a checkpoint: the SHA-256 of its ``config.json``, and of each file of weights by its name."""
+    """Return a checkpoint's digest, from the SHA-256 of its ``config.json`` and of each file of weights by name."""
     return digest_of({"config": config, "weights": dict(weights)})
 
 
 def shards_of(folder: Path) -> list[str]:
-    """The names of a checkpoint's files of weights; ``OSError``, ``ValueError`` or ``KeyError`` for a damaged index."""
+    """Return the names of a checkpoint's weight files.
+
+    Raises :class:`OSError`, :class:`ValueError` or :class:`KeyError` for a damaged index.
+    """
     if not (folder / INDEX).is_file():
         return [WEIGHTS]
     return sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))

@@ -1,7 +1,7 @@
-"""Records of measurements: what was timed, on what, and what it took. People are to share them.
+"""Define the records of measurements: what was timed, on which device, and the result.
 
-None holds a path, a host or a user's name. Every time is in milliseconds, every size in MiB. Pure: pydantic alone.
-What each number has in it: docs/measuring.md.
+They can be shared: none contains a path, a host or a user's name. Times are in milliseconds, sizes in MiB. Pure.
+docs/measuring.md explains what each number includes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, quantiles
 from typing import Any, Literal
 
 from pydantic import Field
@@ -20,24 +20,25 @@ _STABLE = 0.1
 
 
 def shareable(checkpoint: str) -> str:
-    """A checkpoint's name without the folders that it lies in: people are to share the result."""
+    """Return a checkpoint's name without the folders that it is in, so that it can be shared."""
     return checkpoint if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/")) else Path(checkpoint).name
 
 
 class OfVariant(Record):
-    """Which variant was measured, on what, and when: what every measurement of one begins with."""
+    """Which variant was measured, on which device, and when: the start of every measurement."""
 
     variant: str
     backend: Backend
     device: str
     checkpoint: str
     checkpoint_digest: str
-    engines: dict[str, str] = Field(description="SHA-256 of each part that was measured")
+    engines: dict[str, str]
+    """SHA-256 of each part that was measured."""
     date: str
 
 
 def of_variant(config: VariantConfig, records: Mapping[str, EngineRecord], device: str) -> dict[str, Any]:
-    """The fields of :class:`OfVariant`, today."""
+    """Return the fields of :class:`OfVariant` for a measurement of today."""
     return {
         "variant": config.variant,
         "backend": config.backend,
@@ -60,43 +61,33 @@ class Latency(Record):
 
 
 def latency(samples: Sequence[float]) -> Latency:
-    """Summary of samples in milliseconds; percentiles are interpolated between neighbours."""
-    ranked = sorted(samples)
-    return Latency(
-        median=round(_percentile(ranked, 50), 3),
-        mean=round(fmean(ranked), 3),
-        p95=round(_percentile(ranked, 95), 3),
-        p99=round(_percentile(ranked, 99), 3),
-        n=len(ranked),
-    )
-
-
-def _percentile(ranked: Sequence[float], percent: float) -> float:
-    place = (len(ranked) - 1) * percent / 100
-    low = int(place)
-    high = min(low + 1, len(ranked) - 1)
-    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+    """Summarise samples in milliseconds; percentiles are interpolated between neighbours."""
+    cuts = quantiles(samples if len(samples) > 1 else [*samples, *samples], n=100, method="inclusive")
+    numbers = {"median": median(samples), "mean": fmean(samples), "p95": cuts[94], "p99": cuts[98]}
+    return Latency(**{name: round(value, 3) for name, value in numbers.items()}, n=len(samples))
 
 
 def stable(windows: Sequence[Sequence[float]]) -> bool:
-    """Whether the medians of the windows agree within a tenth: those that do not are no measurement."""
+    """Return whether the medians of the windows agree within a tenth; otherwise the measurement is not valid."""
     medians = [median(times) for times in windows]
     return max(medians) - min(medians) <= _STABLE * median(medians)
 
 
 class Reading(Record):
-    """What the driver says of a GPU at one moment, or the median of several; null is what this card does not tell."""
+    """What the driver reports about a GPU at one moment, or medians; null where this GPU does not report it."""
 
     sm_mhz: float | None = None
     memory_mhz: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
-    used_mib: float | None = Field(None, description="of the card's memory, by everyone")
-    busy_percent: float | None = Field(None, description="of the time just before, in which any kernel ran")
+    used_mib: float | None = None
+    """Memory of the GPU in use by all processes."""
+    busy_percent: float | None = None
+    """Share of the time just before in which any kernel ran."""
 
 
 class Clocks(Record):
-    """The GPU before anything was loaded, and while the clock ran: the median of ``samples`` readings."""
+    """The GPU before anything was loaded, and the median of ``samples`` readings during the timed rounds."""
 
     before: Reading
     during: Reading
@@ -104,31 +95,38 @@ class Clocks(Record):
 
 
 class DeviceMemory(Record):
-    """What the process took of the GPU's memory, CUDA context included.
+    """The GPU memory of the process, with the CUDA context.
 
-    ``method``: ``process`` is what the driver books on this process; ``difference`` is what the card has in use less
-    what it had before (right where nothing else runs on it); ``device`` is all that is in use, by whomever (a card
-    without ``nvidia-smi``).
+    ``method`` is where the numbers are from: ``process``, what the driver reports for it; ``difference``, what
+    is in use on the GPU less what was before (right where nothing else runs there); ``device``, all that is in use.
     """
 
     method: Literal["process", "difference", "device"]
-    before_mib: float | None = Field(description="in use on the card before the engines were loaded")
-    loaded_mib: float = Field(description="once the engines are loaded")
-    ready_mib: float = Field(description="after the warm-up: prompts encoded, text encoder released, buffers there")
-    peak_mib: float = Field(description="the most that was seen while rounds ran")
+    before_mib: float | None
+    """In use on the GPU before the engines were loaded."""
+    loaded_mib: float
+    """Once the engines are loaded."""
+    ready_mib: float
+    """After the warm-up: prompts encoded, text encoder released, buffers there."""
+    peak_mib: float
+    """The maximum over the readings during the rounds."""
 
 
 class PartBench(Record):
-    """One part alone, its inputs already where it reads them; synchronised before each reading of the clock."""
+    """One part alone, with its inputs already on the device; synchronised before each time is taken."""
 
     part: str
-    images: int = Field(description="rows of features: images encoded, or seen by the decoder (N)")
-    prompts: int = Field(0, description="rows of prompts (P); 0 for the vision encoder")
-    latency: Latency = Field(description="of one call")
+    images: int
+    """Rows of features: images encoded, or seen by the decoder (N)."""
+    prompts: int = 0
+    """Rows of prompts (P); 0 for the vision encoder."""
+    latency: Latency
+    """Latency of one call."""
     stable: bool
 
     @property
     def per_image(self) -> float:
+        """Milliseconds per image."""
         return self.latency.median / max(self.images, 1)
 
 
@@ -143,21 +141,25 @@ class CameraBench(Record):
     end_to_end: Latency
     stages: dict[str, Latency]
     fps_per_camera: float
-    stable: bool = Field(description="whether the medians of the windows agree within a tenth")
-    masks_kept: float = Field(description="per round, mean")
+    stable: bool
+    """Whether the medians of the windows agree within a tenth."""
+    masks_kept: float
+    """Masks of a round, mean."""
     samples_ms: tuple[float, ...]
 
 
 class Rounds(Record):
-    """What is measured with one set of the runtime's options."""
+    """The measurements with one set of the runtime's options."""
 
     cameras: tuple[CameraBench, ...]
     parts: tuple[PartBench, ...]
 
     def camera(self, count: int) -> CameraBench | None:
+        """Return the measurement with that number of cameras."""
         return next((one for one in self.cameras if one.cameras == count), None)
 
     def part(self, name: str, images: int, prompts: int = 0) -> PartBench | None:
+        """Return the measurement of a part with these rows."""
         asked = (name, images, prompts)
         return next((one for one in self.parts if (one.part, one.images, one.prompts) == asked), None)
 
@@ -170,19 +172,26 @@ class BenchResult(Rounds, OfVariant):
     threads: int | None
     prompts: int
     load_seconds: float
-    memory_before_mib: float = Field(description="resident set before the engines were loaded")
-    memory_peak_mib: float = Field(description="largest resident set of the process")
-    device_memory: DeviceMemory | None = Field(None, description="where the engines run on a GPU")
-    clocks: Clocks | None = Field(None, description="where the driver tells")
-    without: dict[str, Rounds] = Field({}, description="the same with one option of the runtime off, by its name")
+    memory_before_mib: float
+    """Resident set before the engines were loaded."""
+    memory_peak_mib: float
+    """Largest resident set of the process."""
+    device_memory: DeviceMemory | None = None
+    """Null where the engines run on the CPU."""
+    clocks: Clocks | None = None
+    """Null where the driver does not report it."""
+    without: dict[str, Rounds] = Field(default={})
+    """The same with one option of the runtime off, by its name."""
 
 
 class EngineCalls(Record):
-    """Calls of one engine with inputs of one shape: how often in a round, and what one takes with nothing beside it."""
+    """Calls of one engine with inputs of one shape: how often in a round, and the latency of one alone."""
 
     part: str
-    shape: dict[str, int] = Field(description="value of each dimension that differs from call to call")
-    calls: float = Field(description="in a round, mean")
+    shape: dict[str, int]
+    """Value of each dimension that differs from call to call."""
+    calls: float
+    """Calls in a round, mean."""
     alone: Latency
     stable: bool
 
@@ -199,28 +208,36 @@ class StreamBench(OfVariant):
     toolchain: Toolchain
     threads: int | None
     classes: int
-    kept: int | None = Field(description="best detections that each class keeps whatever their score; null: by score")
-    masks: float = Field(description="kept in a round, mean")
+    kept: int | None
+    """Best detections that each class keeps whatever their score; null: by score."""
+    masks: float
+    """Masks retained in a round, mean."""
     cameras: int
-    pictures: tuple[tuple[int, int], ...] = Field(description="height and width, of each camera's frames")
-    frames: int = Field(description="in the steady state, of all cameras")
-    images: float = Field(description="in a round, mean")
+    pictures: tuple[tuple[int, int], ...]
+    """Height and width, of each camera's frames."""
+    frames: int
+    """Frames of all cameras in the steady state."""
+    images: float
+    """Images in a round, mean."""
     seconds: float
     rounds: Latency
-    stable: bool = Field(description="whether the medians of quarters of the run agree within a tenth")
+    stable: bool
+    """Whether the medians of quarters of the run agree within a tenth."""
     frame: Latency
     fps: float
     fps_per_camera: float
     engines_ms: float
     ratio: float
-    ratio_inside: float | None = Field(
-        None, description="over what the same calls took within the run; null on a GPU, where calls return at once"
-    )
+    ratio_inside: float | None = None
+    """The same over the time of these calls within the run; null on a GPU, where calls return at once."""
     calls: tuple[EngineCalls, ...]
-    memory_peak_mib: float = Field(description="largest resident set of the process")
+    memory_peak_mib: float
+    """Largest resident set of the process."""
     device_memory: DeviceMemory | None = None
-    clocks: Clocks | None = Field(None, description="with `busy_percent`, the median of readings during the run")
-    busy_percent: float | None = Field(None, description="mean of those readings")
+    clocks: Clocks | None = None
+    """With `busy_percent`, the median of readings during the run."""
+    busy_percent: float | None = None
+    """Mean of the readings during the run."""
 
 
 class Measured(Record):
@@ -234,9 +251,12 @@ class Measured(Record):
     status: str
     reason: str
     checks: tuple[Check, ...] = ()
-    detections: int = Field(0, description="that the reference expects")
-    found: int | None = Field(None, description="that the variant found; null: judged before this was counted")
-    accuracy: dict[str, Any] | None = Field(None, description="on the data set of `accuracy:`, where there is one")
+    detections: int = 0
+    """Detections in the reference."""
+    found: int | None = None
+    """Detections of the variant; null in verdicts from before this was counted."""
+    accuracy: dict[str, Any] | None = None
+    """Accuracy on the data set of `accuracy:`, where there is one."""
     predicted: dict[str, Any] | None = None
     engines: dict[str, dict[str, Any]] = Field(default={})
     bench: BenchResult | None = None
@@ -247,7 +267,7 @@ _LONG = {"inputs", "outputs", "dims"}
 
 
 def facts_of(records: dict[str, EngineRecord]) -> dict[str, dict[str, Any]]:
-    """Of each record what a table is made of; no path."""
+    """Return the fields of each record that a table needs, without any path."""
     return {part: one.model_dump(mode="json", exclude=_PRIVATE | _LONG) for part, one in records.items()}
 
 
@@ -255,26 +275,31 @@ class BaselineRun(Record):
     """One way to run the model without this project, at one batch."""
 
     batch: int
-    vision: Latency = Field(description="vision encoder, one call, pixels on the device")
-    end_to_end: Latency = Field(description="one round; masks at the picture's size stay on the device")
+    vision: Latency
+    """One call of the vision encoder, with pixels on the device."""
+    end_to_end: Latency
+    """One round; masks at the image's size stay on the device."""
     stable: bool
-    allocated_mib: float | None = Field(description="the most that PyTorch's tensors took together")
-    reserved_mib: float | None = Field(description="the most that PyTorch held of the card")
+    allocated_mib: float | None
+    """Peak memory of PyTorch's tensors."""
+    reserved_mib: float | None
+    """Peak memory that PyTorch reserved on the GPU."""
     samples_ms: dict[str, tuple[float, ...]]
 
 
 class BaselineWay(Record):
-    """The model's own library as it is, or compiled. ``failed`` says why there are no runs."""
+    """The model's own library as it is, or compiled. ``failed`` is the reason where there are no runs."""
 
     name: str
     attention: str
     runs: tuple[BaselineRun, ...] = ()
-    compile_seconds: float | None = Field(None, description="of the first calls at every batch")
+    compile_seconds: float | None = None
+    """Time of the first calls at every batch."""
     failed: str | None = None
 
 
 class Baseline(Record):
-    """What a user has without this project, measured on the same GPU: ``bench/baselines/r<resolution>.json``."""
+    """The model in its own library, measured on the same GPU: ``bench/baselines/r<resolution>.json``."""
 
     resolution: int
     device: str
@@ -286,7 +311,9 @@ class Baseline(Record):
     date: str
     prompts: int
     masks: int
-    picture: tuple[int, int] = Field(description="height and width")
-    process_mib: float | None = Field(description="what the driver books on this process at the end, where it tells")
+    picture: tuple[int, int]
+    """Height and width."""
+    process_mib: float | None
+    """Memory that the driver reports for this process at the end; null where it does not."""
     clocks: Clocks | None
     ways: tuple[BaselineWay, ...]

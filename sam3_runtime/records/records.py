@@ -1,4 +1,4 @@
-"""Records: the small JSON files that say what every other file is.
+"""Define the records: small JSON files that describe every other file.
 
     checkpoint.lock            CheckpointLock   the weights that this work folder was first built from
     toolchain.json             Toolchain        what it was built with, and on what
@@ -7,7 +7,7 @@
     verify.json                Verdict          the accuracy gate's verdict, and the digests that it is about
 
 Pure: standard library and pydantic. Each file is written to a temporary name and renamed, so that none is ever half
-there, and is read with one error that names the file and what to do. A digest shows damage and mix-ups; it is no
+there, and is read with one error that names the file and what to do. A digest detects damage and mix-ups; it is not a
 signature.
 """
 
@@ -43,16 +43,16 @@ Precision = Literal["fp32", "fp16"]
 
 
 class Record(BaseModel):
-    """A JSON file with a schema. Unknown keys are kept out, so that a record of a newer version is noticed.
+    """A JSON file with a schema. Unknown keys are refused, so that a record of a newer version is noticed.
 
-    A NaN, as a cosine with nothing is, is written as text, since JSON has no number for it, and comes back as one.
+    A NaN, such as a cosine with a zero vector, is written as text, since JSON has no number for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read and check ``path``; :class:`RecordError` when it is missing, damaged or of another version."""
+        """Read and check ``path``; raises :class:`RecordError` when it is missing, damaged or of another version."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -66,13 +66,15 @@ class Record(BaseModel):
             ) from None
 
     def write(self, path: Path) -> None:
+        """Write the record as JSON, whole or not at all."""
         write_atomically(path, (self.model_dump_json(indent=2) + "\n").encode())
 
 
 class SealedRecord(Record):
-    """A record with a digest of itself, written with it and checked when it is read: an edit is noticed.
+    """A record with a digest of itself, which is checked when it is read: an edit is noticed.
 
-    ``ADDED`` are fields that came later: null, they are not in the digest, so that older records stay whole.
+    ``ADDED`` are fields that newer versions added: where they are null, the digest leaves them out, so that older
+    records stay valid.
     """
 
     ADDED: ClassVar[frozenset[str]] = frozenset()
@@ -80,15 +82,18 @@ class SealedRecord(Record):
     digest: str = ""
 
     def sealed(self) -> Self:
+        """Return the record with its digest."""
         unset = {name for name in self.ADDED if getattr(self, name) is None}
         content = json.loads(self.model_dump_json(exclude={"digest"} | unset))
         return self.model_copy(update={"digest": digest_of(content)})
 
     def write(self, path: Path) -> None:
-        write_atomically(path, (self.sealed().model_dump_json(indent=2) + "\n").encode())
+        """Write the record with its digest."""
+        Record.write(self.sealed(), path)
 
     @classmethod
     def read(cls, path: Path) -> Self:
+        """Read and check ``path``; raises :class:`RecordError` also when its digest does not match."""
         record = super().read(path)
         if record.digest != record.sealed().digest:
             raise RecordError(
@@ -102,7 +107,7 @@ Resample = Literal["bilinear-antialias", "bicubic-antialias", "lanczos-antialias
 
 
 class Preprocessing(Record):
-    """How an image becomes R×R numbers: resized on 8-bit values, /255, then (x - mean) / std per channel, RGB.
+    """How an image becomes R×R pixels: resized as 8-bit RGB, divided by 255, then (x - mean) / std per channel.
 
     ``stretch`` resizes both sides to R. ``crop`` resizes the shorter one to R / ``crop``, the other in proportion, and
     takes the middle; those two fields are not written where they have their defaults.
@@ -133,12 +138,16 @@ class CheckpointLock(Record):
     commit: str | None
     digest: str
     dims: dict[str, int]
-    family: str | None = Field(None, description="of the model; null: that of records which name none")
-    preprocessing: Preprocessing | None = Field(None, description="the model's own; null: the family's")
-    random: bool = Field(False, description="seeded weights: for timing alone")
+    family: str | None = None
+    """Family of the model; null in records from before there were several."""
+    preprocessing: Preprocessing | None = None
+    """That of the checkpoint; null for the family's default."""
+    random: bool = False
+    """Whether the weights are seeded, for timing alone."""
 
     @property
     def spec(self) -> FamilySpec:
+        """The family of the model."""
         return family_of(self.family)
 
     @property
@@ -147,58 +156,70 @@ class CheckpointLock(Record):
         return self.spec.dims(**self.dims)
 
     def at(self, location: str) -> CheckpointLock:
-        """The same lock, with the place that the checkpoint is loaded from here."""
+        """Return the lock with the location that the checkpoint is loaded from here."""
         return self.model_copy(update={"checkpoint": location})
 
 
 class Toolchain(Record):
-    """What engines are built with. ``key`` is the share of it that an engine stops being valid with."""
+    """What engines are built with."""
 
     backend: Backend
-    version: str = Field(description="of ONNX Runtime or TensorRT")
+    version: str
+    """Version of ONNX Runtime or TensorRT."""
     gpu: str | None = None
     compute_capability: str | None = None
     driver: str | None = None
     cuda: str | None = None
 
     def key(self) -> dict[str, str | None]:
-        """Backend, version, GPU and compute capability: changing one makes every engine due again."""
+        """Return backend, version, GPU and compute capability: a change of one makes every engine due again."""
         return self.model_dump(include={"backend", "version", "gpu", "compute_capability"})
 
 
 class TensorRecord(Record):
+    """An input or output of an engine; a text in its shape is a dynamic dimension."""
+
     name: str
     shape: tuple[int | str, ...]
     dtype: str
 
 
 class Sizes(Record):
-    """Bytes. What the backend does not tell is null."""
+    """Sizes in bytes; null where the backend does not report it."""
 
     file: int
-    weights: int | None = Field(None, description="on the device for as long as the engine is loaded")
-    scratch: int | None = Field(None, description="of the layer that needs most")
-    activation: int | None = Field(None, description="the block that one run works in, scratch included")
+    weights: int | None = None
+    """Occupied on the device while the engine is loaded."""
+    scratch: int | None = None
+    """Scratch memory of the layer that needs most."""
+    activation: int | None = None
+    """The block that one run works in, scratch included."""
 
 
 UNKNOWN = "unknown"
-"""A type that TensorRT does not show."""
+"""A type that TensorRT does not report."""
 
 
 class Layers(Record):
-    """What an engine is made of, as TensorRT's own inspector tells. What it does not show is ``unknown``."""
+    """An engine's layers, as reported by TensorRT's inspector; what it does not show is ``unknown``."""
 
     count: int
-    types: dict[str, int] = Field(description="layers by the type that they write")
-    work: dict[str, int] = Field(description="matrix work by the type that it is done in, in weights that enter it")
-    attention: int = Field(description="fused attention kernels")
-    reformats: int = Field(description="layers that only change a tensor's type or layout")
-    opaque: int = Field(description="fused blocks whose inside is not shown")
-    narrowed: tuple[str, ...] = Field((), description="nodes of float32 islands that run in another type")
+    types: dict[str, int]
+    """Layers by the type that they write."""
+    work: dict[str, int]
+    """Matrix work by the type that it is done in, in weights that enter it."""
+    attention: int
+    """Fused attention kernels."""
+    reformats: int
+    """Layers that only change a tensor's type or layout."""
+    opaque: int
+    """Fused blocks whose inside is not shown."""
+    narrowed: tuple[str, ...] = ()
+    """Nodes of FP32 exceptions that run in another type."""
 
     @property
     def eight_bit_share(self) -> float | None:
-        """The share of the matrix work that is done in 8 bits, of what is known; None where most of it is hidden."""
+        """The share of the matrix work that is done in 8 bits, of what is known; None where most is unknown."""
         whole = sum(self.work.values())
         known = whole - self.work.get(UNKNOWN, 0)
         eight = self.work.get("int8", 0) + self.work.get("fp8", 0)
@@ -206,30 +227,36 @@ class Layers(Record):
 
 
 class OfFamily(SealedRecord):
-    """A record about a variant or an engine of one. In the file the axes stand by their names among the other fields:
-    ``"resolution": 672``; what an engine does not differ by is null."""
+    """A record about a variant or one of its engines.
+
+    In the file, each axis is a field of its own, such as ``"resolution": 672``; null where an engine does not depend on
+    it.
+    """
 
     ADDED: ClassVar[frozenset[str]] = frozenset({"family"})
 
-    family: str | None = Field(None, description="of the model; null: that of records which name none")
+    family: str | None = None
+    """Family of the model; null in records from before there were several."""
     axes: dict[str, int | None]
 
     @property
     def spec(self) -> FamilySpec:
+        """The family of the model."""
         return family_of(self.family)
 
     @property
     def batch(self) -> int:
+        """The most images in one call."""
         return self.axes[BATCH] or 0
 
     @property
     def resolution(self) -> int:
-        """In pixels; 0 for an engine that does not differ by it."""
+        """The side of the model's images in pixels; 0 for an engine that does not depend on it."""
         return self.axes[RESOLUTION] or 0
 
     @classmethod
     def _spread(cls, spec: FamilySpec) -> dict[str, dict[str, str]]:
-        """The fields whose entries stand in the file by names of their own: the entry by its name there."""
+        """Return the fields whose entries are fields of their own in the file: the entry by its name there."""
         return {"axes": {key: key for key in spec.keys}}
 
     @model_validator(mode="before")
@@ -253,39 +280,47 @@ class OfFamily(SealedRecord):
 
 
 class EngineRecord(OfFamily):
-    """What one engine is. Written by the job that built it; the runtime reads it before it opens the engine."""
+    """One engine, as recorded by the job that built it; the runtime reads it before it opens the engine."""
 
     ADDED: ClassVar[frozenset[str]] = OfFamily.ADDED | {"layers", "modified"}
 
     part: str
-    graph: str = Field(description="name of the graph, such as decoder_q50")
+    graph: str
+    """Name of the graph, such as decoder_q50."""
     sha256: str
-    onnx_sha256: str = Field(description="of the graph with its external data")
+    onnx_sha256: str
+    """SHA-256 of the graph with its external data."""
     checkpoint_digest: str
     backend: Backend
-    precision: Precision = Field(description="asked for")
-    precision_got: dict[str, int] = Field(default_factory=dict, description="operators by element type")
+    precision: Precision
+    """The requested float type."""
+    precision_got: dict[str, int] = Field(default_factory=dict)
+    """Operators by element type."""
     layers: Layers | None = None
     quantize: Literal["int8", "fp8"] | None = None
     calibration_key: str | None = None
     dims: dict[str, int]
     inputs: tuple[TensorRecord, ...]
     outputs: tuple[TensorRecord, ...]
-    profile: dict[str, tuple[int, int, int]] = Field(description="min, opt, max of each dynamic dimension")
+    profile: dict[str, tuple[int, int, int]]
+    """Min, opt, max of each dynamic dimension."""
     sizes: Sizes
     build_seconds: float
-    build_peak_mib: float | None = Field(None, description="largest resident set of the process that built it")
+    build_peak_mib: float | None = None
+    """Largest resident set of the process that built it."""
     command: str
     toolchain: Toolchain
     settings: dict[str, Any]
     cache_key: str
-    modified: int | None = Field(None, description="time stamp of the engine's file, in seconds since 1970")
+    modified: int | None = None
+    """Modification time of the engine's file, in seconds since 1970."""
 
 
 class VariantConfig(OfFamily):
-    """The variant's own facts; what its engines are stands in their records.
+    """A variant; its engines have records of their own.
 
-    In the file each asset stands by its name: ``"tokenizer_sha256"``."""
+    In the file, the digest of each asset is a field of its own, such as ``"tokenizer_sha256"``.
+    """
 
     variant: str
     quantize: Literal["int8", "fp8"] | None
@@ -296,15 +331,9 @@ class VariantConfig(OfFamily):
     commit: str | None
     checkpoint_digest: str
     preprocessing: Preprocessing = Preprocessing()
-    assets: dict[str, str] = Field(description="SHA-256 of each file beside the engines that running needs")
+    assets: dict[str, str]
+    """SHA-256 of each file beside the engines that running needs."""
     notice: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_notice(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("family") not in (None, *FAMILIES):
-            return data
-        return {"notice": family_of(data.get("family")).notice} | data
 
     @classmethod
     def _spread(cls, spec: FamilySpec) -> dict[str, dict[str, str]]:
@@ -312,7 +341,7 @@ class VariantConfig(OfFamily):
 
 
 class Check(Record):
-    """One comparison with the reference: ``value`` against ``limit`` (``at least`` or ``at most``)."""
+    """One comparison with the reference: ``value`` must be ``at least`` or ``at most`` ``limit``."""
 
     name: str
     value: float
@@ -321,23 +350,28 @@ class Check(Record):
 
     @property
     def passed(self) -> bool:
-        # Written so that a NaN fails.
+        """Whether the value is within the limit; a NaN is not."""
         return self.value >= self.limit if self.sense == "at least" else self.value <= self.limit
 
 
 class Counts(Record):
-    """Detections above the threshold, over cases of the reference and every decoder call that each is made in."""
+    """Detections above the threshold, over cases of the reference and all decoder calls of each."""
 
-    expected: int = Field(description="that float32 PyTorch keeps")
-    found: int = Field(description="that the variant keeps")
-    agreed: int = Field(description="that both keep")
+    expected: int
+    """Found by float32 PyTorch."""
+    found: int
+    """Found by the variant."""
+    agreed: int
+    """Found by both."""
 
 
 class Verdict(SealedRecord):
-    """``passed``, ``rejected`` (ran, but not accurately enough), ``failed`` (did not run), or ``unverified`` (built
-    for another machine: this one cannot run it).
+    """The verdict of the accuracy gate about a variant.
 
-    ``engines`` maps each part to the SHA-256 that was judged: the runtime ignores a verdict about other engines.
+    ``passed``, ``rejected`` (ran, but not accurately enough), ``failed`` (did not run), or ``unverified`` (this machine
+    cannot run it).
+
+    ``engines`` maps each part to the SHA-256 of its engine: the runtime ignores a verdict about other engines.
     """
 
     ADDED: ClassVar[frozenset[str]] = frozenset({"accuracy", "accuracy_sha256", "found", "by_prompt"})
@@ -346,14 +380,21 @@ class Verdict(SealedRecord):
     status: Literal["passed", "rejected", "failed", "unverified"]
     reason: str
     checks: tuple[Check, ...] = ()
-    errors: dict[str, float] = Field(default={}, description="largest absolute error of each output")
+    errors: dict[str, float] = Field(default={})
+    """Largest absolute error of each output."""
     cases: int = 0
-    detections: int = Field(0, description="that the reference expects, over all cases and decoder calls")
-    found: int | None = Field(None, description="that the variant found, counted likewise")
-    by_prompt: dict[str, Counts] | None = Field(None, description="both, and those in common, of each prompt")
+    detections: int = 0
+    """Detections in the reference, over all cases and decoder calls."""
+    found: int | None = None
+    """Detections of the variant, counted likewise."""
+    by_prompt: dict[str, Counts] | None = None
+    """The same by prompt."""
     engines: dict[str, str]
     reference_sha256: str
-    accuracy: dict[str, Any] | None = Field(None, description="on the data set of `accuracy:`; metrics.Accuracy")
-    accuracy_sha256: str | None = Field(None, description="of the reference's accuracy that it was held against")
+    accuracy: dict[str, Any] | None = None
+    """Accuracy on the data set of `accuracy:` (metrics.Accuracy)."""
+    accuracy_sha256: str | None = None
+    """SHA-256 of the reference's accuracy that it was compared with."""
     gate: dict[str, Any]
-    device: str = Field(description="what the engines ran on")
+    device: str
+    """Name of the device that the engines ran on."""

@@ -379,5 +379,5 @@ def test_wrong_arguments_end_before_engines_are_loaded(
 
 
 def test_wrong_engines(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="is no folder"):
+    with pytest.raises(RecordError, match="is not a folder"):
         run(tmp_path / "none", tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=["cat"])

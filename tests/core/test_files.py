@@ -52,15 +52,14 @@ def gone() -> Owner:
 
 def test_abandoned_parts_go_and_others_stay(tmp_path: Path, gone: Owner) -> None:
     abandoned, mine = tmp_path / f".x.onnx.{gone}.part", temporary_name(tmp_path / "y.onnx")
-    older = tmp_path / f".w.onnx.{gone.pid}.part"  # as former versions named them
     elsewhere = tmp_path / f".x.onnx.{replace(gone, host='other')}.part"
-    for path in (abandoned, mine, older, elsewhere, tmp_path / "z.part"):
+    for path in (abandoned, mine, elsewhere, tmp_path / "z.part"):
         path.touch()
     folder = tmp_path / f".key.{gone}.part"
     folder.mkdir()
     (folder / "half.engine").touch()
     assert remove_abandoned_parts(tmp_path, "y.onnx") == []
-    assert sorted(remove_abandoned_parts(tmp_path)) == sorted([abandoned, folder, older])
+    assert sorted(remove_abandoned_parts(tmp_path)) == sorted([abandoned, folder])
     assert not folder.exists()
     assert mine.exists()
     assert elsewhere.exists()

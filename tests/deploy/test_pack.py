@@ -98,7 +98,7 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
         info = tarfile.TarInfo("v/config.json")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(ArchiveError, match="no plain file"):
+    with pytest.raises(ArchiveError, match="not a plain file"):
         unpack(archive, tmp_path)
 
 
@@ -125,5 +125,5 @@ def test_a_truncated_archive_leaves_nothing(variant: Path, tmp_path: Path, kept:
 def test_nothing_is_overwritten(variant: Path, tmp_path: Path) -> None:
     pack(variant, tmp_path / "out.tar")
     (tmp_path / "there" / NAME).mkdir(parents=True)
-    with pytest.raises(ArchiveError, match="is there already"):
+    with pytest.raises(ArchiveError, match="already exists"):
         unpack(tmp_path / "out.tar", tmp_path / "there")

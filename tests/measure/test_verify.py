@@ -17,7 +17,7 @@ from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3 import runtime
-from sam3_runtime.families.sam3.gate import compare
+from sam3_runtime.families.sam3.gate import Comparison
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.families.sam3.reference import SAMPLED, Box, Case, Reference
@@ -102,7 +102,9 @@ def engines_that(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, change: Ch
 
 
 def judged(pipeline: Pipeline, reference: Reference) -> tuple[dict[str, Check], Any]:
-    found, checks = compare(pipeline, reference, Limits(feature_cosine=0).model_dump())
+    found = Comparison(pipeline=pipeline, reference=reference)
+    found.run()
+    checks = tuple(found.checks(Limits(feature_cosine=0).model_dump()))
     return {check.name: check for check in checks}, found
 
 
@@ -245,7 +247,7 @@ def test_a_failure_names_the_files_that_were_there(
     [
         ({"resolution": 98}, "another checkpoint or resolution"),
         ({"checkpoint_digest": "1" * 64}, "another checkpoint or resolution"),
-        ({"cases": ()}, "holds no detection"),
+        ({"cases": ()}, "has no detection"),
     ],
 )
 def test_a_reference_that_judges_nothing_is_no_verdict(

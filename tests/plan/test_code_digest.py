@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sam3_runtime.core.remembered import Remembered
 from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.families import FAMILIES
 from sam3_runtime.families.base import FamilySpec
@@ -21,7 +22,6 @@ SCRIPTS = PROJECT / "workflow_scripts"
 WITHOUT_CODE = {
     "lock_checkpoint": "what is locked stays",
     "link_engine": "a link, whose ends are input and output",
-    "link_asset": "likewise",
     "judge": "has no output, so it always runs",
 }
 """Scripts whose rules have no digest, and why."""
@@ -149,7 +149,7 @@ def test_only_choosers_import_by_a_computed_name() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
                 computed.add(path.relative_to(PACKAGE).as_posix())
     nvidias_library = {"engines/running/tensorrt.py", "engines/building/tensorrt.py"}
-    choosers = {"__init__.py", "families/__init__.py", "engines/running/__init__.py", "engines/building/__init__.py"}
+    choosers = {"families/__init__.py", "engines/running/__init__.py", "engines/building/__init__.py"}
     assert computed == choosers | nvidias_library
 
 
@@ -189,7 +189,7 @@ def taken_of_families(path: Path) -> set[str]:
 def test_what_was_found_is_remembered_and_an_edit_is_seen(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MEMORY", module._Memory())
+    monkeypatch.setattr(module, "_memory", Remembered())
     (tmp_path / ".snakemake").mkdir()
     module.remember(tmp_path)
     before = digest("build_engine", "engines/building/onnxruntime")
@@ -199,7 +199,7 @@ def test_what_was_found_is_remembered_and_an_edit_is_seen(
         raise AssertionError("it is read again")
 
     forget()
-    monkeypatch.setattr(module, "_MEMORY", module._Memory())
+    monkeypatch.setattr(module, "_memory", Remembered())
     module.remember(tmp_path)
     monkeypatch.setattr(ast, "parse", unread)
     assert digest("build_engine", "engines/building/onnxruntime") == before
@@ -214,7 +214,7 @@ def test_what_was_found_is_remembered_and_an_edit_is_seen(
 def test_a_memory_that_is_damaged_is_written_again(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
-    monkeypatch.setattr(module, "_MEMORY", module._Memory())
+    monkeypatch.setattr(module, "_memory", Remembered())
     (tmp_path / ".snakemake").mkdir()
     (tmp_path / module.MEMORY).write_text(content)
     module.remember(tmp_path)

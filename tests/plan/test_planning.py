@@ -22,7 +22,7 @@ def plan(folder: Path, backend: str = "tensorrt-rtx", gpus: str = "[ada]", level
     return make_plan(file, folder)
 
 
-def slices(made: Plan) -> dict[str, object]:
+def params_of(made: Plan) -> dict[str, object]:
     """Everything that rules depend on, except what builds do."""
     name = made.names[0]
     found: dict[str, object] = {"verify": made.verify(name), "bench": made.bench(), "configure": made.configure(name)}
@@ -33,7 +33,7 @@ def test_generations_are_what_every_build_depends_on_and_nothing_else(tmp_path: 
     one, two = plan(tmp_path), plan(tmp_path, gpus="[ada, blackwell]")
     assert one.build()["settings"] == {"gpus": ["8.9"]}
     assert one.build() != two.build()
-    assert slices(one) == slices(two)
+    assert params_of(one) == params_of(two)
 
 
 def test_the_order_and_the_names_of_generations_rebuild_nothing(tmp_path: Path) -> None:
@@ -135,13 +135,15 @@ def test_calibrators_depend_on_their_tensorrt_and_no_gpu_and_no_workspace(tmp_pa
     tensorrt = "build: {tensorrt: {workspace_mib: 512, tactic_sources: [], optimization_level: 5}}"
     other = plan_for_tensorrt(tmp_path, "8.6.1", f"calibration: {{method: calibrator, batch: 2}}\n{tensorrt}")
     assert other.calibrator() == one.calibrator()
-    assert other.calibrator_settings() == {"workspace_mib": 512, "tactic_sources": []}
+    assert other.locations()["calibrator_settings"] == {"workspace_mib": 512, "tactic_sources": []}
     assert other.calibration() == one.calibration()
 
 
 @pytest.mark.parametrize("version", ["11.0.0", "11.1.0.5"])
 def test_calibrators_are_refused_where_there_are_none_and_qdq_is_named(tmp_path: Path, version: str) -> None:
-    with pytest.raises(VariantsError, match=rf"calibrator is not for TensorRT {version}(.|\n)*method: qdq"):
+    with pytest.raises(
+        VariantsError, match=rf"TensorRT {version} does not support calibration.method: calibrator(.|\n)*method: qdq"
+    ):
         plan_for_tensorrt(tmp_path, version, "calibration: {method: calibrator}")
 
 
@@ -187,13 +189,14 @@ def test_tensorrt_engines_depend_on_what_the_builder_is_told(tmp_path: Path) -> 
     }  # fmt: skip
 
 
-def test_means_and_places_are_not_among_it(tmp_path: Path) -> None:
+def test_options_and_locations_are_not_among_it(tmp_path: Path) -> None:
     one = on_tensorrt(tmp_path)
     two = on_tensorrt(tmp_path, "{gpu: [2, 0, 2], tensorrt: {builder: python, timing_cache: there/timings}}")
     assert one.build() == two.build()
-    assert slices(one) == slices(two)
-    assert (one.build_gpus(), two.build_gpus(), two.run_gpus()) == ([0], [2, 0], [2, 0])
-    assert (one.timing_cache(), two.timing_cache()) == ("engines/cache/timing.cache", "there/timings")
+    assert params_of(one) == params_of(two)
+    here, there = one.locations(), two.locations()
+    assert (here["build_gpus"], there["build_gpus"], there["run_gpus"]) == ([0], [2, 0], [2, 0])
+    assert (here["timing_cache"], there["timing_cache"]) == ("engines/cache/timing.cache", "there/timings")
 
 
 def test_the_device_of_a_plan_is_the_gpu_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +208,6 @@ def test_the_device_of_a_plan_is_the_gpu_that_it_names(tmp_path: Path, monkeypat
 
 
 def test_which_backends_hold_a_gpu(tmp_path: Path) -> None:
-    rtx, cpu = plan(tmp_path), plan(tmp_path, backend="onnxruntime")
-    assert (rtx.build_gpus(), rtx.run_gpus()) == ([], [0])
-    assert (cpu.build_gpus(), cpu.run_gpus()) == ([], [])
+    rtx, cpu = plan(tmp_path).locations(), plan(tmp_path, backend="onnxruntime").locations()
+    assert (rtx["build_gpus"], rtx["run_gpus"]) == ([], [0])
+    assert (cpu["build_gpus"], cpu["run_gpus"]) == ([], [])

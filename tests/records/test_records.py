@@ -30,6 +30,7 @@ def config(**changes: Any) -> VariantConfig:
         "commit": "0" * 40,
         "checkpoint_digest": "2" * 64,
         "tokenizer_sha256": "4" * 64,
+        "notice": "The weights are under a licence of their own.",
     }
     return VariantConfig(**fields | changes).sealed()
 

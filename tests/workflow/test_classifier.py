@@ -75,7 +75,7 @@ def test_every_variant_is_built_judged_and_measured(folder: WorkFolder) -> None:
 def test_nothing_is_due_and_another_resolution_exports_once(folder: WorkFolder) -> None:
     assert folder.planned("bench_all") == {"bench_all": 1}
     folder.write(variants=[{"resolution": [96, 128]}])
-    wanted = {"compute_reference", "export_graph_with_data", "build_engine", "link_engine", "link_asset"}
+    wanted = {"compute_reference", "export_graph_with_data", "build_engine", "link_engine"}
     planned = folder.planned("build_all", "reference/r128.safetensors")
     folder.write()
     assert {rule: planned.get(rule) for rule in wanted} == dict.fromkeys(wanted, 1)
@@ -166,4 +166,4 @@ def test_a_folder_holds_one_family(folder: WorkFolder) -> None:
     )
     run = folder.snakemake("--dry-run")
     folder.write()
-    assert "this work folder was built for a classifier, and variants.yaml is of a SAM3" in run.stdout
+    assert "this work folder was built for a classifier, and variants.yaml is for a SAM3" in run.stdout

@@ -12,8 +12,7 @@ import pytest
 
 from demo.scenes import HELD_OUT, Scene, Thing, scene
 from sam3_runtime import Prompt, extract, load, open_detector, read_project
-from sam3_runtime.families.sam3.gate import compare as compare_engines
-from sam3_runtime.families.sam3.gate import mask_iou
+from sam3_runtime.families.sam3.gate import judged, mask_iou
 from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.reference import read_reference
 from sam3_runtime.families.sam3.settings import Limits
@@ -157,7 +156,7 @@ def test_a_row_that_is_wrong_beside_others_is_noticed(
             return said
 
         limits = Limits().model_dump()
-        assert all(check.passed for check in compare_engines(pipeline, reference, limits)[1])
+        assert all(check.passed for check in judged(pipeline, reference, limits).checks)
         monkeypatch.setattr(pipeline.engines[part], "infer", infer)
-        checks = compare_engines(pipeline, reference, limits)[1]
+        checks = judged(pipeline, reference, limits).checks
     assert noticed in {check.name for check in checks if not check.passed}

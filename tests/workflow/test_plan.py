@@ -17,7 +17,7 @@ from sam3_runtime.records.records import Toolchain
 from tests.workflow.conftest import PROJECT, SETTINGS, WorkFolder
 
 EXPORTS = {"export_graph": 2, "export_graph_with_data": 2}
-ONE_VARIANT = {"link_engine": 4, "link_asset": 1, "configure_variant": 1, "verify_variant": 1, "all": 1}
+ONE_VARIANT = {"link_engine": 4, "configure_variant": 1, "verify_variant": 1, "all": 1}
 
 
 def test_one_engine_by_name_is_one_export_and_one_build(fresh: WorkFolder) -> None:

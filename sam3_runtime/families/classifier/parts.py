@@ -1,4 +1,4 @@
-"""A classifier's one part, and the numbers of a checkpoint that it depends on. Pure."""
+"""Define a classifier's one part, and the dimensions of a checkpoint that it depends on. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing_extensions import Self
 from sam3_runtime.families.base import BATCH, QUANTIZE, RESOLUTION, Part, Tensor
 
 LABELS = "labels.json"
-"""What the classes are called, beside the engines."""
+"""The file of class names beside the engines."""
 
 
 @dataclass(frozen=True)
 class ClassifierDims:
-    """``classes`` K; ``image_size``, the side of the pictures in pixels that the checkpoint was trained at."""
+    """``classes`` K; ``image_size``, the side in pixels of the images that the checkpoint was trained on."""
 
     classes: int = 1000
     image_size: int = 224
 
     def to_dict(self) -> dict[str, int]:
+        """Return the dimensions as a record has them."""
         return asdict(self)
 
     @classmethod

@@ -1,9 +1,8 @@
-"""What a classifier tells the build: the axes of its variants, what they may be, and what is said about it. Pure."""
+"""Describe classifiers: the axes of their variants, their limits, table columns and notices. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sam3_runtime.families.base import BATCH, RESOLUTION, Axis, FamilySpec, Range, Refusal
 from sam3_runtime.families.classifier.parts import MODEL, ClassifierDims
@@ -12,14 +11,10 @@ _SMALLEST = 32
 
 
 def _refuse(_dims: ClassifierDims, axes: Mapping[str, int]) -> Refusal | None:
-    """Which sizes a model takes, timm alone knows, at the export; every model halves pictures about five times."""
+    """Refuse sizes that no model supports: models halve images about five times. timm checks others at the export."""
     if axes[RESOLUTION] < _SMALLEST:
         return f"resolution {axes[RESOLUTION]} is less than {_SMALLEST}", f"use {_SMALLEST} or more"
     return None
-
-
-def _claims(config: Mapping[str, Any]) -> bool:
-    return "architecture" in config and "pretrained_cfg" in config
 
 
 CLASSIFIER = FamilySpec(
@@ -29,7 +24,7 @@ CLASSIFIER = FamilySpec(
     parts={MODEL.name: MODEL},
     dims=ClassifierDims,
     dims_of=ClassifierDims.from_config,
-    claims=_claims,
+    claims=lambda config: "architecture" in config and "pretrained_cfg" in config,
     hub="timm",
     own_values=lambda _dims: {},
     refuse=_refuse,
@@ -39,9 +34,9 @@ CLASSIFIER = FamilySpec(
     columns={"top-1 agreement": "top1", "top-5 agreement": "top5"},
     accuracy={"top1_acc": ("top1",), "top5_acc": ("top5",)},
     legend={
-        "top1": "`top1` is the share of pictures whose best class is float32 PyTorch's, `top5` the mean share of its "
-        "five best that are among ours.",
-        "top1_acc": "`top1_acc` and `top5_acc` are the accuracy on the pictures (`limit`) of `accuracy:`.",
+        "top1": "`top1` is the share of images whose best class is that of float32 PyTorch, `top5` the mean share of "
+        "its five best classes that are among the variant's.",
+        "top1_acc": "`top1_acc` and `top5_acc` are the accuracy on the images (`limit`) of `accuracy:`.",
     },
     notice="The weights are of the checkpoint's authors, under its licence. They are not covered by this project's.",
     archive_notice="""\

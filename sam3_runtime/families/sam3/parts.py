@@ -1,11 +1,11 @@
-"""The parts that SAM3 is cut into, their tensors, and the numbers of a checkpoint that they depend on.
+"""Define the parts that SAM3 is split into, their tensors, and the dimensions of a checkpoint they depend on.
 
 Shapes are tuples of integers and symbols; the symbols are
 
     B images, P prompts, N images seen by the decoder (1 or P), n boxes of a prompt, L prompt tokens   (dynamic)
-    R resolution in pixels, g = R / patch, Q queries kept, C channels, T text tokens                    (fixed)
+    R resolution in pixels, g = R / patch, Q queries retained, C channels, T text tokens                    (fixed)
 
-and ``2g``, ``4g``, ``n+1`` are what they look like. Pure: nothing here knows a path or a tensor library.
+and ``2g``, ``4g``, ``n+1`` follow from these. Pure: no path and no tensor library.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sam3_runtime.families.base import BATCH, QUANTIZE, RESOLUTION, Part, Tensor
 PartName = Literal["vision-encoder", "text-encoder", "geometry-encoder", "decoder"]
 
 MAX_BOXES = 27
-"""Example boxes of one prompt, at most: with the text's 32 tokens and the CLS token they make 60."""
+"""The most example boxes of one prompt: with the text's 32 tokens and the CLS token they make 60."""
 BOX_PADDING_LABEL = -10
-"""Label of a box that only fills the row up (transformers' convention); 1 is positive, 0 negative."""
+"""Label of a padding box (transformers' convention); 1 is positive, 0 negative."""
 
 
 @dataclass(frozen=True)
 class ModelDims:
-    """The numbers of a checkpoint that shapes depend on. The defaults are those of facebook/sam3.
+    """The dimensions of a checkpoint that shapes depend on. The defaults are those of facebook/sam3.
 
     They ship with the project so that planning needs neither network nor weights.
     """
@@ -39,14 +39,16 @@ class ModelDims:
     image_size: int = 1008  # pixels; the resolution that the checkpoint was trained at
 
     def grid(self, resolution: int) -> int:
-        """Patches along one side of an image of ``resolution`` pixels."""
+        """Return the patches along one side of an image of ``resolution`` pixels."""
         return resolution // self.patch
 
     @property
     def max_prompt_tokens(self) -> int:
+        """The most tokens of one prompt: text, boxes and the CLS token."""
         return self.text_tokens + MAX_BOXES + 1
 
     def to_dict(self) -> dict[str, int]:
+        """Return the dimensions as a record has them."""
         return asdict(self)
 
     @classmethod
@@ -154,7 +156,7 @@ PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 
 
 def fixed_dims(dims: ModelDims, resolution: int | None = None, queries: int | None = None) -> dict[str, int]:
-    """Values of the symbols that a graph fixes; ``R``, ``g`` and ``Q`` only where they are given."""
+    """Return the symbols that a graph fixes; ``R``, ``g`` and ``Q`` only where they are given."""
     values = {"C": dims.channels, "T": dims.text_tokens}
     if resolution is not None:
         grid = dims.grid(resolution)

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from typing_extensions import Self
 
 from sam3_runtime.core.errors import ProjectError
-from sam3_runtime.core.placed_yaml import Document, Places, dotted, nearest_place
+from sam3_runtime.core.yaml_document import Document, Lines
 from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError, check_unit
 from sam3_runtime.imaging.drawing import Color
 from sam3_runtime.media.source_files import PACKAGE
@@ -143,11 +143,11 @@ class Project:
 
     settings: ProjectFile
     path: Path
-    places: Places
+    lines: Lines
 
     def location(self, *keys: str | int) -> str:
         """Return ``FILE:LINE: KEY`` of a value, for messages."""
-        return f"{self.path}:{nearest_place(self.places, keys)}: {dotted(keys)}"
+        return self.lines.where(*keys)
 
     def image(self, examples: Examples) -> str:
         """Return the path or ``package:`` spec of a reference image."""
@@ -160,17 +160,17 @@ def read_project(path: str | Path) -> Project:
     """Read and check a project file; :class:`ProjectError` with the wrong value, its line and the fix."""
     path = Path(path)
     text = DOCUMENT.read(path, hint=f"the smallest one is:  {DOCUMENT.smallest}")
-    settings, places = DOCUMENT.parse(text, str(path))
-    project = Project(settings, path, places)
-    lines: dict[str, int] = {}
+    settings, lines = DOCUMENT.parse(text, str(path))
+    project = Project(settings, path, lines)
+    first_lines: dict[str, int] = {}
     for index, section in enumerate(settings.classes):
-        if section.label in lines:
+        if section.label in first_lines:
             raise ProjectError(
                 f"{project.location('classes', index)}: the class {section.label!r} is defined twice "
-                f"(first on line {lines[section.label]})",
+                f"(first on line {first_lines[section.label]})",
                 "give one of them another `name`",
             )
-        lines[section.label] = nearest_place(places, ("classes", index))
+        first_lines[section.label] = lines.line("classes", index)
     return project
 
 

@@ -1,7 +1,4 @@
-"""The sections of ``variants.yaml`` that are SAM3's own: what its values may be, and what they are when left out.
-
-Pure: pydantic alone.
-"""
+"""Define the sections of ``variants.yaml`` that are SAM3's own. Pure: pydantic alone."""
 
 from __future__ import annotations
 
@@ -15,48 +12,55 @@ from sam3_runtime.plan.sections import NonNegative, PicturesSection, Positive, R
 class ExportSection(Section):
     """How graphs are written."""
 
-    attention: Literal["fusable", "plain"] = Field(
-        "fusable",
-        description="fusable scales Q and K before their product, the form that TensorRT fuses; plain after it",
-    )
+    attention: Literal["fusable", "plain"] = "fusable"
+    """`fusable` scales Q and K before their product, the form that TensorRT fuses; `plain` after it."""
 
 
 class OptimalSection(Section):
-    """Sizes that TensorRT engines are tuned for; what is left out is the contract's."""
+    """Sizes that TensorRT engines are tuned for."""
 
-    B: Positive | None = Field(None, description="images of the vision encoder; the batch when left out")
-    P: Positive | None = Field(None, description="prompts of the other parts; the batch when left out")
-    N: Positive | None = Field(None, description="images that the decoder's prompts are about, 1 or P; P when left out")
-    n: Positive | None = Field(None, description="boxes of a prompt; 8 when left out")
-    L: Positive | None = Field(None, description="tokens of a prompt; 32 when left out")
+    B: Positive | None = None
+    """Images of the vision encoder; the batch when left out."""
+    P: Positive | None = None
+    """Prompts of the other parts; the batch when left out."""
+    N: Positive | None = None
+    """Images of the decoder's prompts, 1 or P; P when left out."""
+    n: Positive | None = None
+    """Boxes of a prompt; 8 when left out."""
+    L: Positive | None = None
+    """Tokens of a prompt; 32 when left out."""
 
 
 class ReferenceSection(PicturesSection):
     """The photographs and words that engines are compared with float32 PyTorch on."""
 
     prompts: list[str] = Field(default=["person", "cat", "cup"], min_length=1)
-    threshold: Share | Literal["auto"] = Field(
-        "auto",
-        description="score that a detection must pass; auto is 0.3, or a gap in the scores where none passes that",
-    )
+    threshold: Share | Literal["auto"] = "auto"
+    """Score that a detection must exceed; `auto` is 0.3, or a gap in the scores where none exceeds that."""
 
     def params(self) -> dict[str, Any]:
+        """Return what jobs depend on."""
         return {"prompts": self.prompts, "threshold": None if self.threshold == "auto" else self.threshold}
 
 
 class AccuracySection(Section):
-    """A data set with ground truth: the gate holds each variant's AP on it against float32 PyTorch's."""
+    """A data set with ground truth: the gate compares each variant's AP on it with that of float32 PyTorch."""
 
     KEY: ClassVar[str] = "annotations"
 
-    annotations: str = Field(description="COCO file whose categories are phrases; docs/evaluation.md says more")
-    images: str | None = Field(None, description="folder of its pictures; that of the annotations when left out")
-    limit: Positive = Field(50, description="pictures that the gate looks at: the first ones")
+    annotations: str
+    """COCO file whose categories are phrases; see docs/evaluation.md."""
+    images: str | None = None
+    """Folder of its images; that of the annotations when left out."""
+    limit: Positive = 50
+    """Images that the gate measures: the first ones."""
 
     def params(self) -> dict[str, Any]:
+        """Return what jobs depend on."""
         return {"limit": self.limit}
 
     def paths(self) -> dict[str, str]:
+        """Return the files and folders of the data set by their keys."""
         return {"annotations": self.annotations} | ({"images": self.images} if self.images else {})
 
 
@@ -64,30 +68,35 @@ class BenchSection(RoundsSection):
     """What the benchmark runs on."""
 
     prompts: list[str] = Field(default=["person", "cat", "cup", "car"], min_length=1)
-    masks: Positive = Field(20, description="best masks kept of each prompt where the weights detect nothing")
+    masks: Positive = 20
+    """Best masks to retain for each prompt where the weights detect nothing."""
 
     def baseline(self) -> dict[str, Any]:
+        """Return the settings for measuring the model in its own library."""
         return super().baseline() | {"masks": self.masks, "prompts": len(self.prompts)}
 
 
 class Limits(Section):
     """What a variant must reach against the float32 reference."""
 
-    feature_cosine: Share = Field(0.999, description="of each FPN level, text and geometry features, at least")
-    logit_error: NonNegative = Field(0.1, description="largest error of a logit, at most, matched by query")
-    presence_error: NonNegative = Field(
-        0.2, description="largest error of the logit that says whether the concept is there at all, at most"
-    )
-    box_error: NonNegative = Field(
-        0.01, description="largest error of a detection's box, at most, as a share of the picture's side"
-    )
-    mask_cosine: Share = Field(0.999, description="of mask logits, at least, matched by query")
-    agreement: Share = Field(0.95, description="share of detections that both sides keep, at least")
-    box_iou: Share = Field(0.95, description="mean over the detections that both keep, at least")
-    mask_iou: Share = Field(0.95, description="likewise, of masks at the picture's size")
-    ap_loss: NonNegative = Field(
-        0.005, description="AP of boxes and of masks below the reference's on the data set of `accuracy:`, at most"
-    )
+    feature_cosine: Share = 0.999
+    """Smallest cosine of each FPN level, and of text and geometry features."""
+    logit_error: NonNegative = 0.1
+    """Largest error of a logit, matched by query."""
+    presence_error: NonNegative = 0.2
+    """Largest error of the presence logit: whether the concept is in the image at all."""
+    box_error: NonNegative = 0.01
+    """Largest error of a detection's box, as a share of the image's side."""
+    mask_cosine: Share = 0.999
+    """Smallest cosine of mask logits, matched by query."""
+    agreement: Share = 0.95
+    """Smallest share of detections that both sides find."""
+    box_iou: Share = 0.95
+    """Smallest mean over the detections that both find."""
+    mask_iou: Share = 0.95
+    """Likewise, of masks at the image's size."""
+    ap_loss: NonNegative = 0.005
+    """Largest loss of the AP of boxes and of masks on the data set of `accuracy:`."""
 
 
 class EightBitLimits(Limits):
@@ -107,7 +116,8 @@ class EightBitLimits(Limits):
 class GateSection(Section):
     """The accuracy gate. Changing it rebuilds nothing."""
 
-    float: Limits = Field(default=Limits(), description="for fp32 and fp16")
+    float: Limits = Limits()
+    """Limits for fp32 and fp16."""
     int8: EightBitLimits = EightBitLimits()
     fp8: EightBitLimits = EightBitLimits()
 

@@ -1,22 +1,16 @@
-"""What SAM3 tells the build: the axes of its variants, what they may be, and what is said about it. Its parts are in
-``parts.py``. Pure."""
+"""Describe SAM3: the axes of its variants, their limits, table columns and notices. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sam3_runtime.core.wording import counted
 from sam3_runtime.families.base import BATCH, RESOLUTION, Axis, Estimated, FamilySpec, Range, Refusal
 from sam3_runtime.families.sam3.parts import MAX_BOXES, PARTS, ModelDims, fixed_dims
 
 
-def _own_values(dims: ModelDims) -> dict[str, int]:
-    return {"resolution": dims.image_size}
-
-
 def _refuse(dims: ModelDims, values: Mapping[str, int]) -> Refusal | None:
-    """A resolution off the model's patches, or more queries than it has."""
+    """Refuse a resolution that is not a whole number of patches, and more queries than the model's."""
     resolution, queries = values["resolution"], values["queries"]
     if resolution % dims.patch:
         below = resolution // dims.patch * dims.patch
@@ -30,16 +24,8 @@ def _refuse(dims: ModelDims, values: Mapping[str, int]) -> Refusal | None:
     return None
 
 
-def _claims(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") in ("sam3", "sam3_video")
-
-
-def _fixed(dims: ModelDims, axes: Mapping[str, int]) -> dict[str, int]:
-    return fixed_dims(dims, axes.get(RESOLUTION), axes.get("queries"))
-
-
 def _ranges(dims: ModelDims, batch: int) -> dict[str, Range]:
-    """N is 1 or P: its range is that of P, and the tuned value is P's too."""
+    """Return the ranges; N is 1 or P, so that its range and tuned value are those of P."""
     return {
         "B": Range(1, batch, batch),
         "P": Range(1, batch, batch),
@@ -63,10 +49,6 @@ _FULL_SIZE = 256  # channels of the full-size model
 _SCRATCH_PER_TOKEN = 27 << 10  # bytes: 1 125 MiB at 1008 and 500 MiB at 672, batch 8, TensorRT-RTX 1.7 (docs/results)
 
 
-def _full_size(dims: ModelDims) -> bool:
-    return dims.channels >= _FULL_SIZE
-
-
 def _scratch(dims: ModelDims, axes: Mapping[str, int]) -> int:
     return _SCRATCH_PER_TOKEN * axes[BATCH] * dims.grid(axes[RESOLUTION]) ** 2
 
@@ -78,30 +60,28 @@ SAM3 = FamilySpec(
     parts=PARTS,
     dims=ModelDims,
     dims_of=ModelDims.from_config,
-    claims=_claims,
+    claims=lambda config: config.get("model_type") in ("sam3", "sam3_video"),
     hub=None,
-    own_values=_own_values,
+    own_values=lambda dims: {RESOLUTION: dims.image_size},
     refuse=_refuse,
-    fixed=_fixed,
+    fixed=lambda dims, axes: fixed_dims(dims, axes.get(RESOLUTION), axes.get("queries")),
     ranges=_ranges,
     sizes=_sizes,
     batched=("B", "P", "N"),
     columns={"agreement": "agreement", "mask IoU": "mask_iou"},
     accuracy={"box_ap": ("box", "ap"), "mask_ap": ("mask", "ap")},
     legend={
-        "found": "`found` is how many detections the variant keeps on the reference's pictures, `expected` how many "
-        "float32 PyTorch keeps there, both over all calls of the decoder: with a batch above 1 each prompt is asked "
-        "three times. `agreement` is what both keep, as a share of what either keeps, and `mask_iou` the mean over "
-        "what both keep.",
-        "box_ap": "`box_ap` and `mask_ap` are COCO's AP on the first pictures (`limit`) of `accuracy:`.",
+        "found": "`found` is the number of detections of the variant in the reference's images, `expected` that of "
+        "float32 PyTorch, both over all calls of the decoder: with a batch above 1 each prompt is run three times. "
+        "`agreement` is the share of detections of either side that both find, and `mask_iou` their mean IoU.",
+        "box_ap": "`box_ap` and `mask_ap` are COCO's AP on the first images (`limit`) of `accuracy:`.",
     },
-    full_size=_full_size,
+    full_size=lambda dims: dims.channels >= _FULL_SIZE,
     estimated=Estimated(
         parameters={"vision-encoder": 454.0e6, "text-encoder": 353.8e6, "geometry-encoder": 8.1e6, "decoder": 23.4e6},
         scratch=_scratch,
-        made_of="weights: 840 million parameters in the precision asked for; buffers: every tensor at the largest "
-        "batch; scratch: 27 KiB for each token of each image, as full-size vision encoders took; files: a graph and an "
-        "engine of each, 100 MB for each reference",
+        made_of="weights: 840 million parameters in the requested precision; buffers: every tensor at the largest "
+        "batch; scratch: 27 KiB for each token of each image, as measured; files: graphs, engines, 100 MB a reference",
     ),
     notice="The weights are Meta's, under the SAM License; see NOTICE. They are not covered by this project's.",
     archive_notice="""\

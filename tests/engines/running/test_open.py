@@ -57,7 +57,7 @@ def test_a_missing_engine_names_the_command(directory: Path) -> None:
 def test_a_truncated_engine(directory: Path) -> None:
     path = directory / "decoder.engine"
     path.write_bytes(path.read_bytes()[:5])
-    with pytest.raises(EngineError, match=r"is cut off: it has 5 bytes, and its record says \d+\nHint: rebuild it"):
+    with pytest.raises(EngineError, match=r"is cut off: it has 5 bytes instead of \d+\nHint: rebuild it"):
         open_engine(directory, "decoder")
 
 

@@ -705,7 +705,7 @@ def test_without_tensorrt(directory: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_without_a_driver(directory: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "find_gpu", lambda: None)
-    message = r"runs no TensorRT engine: no NVIDIA driver was found\nHint: take it to the machine that has the card"
+    message = r"cannot run TensorRT engines: no NVIDIA driver was found\nHint: take it to the machine that has the card"
     assert refused(directory, gpu, message, CannotRunHere) == []
 
 

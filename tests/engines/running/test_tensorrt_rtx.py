@@ -85,7 +85,7 @@ def test_a_file_that_is_no_engine_is_told_before_the_driver_is_missed(tmp_path: 
 def test_a_truncated_engine_is_told_by_its_record(tmp_path: Path) -> None:
     path = engine_of(tmp_path / "b4_q20_r112", HEADER + bytes(1000))
     path.write_bytes(HEADER)
-    with pytest.raises(EngineError, match=r"is cut off: it has 64 bytes, and its record says 1064\nHint: rebuild it"):
+    with pytest.raises(EngineError, match=r"is cut off: it has 64 bytes instead of 1064\nHint: rebuild it"):
         open_engine(tmp_path / "b4_q20_r112", "decoder")
 
 

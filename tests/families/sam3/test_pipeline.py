@@ -172,7 +172,7 @@ def test_load_says_what_it_loaded(directory: Path) -> None:
 
 
 def test_no_folder_and_no_variant(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="is no folder"):
+    with pytest.raises(RecordError, match="is not a folder"):
         load(tmp_path / "engines/none")
     with pytest.raises(RecordError, match=r"config\.json is missing"):
         load(tmp_path)
@@ -484,5 +484,7 @@ def test_a_part_that_was_not_opened_is_named(directory: Path, need: str) -> None
 
 @pytest.mark.parametrize("parts", [(), ("decodr", "decoder")])
 def test_parts_that_there_are_not(directory: Path, parts: tuple[Any, ...]) -> None:
-    with pytest.raises(EngineError, match=r"(decodr|nothing) is no part of a variant\nHint: its parts are vision-enc"):
+    with pytest.raises(
+        EngineError, match=r"(decodr|nothing) is not a part of a variant\nHint: its parts are vision-enc"
+    ):
         load(directory, parts=parts)

@@ -76,8 +76,8 @@ WRONG = {
     "classes: [{examples: {image: a.png, positive: [[1, 1, 2, 2]]}}]": r"the class has no name",
     "classes: [{words: '  '}]": "the class has no name",
     "classes: [{name: cup, words: ' '}]": r"the prompt is empty",
-    "classes: [{words: no}]": r"words: False is no text\n.*in quotes",
-    "classes: [{words: 7}]": r"words: 7 is no text\n.*in quotes",
+    "classes: [{words: no}]": r"words: False is not text\n.*in quotes",
+    "classes: [{words: 7}]": r"words: 7 is not text\n.*in quotes",
     "classes:\n  - words: cat\n  - words: dog\n  - {name: cat, words: kitten}": (
         r":4: classes\[2\]: the class 'cat' is defined twice \(first on line 2\)\n.*another `name`"
     ),
@@ -85,7 +85,7 @@ WRONG = {
     "classes:\n  - {words: cat, example: 3}": r":2: .*unknown key 'example'\n.*'examples'",
     EXAMPLES + "positives: [[1, 1, 2, 2]]": r":5: .*unknown key 'positives'\n.*'positive'",
     "klasses: []": r"unknown key 'klasses'\n.*'classes'",
-    "classes: [{words: cat, words: dog}]": "'words' is there twice",
+    "classes: [{words: cat, words: dog}]": "'words' appears twice",
     "classes: [cat]": r"classes\[0\]: expected keys with values, found 'cat'",
     "classes:\n  - words: cat\n    threshold: 1.5": r":3: classes\[0\]\.threshold: 1.5 is too large\n.*at most 1",
     "classes: [{words: cat, threshold: '0.4'}]": r"'0.4' is text.*without quotes: 0.4",
@@ -116,8 +116,8 @@ WRONG = {
     "classes: [{words: 007}]": r":1: 007 is read as 7 in YAML\n.*'007' in quotes",
     MERGED + "    threshold: 1.5": r":8: classes\[1\]\.threshold: 1.5 is too large",
     MERGED.replace("0.4", "1.4") + "    threshold: 0.5": r":4: classes\[0\]\.threshold: 1.4 is too large",
-    MERGED + "    words: dog": r":8: the key 'words' is there twice \(first on line 6\)",
-    BOMB: "has more than 300000 values",
+    MERGED + "    words: dog": r":8: the key 'words' appears twice \(first on line 6\)",
+    BOMB: "has too many values",
 }
 
 
