@@ -23,7 +23,7 @@ from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families import runtime
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
+from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.media.source_files import expand_images, is_video
@@ -69,7 +69,7 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         gauge.mark("loaded", model.device.memory)
         work = _warmed_up(model, frames, settings)
         gauge.mark("ready", model.device.memory)
-        with Monitor(enabled=on_gpu) as monitor:
+        with monitor(enabled=on_gpu) as readings:
             cameras = _measure_cameras(model, work, frames, settings)
         gauge.mark("peak", model.device.memory)
         parts = _measure_parts(model, work, frames, settings)
@@ -84,8 +84,8 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         load_seconds=round(load_seconds, 3),
         memory_before_mib=round(before, 1),
         memory_peak_mib=round(peak, 1),
-        device_memory=gauge.result(monitor.readings) if on_gpu else None,
-        clocks=clocks_of(gauge.before, monitor.readings) if on_gpu else None,
+        device_memory=gauge.result(readings) if on_gpu else None,
+        clocks=clocks_of(gauge.before, readings) if on_gpu else None,
         cameras=cameras,
         parts=parts,
         without={"cuda_graphs": _without_cuda_graphs(directory, frames, settings)} if on_gpu else {},

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.core.gpus import NUMBERING, VISIBLE_DEVICES, shown_as
+from sam3_runtime.core.gpus import NUMBERING, VISIBLE_DEVICES, describe_visible
 from sam3_runtime.engines.running.base import Array, DeviceArray
 from sam3_runtime.engines.running.page_locked import Buffer, Pool
 
@@ -381,5 +381,7 @@ def _find_device(driver: Any, index: int) -> Any:
     if VISIBLE_DEVICES not in os.environ:
         devices.sort(key=lambda device: [int(part, 16) for part in re.split("[:.]", device.pci_bus_id())])
     if not 0 <= index < len(devices):
-        raise EngineError(f"there is no GPU {index}: {shown_as([str(one.name()) for one in devices])}", NUMBERING)
+        raise EngineError(
+            f"there is no GPU {index}: {describe_visible([str(one.name()) for one in devices])}", NUMBERING
+        )
     return devices[index]

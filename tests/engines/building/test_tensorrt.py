@@ -15,7 +15,7 @@ pytest.importorskip("onnx.checker")
 pytest.importorskip("filelock")
 
 from sam3_runtime.core.errors import BuildError
-from sam3_runtime.core.gpus import Gpu, find_gpu
+from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.engines.building import CalibrationCache, Task, build_engine, tensorrt
 from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.families.sam3.spec import SAM3
@@ -34,13 +34,11 @@ OUT_OF_MEMORY = "Could not find any implementation for node {ForeignNode[a...b]}
 
 
 @pytest.fixture(autouse=True)
-def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A GPU, and nothing on PATH."""
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: H200)
     monkeypatch.setattr(tensorrt, "trtexec_version", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    yield
-    find_gpu.cache_clear()
 
 
 @pytest.fixture

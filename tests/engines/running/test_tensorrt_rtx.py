@@ -13,7 +13,7 @@ import pytest
 
 from sam3_runtime.core.errors import CannotRunHere, EngineError
 from sam3_runtime.core.files import sha256_of
-from sam3_runtime.core.gpus import Gpu, find_gpu
+from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.engines.running import open_engine
 from sam3_runtime.engines.running.tensorrt_rtx import check_header, check_version
@@ -22,6 +22,7 @@ from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.toolchain import probe
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
+from tests.conftest import ShowGpus
 from tests.engine_records import engine_record
 from tests.engines.running.fake_gpu import Card, FakeGpu
 
@@ -41,9 +42,8 @@ def record(**changes: object) -> EngineRecord:
 
 
 @pytest.fixture
-def no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    find_gpu.cache_clear()
+def no_driver(show_gpus: ShowGpus) -> None:
+    del show_gpus
 
 
 def engine_of(directory: Path, data: bytes) -> Path:
