@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from sam3_runtime.core.errors import WorkFolderError
@@ -107,12 +106,13 @@ def _describe(handle: Any, driver: str) -> Gpu:
 @cache
 def _nvml() -> Any:
     """Return the initialised module ``pynvml``; None without an NVIDIA driver."""
-    nvml: Any = import_module("pynvml")
+    import pynvml  # type: ignore[import-untyped]
+
     try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return None
-    return nvml
+    return pynvml
 
 
 def query(name: str, *arguments: Any) -> Any:
@@ -144,7 +144,7 @@ def visible_handles() -> list[Any]:
         if entry.isdigit():
             matches = numbered[int(entry) : int(entry) + 1]
         else:
-            matches = [one for one in every if entry and any(uuid.startswith(entry) for uuid in _uuids(one))]
+            matches = [one for one in every if entry and query("DeviceGetUUID", one).startswith(entry)]
         if not matches:
             break
         chosen.append(matches[0])
@@ -155,13 +155,6 @@ def _mig_instances(gpu: Any) -> list[Any]:
     count = query("DeviceGetMaxMigDeviceCount", gpu) or 0
     found = (query("DeviceGetMigDeviceHandleByIndex", gpu, index) for index in range(count))
     return [instance for instance in found if instance is not None]
-
-
-def _uuids(handle: Any) -> list[str]:
-    """The names that CUDA knows a GPU or MIG instance by; the second form of an instance is that of older drivers."""
-    parts = [query("DeviceGetGpuInstanceId", handle), query("DeviceGetComputeInstanceId", handle)]
-    older = "/".join(map(str, [f"MIG-{query('DeviceGetUUID', whole_gpu(handle))}", *parts]))
-    return [query("DeviceGetUUID", handle) or "", *([older] if None not in parts else [])]
 
 
 def whole_gpu(handle: Any) -> Any:

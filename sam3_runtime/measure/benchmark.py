@@ -1,9 +1,9 @@
 """Measures a variant: end to end, each stage, each part alone, memory, and the GPU's clocks meanwhile.
 
-A round is one image from each camera, from preprocessing to postprocessing; images are decoded beforehand. Answers are
-then on the host. Warm-up and timed rounds are one function. Stages are timed in rounds of their own, since waiting for
-the device at each border takes from it what it would do at once. What a round and a part's call do is the family's
-workload. Knows no backend and no model; docs/measuring.md says what each number has in it.
+A round processes one image from each camera, from preprocessing to postprocessing, up to results on the host; images
+are decoded beforehand. Stages are timed in rounds of their own, since per-stage timing synchronises between stages and
+so removes overlap. The family's workload decides what a round and a part's call do; docs/measuring.md says what each
+number contains.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 
 
 class StopWatch:
-    """A stage hook that adds up the milliseconds of each stage, with ``wait`` called at its borders."""
+    """A stage hook that adds up the milliseconds of each stage in ``totals``; ``wait`` is called at its borders."""
 
     def __init__(self, wait: Callable[[], None]) -> None:
         self.totals: dict[str, float] = defaultdict(float)
@@ -48,16 +48,12 @@ class StopWatch:
         self._wait()
         self.totals[stage] += (time.perf_counter() - started) * 1e3
 
-    def take(self) -> dict[str, float]:
-        totals, self.totals = dict(self.totals), defaultdict(float)
-        return totals
-
 
 def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Image] | None = None) -> BenchResult:
     """Measure the variant in ``directory`` with the settings of ``bench:`` and the device's name.
 
-    On a GPU everything is measured once more without CUDA graphs. ``images`` replaces the ``source`` of the settings.
-    Raises :class:`SourceError` when that holds no image.
+    On a GPU everything is measured once more without CUDA graphs. ``images`` (RGB uint8 [H, W, 3]) replace the
+    ``source`` of the settings. Raises :class:`SourceError` when that contains no image.
     """
     frames = images or _frames(settings["source"])
     before = process_mib("VmRSS") or 0.0
@@ -74,7 +70,12 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         gauge.mark("peak", model.device.memory)
         parts = _measure_parts(model, work, frames, settings)
         config, records = model.config, model.records
-    peak, gpu = process_mib("VmHWM") or 0.0, find_gpu()
+    peak, gpu, without = process_mib("VmHWM") or 0.0, find_gpu(), {}
+    if on_gpu:
+        with load(directory, threads=settings["threads"], cuda_graphs=False) as model:
+            again = _warmed_up(model, frames, settings)
+            rounds = _measure_cameras(model, again, frames, settings)
+            without["cuda_graphs"] = Rounds(cameras=rounds, parts=_measure_parts(model, again, frames, settings))
     return BenchResult(
         **of_variant(config, records, settings["device"]),
         driver=gpu.driver if on_gpu and gpu else None,
@@ -88,15 +89,8 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         clocks=clocks_of(gauge.before, readings) if on_gpu else None,
         cameras=cameras,
         parts=parts,
-        without={"cuda_graphs": _without_cuda_graphs(directory, frames, settings)} if on_gpu else {},
+        without=without,
     )
-
-
-def _without_cuda_graphs(directory: Path, frames: Sequence[Image], settings: Mapping[str, Any]) -> Rounds:
-    with load(directory, threads=settings["threads"], cuda_graphs=False) as model:
-        work = _warmed_up(model, frames, settings)
-        cameras = _measure_cameras(model, work, frames, settings)
-        return Rounds(cameras=cameras, parts=_measure_parts(model, work, frames, settings))
 
 
 def _warmed_up(model: Any, frames: Sequence[Image], settings: Mapping[str, Any]) -> Any:
@@ -114,39 +108,41 @@ def _frames(sources: Sequence[str]) -> list[Image]:
         else:
             frames += [load_image(image.path) for image in expand_images([source])]
     if not frames:
-        raise SourceError(f"bench.source holds no image: {', '.join(sources)}", "name a video or images")
+        raise SourceError(f"bench.source contains no image: {', '.join(sources)}", "name a video or images")
     return frames[:_FRAMES]
 
 
 def _measure_cameras(
     model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
 ) -> tuple[CameraBench, ...]:
-    return tuple(_measure(model, work, frames, count, settings) for count in settings["cameras"])
+    return tuple(_measure_rounds(model, work, frames, count, settings) for count in settings["cameras"])
 
 
-def _measure(model: Any, work: Any, frames: Sequence[Image], cameras: int, settings: Mapping[str, Any]) -> CameraBench:
+def _measure_rounds(
+    model: Any, work: Any, frames: Sequence[Image], cameras: int, settings: Mapping[str, Any]
+) -> CameraBench:
     """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
     feed = itertools.cycle(frames)
-    watch = StopWatch(model.device.synchronize)
-    kept: list[int] = []
+    masks: list[int] = []
 
     def one_round(stages: StopWatch | None = None) -> None:
-        kept.append(work.round(list(itertools.islice(feed, cameras)), stages))
+        masks.append(work.round(list(itertools.islice(feed, cameras)), stages))
 
     windows = timed_windows(one_round, settings, model.device.synchronize)
     samples = [sample for times in windows for sample in times]
-    masks = float(np.mean(kept[-len(samples) :]))
+    mean_masks = float(np.mean(masks[-len(samples) :]))
     stages = []
     for _ in range(settings["rounds"]):
+        watch = StopWatch(model.device.synchronize)
         one_round(watch)
-        stages.append(watch.take())
+        stages.append(watch.totals)
     return CameraBench(
         cameras=cameras,
         end_to_end=latency(samples),
         stages={name: latency([stage[name] for stage in stages]) for name in stages[0]},
         fps_per_camera=round(1e3 / float(np.median(samples)), 3),
         stable=stable(windows),
-        masks_kept=round(masks, 2),
+        masks_kept=round(mean_masks, 2),
         samples_ms=tuple(round(sample, 3) for sample in samples),
     )
 
@@ -154,7 +150,7 @@ def _measure(model: Any, work: Any, frames: Sequence[Image], cameras: int, setti
 def _measure_parts(
     model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
 ) -> tuple[PartBench, ...]:
-    """Each part alone, where the settings ask for that; the device is waited for before each reading of the clock."""
+    """Each part alone, where the settings ask for that."""
     found = []
     for one in work.parts(frames) if settings["parts"] else ():
         windows = timed_windows(one.call, settings, model.device.synchronize)

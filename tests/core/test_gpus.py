@@ -99,9 +99,8 @@ def test_visible_gpus_are_those_that_cuda_shows(
         (None, ["GPU-aa11", "MIG-d4"]),
         ("1", ["MIG-d4"]),
         ("MIG-e5", ["MIG-e5"]),
-        ("MIG-GPU-cc33/2/0", ["MIG-e5"]),
         ("MIG-e5,0", ["MIG-e5", "GPU-aa11"]),
-        ("MIG-GPU-aa11/1/0", []),
+        ("MIG-GPU-cc33/1/0", []),
     ],
 )
 def test_a_gpu_in_mig_mode_is_its_instances(

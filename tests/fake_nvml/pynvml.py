@@ -140,15 +140,3 @@ def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle: str) -> str:
     if instance is None:
         raise NVMLError("Invalid Argument")
     return str(gpu["uuid"])
-
-
-def nvmlDeviceGetGpuInstanceId(handle: str) -> int:
-    gpu, instance = _find(handle)
-    if instance is None:
-        raise NVMLError("Invalid Argument")
-    return int(gpu["mig"].index(instance)) + 1
-
-
-def nvmlDeviceGetComputeInstanceId(handle: str) -> int:
-    nvmlDeviceGetGpuInstanceId(handle)
-    return 0

@@ -61,7 +61,7 @@ def test_the_gpu_is_the_first_that_is_visible(show_gpus: ShowGpus, monkeypatch: 
     assert (found.used_mib, process_mib()) == (2.0, 3.0)
 
 
-@pytest.mark.parametrize("setting", [None, "0", "MIG-d4", "MIG-GPU-a/1/0"])
+@pytest.mark.parametrize("setting", [None, "0", "MIG-d4", "MIG-d"])
 def test_a_mig_instance_has_its_own_memory_and_the_clocks_of_its_gpu(
     show_gpus: ShowGpus, monkeypatch: pytest.MonkeyPatch, setting: str | None
 ) -> None:

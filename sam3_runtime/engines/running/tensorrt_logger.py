@@ -7,22 +7,15 @@ runtime that it was given to.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-_LOGGERS: list[tuple[Any, Any]] = []
 
-
+@cache
 def logger_of(trt: Any) -> Any:
     """Return the logger of the module ``trt``. Its ``listener``, where it is set, gets the severity and the text of
     every message; ``said()`` gives the errors since it was last called."""
-    known = next((logger for module, logger in _LOGGERS if module is trt), None)
-    if known is None:
-        known = _make(trt)
-        _LOGGERS.append((trt, known))
-    return known
 
-
-def _make(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

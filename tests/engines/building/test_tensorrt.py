@@ -334,13 +334,12 @@ def test_a_failed_build_leaves_nothing_and_the_record_tells_how_it_was_built(
         "precision": "fp16",
         "toolchain": {"backend": "tensorrt", "version": "8.6.1", "gpu": H200.name, "compute_capability": "9.0"},
         "settings": {"workspace_mib": 600, "optimal": {"n": 2}},
-        "code": "",
-        "cache": cache,
         "timing_cache": tmp_path / "timing.cache",
     }
+    task = Task.of(graph, engine, **options)
     module._told.on_build = says("the moon is full")
     with pytest.raises(BuildError):
-        build_engine(graph, engine, **options)
+        build_engine(task, code="", cache=cache)
     assert not engine.exists()
     assert not list(cache.glob("[0-9a-f]*"))
     assert not list(cache.glob("*.part"))
@@ -353,9 +352,9 @@ def test_a_failed_build_leaves_nothing_and_the_record_tells_how_it_was_built(
         held.append(engine)
         yield
 
-    record = build_engine(graph, engine, **options, hold=hold)
+    record = build_engine(task, code="", cache=cache, hold=hold)
     engine.unlink()
-    assert build_engine(graph, engine, **options, hold=hold) == record
+    assert build_engine(task, code="", cache=cache, hold=hold) == record
     assert held == [engine], "what is in the cache waits for no GPU"
     assert record.toolchain.gpu == "NVIDIA H200"
     assert record.profile["n"] == (1, 2, 27)
