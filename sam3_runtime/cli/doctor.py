@@ -20,7 +20,7 @@ from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.files import is_writable, without_folders
 from sam3_runtime.core.gpus import cuda_version, find_gpus
 from sam3_runtime.core.wording import counted
-from sam3_runtime.engines.registry import BACKENDS, BUILT
+from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.measure.gpu_monitor import read
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.estimate import estimate
@@ -42,48 +42,21 @@ class Finding:
     needed: bool = False
 
 
-@dataclass(frozen=True)
-class _Library:
-    """``runs`` are the backends that need it to run, ``builds`` those that need it to build alone."""
-
-    name: str
-    module: str
-    install: str
-    runs: tuple[str, ...] = ()
-    builds: tuple[str, ...] = ()
-
-
-_BUILT = [BACKENDS[name] for name in BUILT]
-_PYCUDA = "pip install pycuda: engines are built without it, and do not run"
-_LIBRARIES = (
-    _Library("NumPy", "numpy", "pip install numpy", BUILT),
-    _Library("OpenCV", "cv2", "pip install opencv-python-headless", BUILT),
-    *(_Library(spec.title, spec.module or spec.name, spec.install or "", (spec.name,)) for spec in _BUILT),
-    _Library(
-        "pycuda", "pycuda.driver", _PYCUDA,
-        runs=tuple(spec.name for spec in _BUILT if spec.on_gpu and spec.builds_on == "gpu"),
-        builds=tuple(spec.name for spec in _BUILT if spec.on_gpu and spec.builds_on == "cpu"),
-    ),
-    _Library("PyTorch", "torch", ""),
-    _Library("transformers", "transformers", ""),
-)  # fmt: skip
-
-
 def examine(folder: Path, variants: Path) -> dict[str, Any]:
     """Return the report as plain data: ``backend``, whether it is ``ready``, and the ``findings`` in order."""
     plan, listed = _plan(folder, variants)
-    backend = plan.toolchain.backend if plan else None
+    spec = BACKENDS[plan.toolchain.backend] if plan else None
     findings = [
         Finding("sam3-runtime", "ok", f"{__version__}, Python {platform.python_version()}, {platform.system()}"),
         listed,
-        *_gpus(backend),
-        *(_library(library, backend) for library in _LIBRARIES),
-        _trtexec(backend),
+        *_gpus(spec),
+        *_libraries(spec),
+        _trtexec(spec),
         *(_cache(folder, plan) if plan else ()),
         *_capacity(folder, plan),
     ]
     ready = not any(one.state == "missing" and one.needed for one in findings)
-    return {"backend": backend, "ready": ready, "findings": [asdict(one) for one in findings]}
+    return {"backend": spec and spec.name, "ready": ready, "findings": [asdict(one) for one in findings]}
 
 
 def _plan(folder: Path, variants: Path) -> tuple[Plan | None, Finding]:
@@ -98,19 +71,18 @@ def _plan(folder: Path, variants: Path) -> tuple[Plan | None, Finding]:
     return plan, Finding("variants.yaml", "ok", f"{counted(len(plan.names), 'variant')}, backend {shown}")
 
 
-def _unneeded(needed: bool, backend: str | None) -> str:
-    return "" if needed or backend is None else f"; {backend} does not need it"
+def _unneeded(needed: bool, spec: BackendSpec | None) -> str:
+    return "" if needed or spec is None else f"; {spec.name} does not need it"
 
 
-def _gpus(backend: str | None) -> Iterator[Finding]:
+def _gpus(spec: BackendSpec | None) -> Iterator[Finding]:
     """The driver and each GPU. Some backends build without one."""
-    spec = BACKENDS[backend] if backend else None
-    needed = spec is not None and spec.builds_on == "gpu"
     gpus, cuda = find_gpus(), cuda_version()
     if not gpus:
+        needed = spec is not None and spec.builds_on == "gpu"
         found = "the NVIDIA driver shows no GPU" if cuda else "there is no NVIDIA driver"
         hint = "install NVIDIA's driver; in a container, start it with --gpus all" if spec and spec.on_gpu else ""
-        yield Finding("driver and GPU", "missing", found + _unneeded(needed, backend), hint, needed)
+        yield Finding("driver and GPU", "missing", found + _unneeded(needed, spec), hint, needed)
         return
     yield Finding("driver", "ok", f"{gpus[0].driver}, for CUDA up to {cuda or 'unknown'}")
     for index, gpu in enumerate(gpus):
@@ -118,15 +90,26 @@ def _gpus(backend: str | None) -> Iterator[Finding]:
         yield Finding(f"GPU {index}", "ok", facts)
 
 
-def _library(library: _Library, backend: str | None) -> Finding:
-    needed, used = backend in library.runs, backend in (*library.runs, *library.builds)
-    version, error = _import(library.module)
-    if error is None:
-        return Finding(library.name, "ok", version, needed=needed)
-    is_absent = error.startswith("ModuleNotFoundError")
-    found = "not installed" if is_absent else f"installed, and broken: {error}"
-    state: Literal["missing", "warning"] = "missing" if is_absent or used else "warning"
-    return Finding(library.name, state, found + _unneeded(used, backend), library.install if used else "", needed)
+def _libraries(spec: BackendSpec | None) -> Iterator[Finding]:
+    """Every library that some backend or the export uses; ``used`` says whether the variants' backend does."""
+    on_gpu = spec is not None and spec.on_gpu
+    rows = [
+        ("NumPy", "numpy", "pip install numpy", spec is not None),
+        ("OpenCV", "cv2", "pip install opencv-python-headless", spec is not None),
+        *((one.title, one.module, one.install, one is spec) for one in map(BACKENDS.__getitem__, BUILT)),
+        ("pycuda", "pycuda.driver", "pip install pycuda: engines are built without it, and do not run", on_gpu),
+        ("PyTorch", "torch", "", False),
+        ("transformers", "transformers", "", False),
+    ]
+    for name, module, hint, used in rows:
+        needed = used and not (name == "pycuda" and spec is not None and spec.builds_on == "cpu")
+        version, error = _import(module or "")
+        if error is None:
+            yield Finding(name, "ok", version, needed=needed)
+            continue
+        is_absent = error.startswith("ModuleNotFoundError")
+        found = ("not installed" if is_absent else f"installed, and broken: {error}") + _unneeded(used, spec)
+        yield Finding(name, "missing" if is_absent or used else "warning", found, hint or "" if used else "", needed)
 
 
 def _import(module: str) -> tuple[str, str | None]:
@@ -143,14 +126,13 @@ def _import(module: str) -> tuple[str, str | None]:
     return ("", without_folders(last)) if run.returncode else (last, None)
 
 
-def _trtexec(backend: str | None) -> Finding:
+def _trtexec(spec: BackendSpec | None) -> Finding:
     if shutil.which("trtexec") is None:
         return Finding("trtexec", "missing", "not on PATH; the Python builder does not need it")
     version = trtexec_version()
     if version is None:
         return Finding("trtexec", "warning", "on PATH, and does not print its version", "is it TensorRT's own?")
-    uses_it = backend is not None and BACKENDS[backend].tool is not None
-    return Finding("trtexec", "ok", f"TensorRT {version}" + _unneeded(uses_it, backend))
+    return Finding("trtexec", "ok", f"TensorRT {version}" + _unneeded(spec is not None and spec.tool is not None, spec))
 
 
 def _cache(folder: Path, plan: Plan) -> Iterator[Finding]:

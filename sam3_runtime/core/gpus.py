@@ -71,8 +71,10 @@ def without_fp8(capabilities: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or a MIG instance of one, that is visible to this process. ``memory`` in bytes; ``uuid`` identifies it
-    whatever the numbering."""
+    """A GPU, or a MIG instance of one, that is visible to this process.
+
+    ``memory`` in bytes; ``uuid`` identifies it whatever the numbering.
+    """
 
     name: str
     compute_capability: str
@@ -88,19 +90,12 @@ def find_gpu() -> Gpu | None:
 
 def find_gpus() -> tuple[Gpu, ...]:
     """Return the GPUs that are visible to this process, by number."""
-    driver = query("SystemGetDriverVersion")
-    return tuple(_describe(handle, driver) for handle in visible_handles())
-
-
-def _describe(handle: Any, driver: str) -> Gpu:
-    memory = query("DeviceGetMemoryInfo", handle)
-    return Gpu(
-        name=query("DeviceGetName", handle),
-        compute_capability=".".join(map(str, query("DeviceGetCudaComputeCapability", whole_gpu(handle)) or ())),
-        driver=driver,
-        memory=memory.total if memory else 0,
-        uuid=query("DeviceGetUUID", handle) or "",
-    )
+    driver, found = query("SystemGetDriverVersion"), []
+    for handle in visible_handles():
+        name, uuid, memory = (query(f"DeviceGet{fact}", handle) for fact in ("Name", "UUID", "MemoryInfo"))
+        capability = query("DeviceGetCudaComputeCapability", whole_gpu(handle))
+        found.append(Gpu(name, ".".join(map(str, capability or ())), driver, memory.total if memory else 0, uuid or ""))
+    return tuple(found)
 
 
 @cache
@@ -144,7 +139,7 @@ def visible_handles() -> list[Any]:
         if entry.isdigit():
             matches = numbered[int(entry) : int(entry) + 1]
         else:
-            matches = [one for one in every if entry and query("DeviceGetUUID", one).startswith(entry)]
+            matches = [one for one in every if entry and (query("DeviceGetUUID", one) or "").startswith(entry)]
         if not matches:
             break
         chosen.append(matches[0])
@@ -158,8 +153,10 @@ def _mig_instances(gpu: Any) -> list[Any]:
 
 
 def whole_gpu(handle: Any) -> Any:
-    """Return the handle of the GPU that a MIG instance is part of, which knows clocks, temperature and power; that of a
-    GPU itself is returned as it is."""
+    """Return the handle of the GPU that a MIG instance is part of; that of a GPU itself.
+
+    The GPU knows clocks, temperature and power.
+    """
     return query("DeviceGetDeviceHandleFromMigDeviceHandle", handle) or handle
 
 

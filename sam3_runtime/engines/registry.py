@@ -25,9 +25,9 @@ class BackendSpec:
     """One backend.
 
     ``module`` is its Python library, ``distributions`` the packages that contain it, the first one found giving its
-    version, and ``tool`` a program on PATH that builds too. ``precision`` is the meaning of ``auto``, ``precisions``
-    what may be asked for. Modules are paths in this package, and the first of each is imported when it is used.
-    ``settings`` selects the part of ``build:`` that its engines depend on.
+    version, and ``tool`` a program on PATH that builds too. ``precision`` is the meaning of ``auto``. Modules are paths
+    in this package, and the first of each is imported when it is used. ``settings`` selects the part of ``build:`` that
+    its engines depend on.
     """
 
     name: str
@@ -42,7 +42,6 @@ class BackendSpec:
     tool: str | None = None
     install: str | None = None
     precision: Literal["fp32", "fp16"] = "fp32"
-    precisions: tuple[str, ...] = ("fp32",)
     settings: Callable[[BuildSection], dict[str, Any]] = lambda _: {}
     auto: bool = False
     """Whether ``backend: auto`` may choose it: the first such entry that can build on this machine."""
@@ -63,6 +62,11 @@ class BackendSpec:
     def is_built(self) -> bool:
         """Whether engines are built for it."""
         return bool(self.build_code)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that may be asked for."""
+        return ("fp32",) if self.precision == "fp32" else ("fp32", "fp16")
 
     @property
     def on_gpu(self) -> bool:
@@ -112,7 +116,6 @@ _LISTED = (
         builds_on="gpu",
         auto=True,
         precision="fp16",
-        precisions=("fp32", "fp16"),
         fp8_from=(10,),
         float16_scales_from=(10,),
         flags_before=(11,),
@@ -141,7 +144,6 @@ _LISTED = (
         install="pip install 'sam3-runtime[rtx]'",
         runs_on="gpu",
         precision="fp16",
-        precisions=("fp32", "fp16"),
         compiles_for_generations=True,
         fp8_from=(),
         build_code=("engines/building/tensorrt_rtx",),

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sam3_runtime.core.gpus import find_gpu
-from sam3_runtime.measure.gpu_monitor import clocks_of, monitor, process_mib, read
+from sam3_runtime.measure.gpu_monitor import clocks_of, monitor, process_gpu_mib, read
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.plan.toolchain import cpu_name
@@ -87,7 +87,7 @@ def measure(
         prompts=settings.get("prompts", 0),
         masks=settings.get("masks", 0),
         picture=picture,
-        process_mib=process_mib() if gpu else None,
+        process_mib=process_gpu_mib() if gpu else None,
         clocks=clocks_of(before, readings) if gpu else None,
         ways=tuple(ways),
     )

@@ -54,8 +54,11 @@ def hold_gpu(gpus: Sequence[int], announce: Callable[[str], None] = print) -> It
 
 
 def _lock_folder() -> Path:
-    """The folder of the locks. Another user who could write there could let this user's files be overwritten through a
-    link, or keep every job waiting."""
+    """The folder of the locks.
+
+    Another user who could write there could let this user's files be overwritten through a link, or keep every job
+    waiting.
+    """
     folder = Path(tempfile.gettempdir()) / f"sam3-runtime-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -42,6 +42,7 @@ class StopWatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
         self._wait()
         started = time.perf_counter()
         yield
@@ -63,25 +64,24 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         load_seconds = time.perf_counter() - started
         on_gpu = model.device.memory() is not None
         gauge.mark("loaded", model.device.memory)
-        work = _warmed_up(model, frames, settings)
+        bench = _Bench(model, frames, settings)
         gauge.mark("ready", model.device.memory)
         with monitor(enabled=on_gpu) as readings:
-            cameras = _measure_cameras(model, work, frames, settings)
+            cameras = bench.measure_cameras()
         gauge.mark("peak", model.device.memory)
-        parts = _measure_parts(model, work, frames, settings)
+        parts = bench.measure_parts()
         config, records = model.config, model.records
     peak, gpu, without = process_mib("VmHWM") or 0.0, find_gpu(), {}
     if on_gpu:
         with load(directory, threads=settings["threads"], cuda_graphs=False) as model:
-            again = _warmed_up(model, frames, settings)
-            rounds = _measure_cameras(model, again, frames, settings)
-            without["cuda_graphs"] = Rounds(cameras=rounds, parts=_measure_parts(model, again, frames, settings))
+            again = _Bench(model, frames, settings)
+            without["cuda_graphs"] = Rounds(cameras=again.measure_cameras(), parts=again.measure_parts())
     return BenchResult(
         **of_variant(config, records, settings["device"]),
         driver=gpu.driver if on_gpu and gpu else None,
         toolchain=next(iter(records.values())).toolchain,
         threads=settings["threads"],
-        prompts=work.prompts,
+        prompts=bench.work.prompts,
         load_seconds=round(load_seconds, 3),
         memory_before_mib=round(before, 1),
         memory_peak_mib=round(peak, 1),
@@ -91,12 +91,6 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         parts=parts,
         without=without,
     )
-
-
-def _warmed_up(model: Any, frames: Sequence[Image], settings: Mapping[str, Any]) -> Any:
-    work = runtime(model.config.family).workload(model, settings)
-    work.warm_up(frames[: model.batch])
-    return work
 
 
 def _frames(sources: Sequence[str]) -> list[Image]:
@@ -112,50 +106,47 @@ def _frames(sources: Sequence[str]) -> list[Image]:
     return frames[:_FRAMES]
 
 
-def _measure_cameras(
-    model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
-) -> tuple[CameraBench, ...]:
-    return tuple(_measure_rounds(model, work, frames, count, settings) for count in settings["cameras"])
+class _Bench:
+    """A model with its workload, warmed up."""
 
+    def __init__(self, model: Any, frames: Sequence[Image], settings: Mapping[str, Any]) -> None:
+        self.work = runtime(model.config.family).workload(model, settings)
+        self.work.warm_up(frames[: model.batch])
+        self._frames, self._settings, self._wait = frames, settings, model.device.synchronize
 
-def _measure_rounds(
-    model: Any, work: Any, frames: Sequence[Image], cameras: int, settings: Mapping[str, Any]
-) -> CameraBench:
-    """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
-    feed = itertools.cycle(frames)
-    masks: list[int] = []
+    def measure_cameras(self) -> tuple[CameraBench, ...]:
+        """Measure rounds of each number of cameras in the settings."""
+        return tuple(map(self._measure_rounds, self._settings["cameras"]))
 
-    def one_round(stages: StopWatch | None = None) -> None:
-        masks.append(work.round(list(itertools.islice(feed, cameras)), stages))
+    def _measure_rounds(self, cameras: int) -> CameraBench:
+        """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
+        feed = itertools.cycle(self._frames)
+        masks: list[int] = []
 
-    windows = timed_windows(one_round, settings, model.device.synchronize)
-    samples = [sample for times in windows for sample in times]
-    mean_masks = float(np.mean(masks[-len(samples) :]))
-    stages = []
-    for _ in range(settings["rounds"]):
-        watch = StopWatch(model.device.synchronize)
-        one_round(watch)
-        stages.append(watch.totals)
-    return CameraBench(
-        cameras=cameras,
-        end_to_end=latency(samples),
-        stages={name: latency([stage[name] for stage in stages]) for name in stages[0]},
-        fps_per_camera=round(1e3 / float(np.median(samples)), 3),
-        stable=stable(windows),
-        masks_kept=round(mean_masks, 2),
-        samples_ms=tuple(round(sample, 3) for sample in samples),
-    )
+        def one_round(stages: StopWatch | None = None) -> None:
+            masks.append(self.work.round(list(itertools.islice(feed, cameras)), stages))
 
-
-def _measure_parts(
-    model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
-) -> tuple[PartBench, ...]:
-    """Each part alone, where the settings ask for that."""
-    found = []
-    for one in work.parts(frames) if settings["parts"] else ():
-        windows = timed_windows(one.call, settings, model.device.synchronize)
-        taken = latency([sample for window in windows for sample in window])
-        found.append(
-            PartBench(part=one.part, images=one.images, prompts=one.prompts, latency=taken, stable=stable(windows))
+        windows = timed_windows(one_round, self._settings, self._wait)
+        samples = [sample for times in windows for sample in times]
+        mean_masks = float(np.mean(masks[-len(samples) :]))
+        watches = [StopWatch(self._wait) for _ in range(self._settings["rounds"])]
+        for watch in watches:
+            one_round(watch)
+        return CameraBench(
+            cameras=cameras,
+            end_to_end=latency(samples),
+            stages={name: latency([watch.totals[name] for watch in watches]) for name in watches[0].totals},
+            fps_per_camera=round(1e3 / float(np.median(samples)), 3),
+            stable=stable(windows),
+            masks_kept=round(mean_masks, 2),
+            samples_ms=tuple(round(sample, 3) for sample in samples),
         )
-    return tuple(found)
+
+    def measure_parts(self) -> tuple[PartBench, ...]:
+        """Measure each part alone, where the settings ask for that."""
+        found = []
+        for one in self.work.parts(self._frames) if self._settings["parts"] else ():
+            windows = timed_windows(one.call, self._settings, self._wait)
+            times = {"latency": latency([sample for window in windows for sample in window]), "stable": stable(windows)}
+            found.append(PartBench(part=one.part, images=one.images, prompts=one.prompts, **times))
+        return tuple(found)

@@ -42,7 +42,7 @@ def read() -> Reading | None:
     )
 
 
-def process_mib() -> float | None:
+def process_gpu_mib() -> float | None:
     """Return the GPU memory of this process according to the driver, in MiB; None where it does not list the process.
 
     Inside a container the driver may list processes under other numbers, or none at all.
@@ -98,7 +98,7 @@ class MemoryGauge:
 
         ``device_memory`` gives free and total bytes, which count where the driver tells nothing.
         """
-        own, now, device = process_mib(), read(), device_memory()
+        own, now, device = process_gpu_mib(), read(), device_memory()
         if own is not None:
             self._method, taken = "process", own
         elif now and now.used_mib is not None and self.before and self.before.used_mib is not None:

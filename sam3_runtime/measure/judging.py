@@ -17,8 +17,10 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Judged:
     """``checks`` are the measured values with their limits; ``errors`` the largest absolute ones of each output.
+
     ``cases`` is how many were compared; ``passed`` the reason in a verdict whose checks all pass. ``counts`` are more
-    fields of the :class:`Verdict`."""
+    fields of the :class:`Verdict`.
+    """
 
     checks: tuple[Check, ...]
     errors: Mapping[str, float]
@@ -56,8 +58,10 @@ class Findings:
 
 
 def cosine(one: Array, other: Array) -> float:
-    """Return the cosine of two arrays as vectors, in float64; NaN, which passes no check, where one is zero or contains
-    a NaN."""
+    """Return the cosine of two arrays as vectors, in float64.
+
+    It is NaN, which passes no check, where one is zero or contains a NaN.
+    """
     a, b = np.asarray(one, np.float64).ravel(), np.asarray(other, np.float64).ravel()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norm if norm > 0 else float("nan")

@@ -55,8 +55,10 @@ def saving(records: Mapping[str, EngineRecord], opened: Iterable[str]) -> str:
 
 
 def check_fits(directory: Path, records: Mapping[str, EngineRecord], free: int, gpu: str) -> None:
-    """Raise :class:`EngineError` where the predicted memory of the variant in ``directory`` is more than ``free`` bytes
-    on ``gpu``; where it cannot be predicted, do nothing."""
+    """Raise :class:`EngineError` where the variant in ``directory`` does not fit on ``gpu``.
+
+    That is, where its predicted memory is more than ``free`` bytes. Where it cannot be predicted, do nothing.
+    """
     sizes = (predict(records) or {}).get("with_text")
     if sizes is None or sizes["total_mib"] * MIB <= free:
         return

@@ -22,7 +22,9 @@ def timed(call: Callable[[], object], count: int, wait: Callable[[], object]) ->
 def timed_windows(
     call: Callable[[], object], settings: Mapping[str, Any], wait: Callable[[], object]
 ) -> list[list[float]]:
-    """Return the milliseconds of each call, in ``windows`` of ``rounds`` each, after a ``warmup`` that is not
-    counted."""
+    """Return the milliseconds of each call, in ``windows`` of ``rounds`` each.
+
+    A ``warmup`` before them is not counted.
+    """
     timed(call, settings["warmup"], wait)
     return [timed(call, settings["rounds"], wait) for _ in range(settings["windows"])]

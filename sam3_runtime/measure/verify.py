@@ -1,5 +1,6 @@
-"""The accuracy gate: compares a variant's engines with float32 PyTorch's results on real photographs, and, where there
-is a data set, its accuracy with the reference's.
+"""The accuracy gate: compares a variant's engines with float32 PyTorch.
+
+It compares results on real photographs, and, where there is a data set, the accuracy with the reference's.
 
 The family compares (``runtime.py``), with the reference file alone: neither PyTorch nor the checkpoint is needed. A
 verdict is a result, not an exception: ``passed``, ``rejected`` (ran, but beyond a limit), ``failed`` (did not run) or
@@ -36,8 +37,10 @@ def _verdict_of(passed: str, checks: tuple[Check, ...]) -> tuple[Literal["passed
 def verify(
     directory: Path, reference: Path, gate: Mapping[str, float], device: str, accuracy: Path | None = None
 ) -> Verdict:
-    """Compare the variant in ``directory`` with its reference; engines that do not load or run give the verdict
-    ``failed``, sound ones that were built for another machine ``unverified``.
+    """Compare the variant in ``directory`` with its reference.
+
+    Engines that do not load or run give the verdict ``failed``, sound ones that were built for another machine
+    ``unverified``.
 
     ``gate`` has the family's limits by name; ``device`` is the name of what the engines run on, and ``accuracy`` the
     reference's accuracy on a data set, where that is part of the gate. Raises :class:`RecordError` where there is

@@ -64,7 +64,6 @@ PLUMBING = frozenset(
             "engines/cache",
             "engines/running/tensorrt_logger",
             "engines/building/inspector",
-            "engines/building/tensorrt_progress",
         ),
         *("engines/building/timing_cache", "engines/running/fake", "__init__"),
     )

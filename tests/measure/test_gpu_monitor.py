@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor, process_mib, read
+from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor, process_gpu_mib, read
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import DeviceMemory
 from tests.conftest import ShowGpus
@@ -43,11 +43,11 @@ def test_a_value_that_the_gpu_does_not_tell_is_none(show_gpus: ShowGpus) -> None
 
 def test_no_driver_or_no_visible_gpu_is_no_reading(show_gpus: ShowGpus, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read() is None
-    assert process_mib() is None
+    assert process_gpu_mib() is None
     show_gpus({})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert read() is None
-    assert process_mib() is None
+    assert process_gpu_mib() is None
     with monitor() as readings:
         pass
     assert readings == []
@@ -58,7 +58,7 @@ def test_the_gpu_is_the_first_that_is_visible(show_gpus: ShowGpus, monkeypatch: 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
     found = read()
     assert found is not None
-    assert (found.used_mib, process_mib()) == (2.0, 3.0)
+    assert (found.used_mib, process_gpu_mib()) == (2.0, 3.0)
 
 
 @pytest.mark.parametrize("setting", [None, "0", "MIG-d4", "MIG-d"])
@@ -73,16 +73,16 @@ def test_a_mig_instance_has_its_own_memory_and_the_clocks_of_its_gpu(
     found = read()
     assert found is not None
     assert (found.used_mib, found.sm_mhz, found.power_w, found.busy_percent) == (77.0, 1980.0, 612.5, None)
-    assert process_mib() == 70.0
+    assert process_gpu_mib() == 70.0
 
 
 def test_this_process_where_the_driver_lists_it(show_gpus: ShowGpus) -> None:
     show_gpus({"processes": {1: 50, os.getpid(): 2048}})
-    assert process_mib() == 2048.0
+    assert process_gpu_mib() == 2048.0
     show_gpus({"processes": {1: 50}})
-    assert process_mib() is None
+    assert process_gpu_mib() is None
     show_gpus({"processes": {os.getpid(): None}})
-    assert process_mib() is None
+    assert process_gpu_mib() is None
 
 
 def test_memory_of_the_process_or_else_what_the_gpu_has_more_in_use(show_gpus: ShowGpus) -> None:

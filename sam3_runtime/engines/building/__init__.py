@@ -31,8 +31,10 @@ from sam3_runtime.records.records import EngineRecord, Layers, Sizes, TensorReco
 
 @dataclass(frozen=True)
 class CalibrationCache:
-    """8-bit scales as TensorRT's calibrators write them. ``key`` is the digest of what they were measured on;
-    ``percentile`` is that of the algorithm of this name."""
+    """8-bit scales as TensorRT's calibrators write them.
+
+    ``key`` is the digest of what they were measured on; ``percentile`` is that of the algorithm of this name.
+    """
 
     path: Path
     algorithm: Algorithm

@@ -1,5 +1,6 @@
-"""What an engine is made of, read from the JSON of TensorRT's engine inspector (``IEngineInspector``, trtexec's
-``--exportLayerInfo``), of TensorRT 8.6 to 11.
+"""Layers of an engine, read from the JSON of TensorRT's engine inspector.
+
+That is ``IEngineInspector`` or trtexec's ``--exportLayerInfo``, of TensorRT 8.6 to 11.
 
 A layer names its ONNX nodes, in its metadata or in its name, and the type of every tensor that it reads and writes.
 With dynamic shapes TensorRT 8.6 gives no such type ("N/A due to dynamic shapes"): there a product's type is that of its
@@ -72,8 +73,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """An engine's ``layers``; its matrix products by the type that they compute in; and of the nodes that must run in
-    float32, those for which TensorRT does not show whether they do."""
+    """Layers and matrix products of an engine.
+
+    ``products`` counts matrix products by the type that they compute in; ``unseen`` are the nodes that must run in
+    float32 and for which TensorRT does not show whether they do.
+    """
 
     layers: Layers
     products: dict[str, int]
@@ -113,8 +117,11 @@ def _named_type(text: str) -> str:
 
 
 def inspect(layers: Sequence[Layer], products: Mapping[str, int], wide: Collection[str] = ()) -> Inspection:
-    """Count ``layers``. ``products`` are the graph's matrix products with the size of their weights, ``wide`` the nodes
-    that must run in float32."""
+    """Count ``layers``.
+
+    ``products`` are the graph's matrix products with the size of their weights, ``wide`` the nodes that must run in
+    float32.
+    """
     computing = [layer for layer in layers if not layer.is_reformat]
     where: dict[str, list[Layer]] = {}
     for layer in computing:
@@ -149,8 +156,10 @@ def _output_type(layer: Layer) -> str:
 
 
 def report_layers(found: Inspection) -> list[str]:
-    """Return lines for people: what the engine is made of, what differs from the request, what TensorRT does not
-    show."""
+    """Return lines for people.
+
+    What the engine is made of, what differs from the request, and what TensorRT does not show.
+    """
     layers, whole = found.layers, sum(found.layers.work.values()) or 1
     shares = ", ".join(f"{_shown(kind)} {percent(amount / whole)}" for kind, amount in layers.work.items())
     counts = ", ".join(f"{_shown(kind)} {count}" for kind, count in layers.types.items())

@@ -80,8 +80,10 @@ def calibrate(
 
 
 def _find_tensorrt(planned: str, *, required: bool) -> Any:
-    """The module ``tensorrt``; None where it is missing and not ``required``, as beside a trtexec. Raises
-    :class:`BuildError` where it does not load or is of another version than was planned with."""
+    """The module ``tensorrt``; None where it is missing and not ``required``, as beside a trtexec.
+
+    Raises :class:`BuildError` where it does not load or is of another version than was planned with.
+    """
     try:
         trt = importlib.import_module("tensorrt")
     except ImportError as error:
@@ -129,7 +131,7 @@ def _built(trt: Any, task: Task, recipe: Recipe, log: BuildLog, exported: str) -
     if trt is None:
         seen = Seen(trtexec.types_of(task, recipe), exported, log.memory.get("activation"))
     else:
-        seen = tensorrt_python.look_into(trt, task, recipe)
+        seen = tensorrt_python.look_into(trt, task)
     inputs, outputs = tensors(task, seen.types)
     layers: list[Layer] = []
     try:

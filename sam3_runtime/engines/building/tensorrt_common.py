@@ -6,13 +6,15 @@ builder's configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.engines.building import Task
 from sam3_runtime.engines.building.tensorrt_messages import BuildLog, build_error
-from sam3_runtime.engines.building.tensorrt_progress import elapsed_time
 from sam3_runtime.engines.running.tensorrt_logger import logger_of
 from sam3_runtime.families.base import Range, Shape, Tensor, resolve
 from sam3_runtime.records.records import TensorRecord
@@ -25,12 +27,17 @@ TYPES = {
 
 
 class Network:
-    """A parsed graph, and NVIDIA's objects to build it with: set ``config``, then :meth:`compile`. ``log`` collects
-    NVIDIA's messages."""
+    """A parsed graph, and NVIDIA's objects to build it with: set ``config``, then :meth:`compile`.
+
+    ``log`` collects NVIDIA's messages.
+    """
 
     def __init__(self, trt: Any, title: str, task: Task, flags: Iterable[str], newest_opset: int) -> None:
-        """Parse the graph of ``task`` into a network with ``flags`` (``NetworkDefinitionCreationFlag``) and set its
-        profile. Raises :class:`BuildError` with NVIDIA's own message and what to do."""
+        """Parse the graph of ``task`` and set its profile.
+
+        ``flags`` are names of ``NetworkDefinitionCreationFlag``. Raises :class:`BuildError` with NVIDIA's own message
+        and what to do.
+        """
         self.name = f"{title} {trt.__version__}"
         self.task, self.log = task, BuildLog()
         check_opset(task, newest_opset, f"the parser of {self.name}")
@@ -63,7 +70,7 @@ class Network:
 
     def compile(self) -> Any:
         """Return the serialised engine (``IHostMemory``); None where the builder gave up: see :meth:`refused`."""
-        with elapsed_time(announcer(self.task), self.log):
+        with progress(self.task, self.log):
             return self._builder.build_serialized_network(self._network, self.config)
 
     def refused(self) -> BuildError:
@@ -80,6 +87,24 @@ class Network:
 def announcer(task: Task) -> Callable[[str], None]:
     """Return a function that announces progress with the name of the graph."""
     return lambda text: task.announce(f"{task.path.name}: {text}")
+
+
+@contextmanager
+def progress(task: Task, log: BuildLog, interval: float = 30.0) -> Iterator[None]:
+    """Announce every ``interval`` seconds how long the block has taken, and the last message of the build."""
+    ended, started, announce = threading.Event(), time.monotonic(), announcer(task)
+
+    def run() -> None:
+        while not ended.wait(interval):
+            announce(f"{time.monotonic() - started:6.1f} s  {log.last}")
+
+    thread = threading.Thread(target=run, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def check_opset(task: Task, newest: int, parser: str) -> None:

@@ -122,8 +122,10 @@ class OutOfMemory(BuildError):
 
 
 def build_error(what: str, messages: list[str]) -> BuildError:
-    """Return the error for a build that failed, with NVIDIA's messages and what to do; :class:`OutOfMemory` where they
-    mean that, which TensorRT also expresses as finding no implementation."""
+    """Return the error for a build that failed, with NVIDIA's messages and what to do.
+
+    It is :class:`OutOfMemory` where they mean that, which TensorRT also expresses as finding no implementation.
+    """
     text = "\n".join(messages)
     pattern, hint = next(((one, fix) for one, fix in FIXES.items() if re.search(one, text)), ("", OTHERWISE))
     # Without the echoes of one failure from every level that it passed.

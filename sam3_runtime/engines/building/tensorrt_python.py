@@ -12,10 +12,9 @@ from typing import Any
 
 from sam3_runtime.engines.building import Task
 from sam3_runtime.engines.building.tensorrt_calibrators import cached_calibrator
-from sam3_runtime.engines.building.tensorrt_common import Network, make_logger
+from sam3_runtime.engines.building.tensorrt_common import Network, make_logger, profile_shapes
 from sam3_runtime.engines.building.tensorrt_islands import hold_islands
 from sam3_runtime.engines.building.tensorrt_messages import BuildLog, build_error
-from sam3_runtime.engines.building.tensorrt_progress import stop_when
 from sam3_runtime.engines.building.tensorrt_recipe import Recipe, known_tactics, mismatch
 from sam3_runtime.engines.building.timing_cache import TimingCache
 from sam3_runtime.families.base import Range
@@ -23,8 +22,10 @@ from sam3_runtime.families.base import Range
 
 @dataclass(frozen=True)
 class Seen:
-    """What TensorRT reports about an engine: the types of its inputs and outputs (NVIDIA's names), the inspector's
-    JSON, and the bytes that one context works in."""
+    """TensorRT's report about an engine.
+
+    ``types`` of its inputs and outputs (NVIDIA's names), the inspector's JSON, and the bytes that one context works in.
+    """
 
     types: dict[str, str]
     inspected: str
@@ -90,7 +91,7 @@ def calibrate(
     network.config.int8_calibrator = calibrator
     fixed = {dim: Range(batch, batch, batch) for dim in task.ranges}
     network.config.set_calibration_profile(network.make_profile(fixed))
-    monitor = stop_when(trt, is_done) if hasattr(trt, "IProgressMonitor") else None
+    monitor = _stop_when(trt, is_done) if hasattr(trt, "IProgressMonitor") else None
     if monitor is not None:
         network.config.progress_monitor = monitor
     if network.compile() is None and not is_done():
@@ -99,7 +100,26 @@ def calibrate(
     return frozenset(network.log.zeros)
 
 
-def look_into(trt: Any, task: Task, recipe: Recipe) -> Seen:
+def _stop_when(trt: Any, is_done: Callable[[], bool]) -> Any:
+    """A progress monitor (TensorRT 9 and newer) that ends the build as soon as ``is_done``."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, *_: Any) -> None:
+            pass
+
+        def step_complete(self, *_: Any) -> bool:
+            return not is_done()
+
+        def phase_finish(self, *_: Any) -> None:
+            pass
+
+    return Monitor()
+
+
+def look_into(trt: Any, task: Task) -> Seen:
     """Load the engine and inspect it. Raises :class:`BuildError` where it does not load."""
     log = BuildLog()
     runtime = trt.Runtime(make_logger(trt, log))
@@ -113,7 +133,7 @@ def look_into(trt: Any, task: Task, recipe: Recipe) -> Seen:
     inspector = engine.create_engine_inspector()
     context = engine.create_execution_context()
     if context is not None:  # without one, formats that depend on shapes are not reported
-        for name, (_, tuned, _) in recipe.profile.items():
+        for name, (_, tuned, _) in profile_shapes(task, task.ranges).items():
             context.set_input_shape(name, tuned)
         inspector.execution_context = context
     inspected = inspector.get_engine_information(trt.LayerInformationFormat.JSON)

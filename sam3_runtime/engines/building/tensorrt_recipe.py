@@ -7,14 +7,12 @@ means. A record keeps the recipe as a command line, whichever of the two built t
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.engines.building import CalibrationCache, Task
 from sam3_runtime.engines.building.tensorrt_common import profile_shapes
-from sam3_runtime.families.base import Shape
 from sam3_runtime.plan.toolchain import release_of
 
 OLDEST = (8, 6)
@@ -33,15 +31,16 @@ _LARGEST_TRIES = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """``profile`` has the smallest, tuned and largest shape of each input; ``retyped`` the inputs and outputs that are
-    float16 though the graph has them in float32; ``wide`` the ONNX nodes that a weakly typed network must compute in
-    float32. ``workspace`` is in MiB. None is TensorRT's own default."""
+    """Everything that a build of one engine is told.
+
+    ``retyped`` are the inputs and outputs that are float16 though the graph has them in float32; ``wide`` the ONNX
+    nodes that a weakly typed network must compute in float32. ``workspace`` is in MiB. None is TensorRT's own default.
+    """
 
     release: tuple[int, ...]
     typed: bool
     fp16: bool
     int8: bool
-    profile: Mapping[str, tuple[Shape, ...]]
     retyped: frozenset[str]
     wide: frozenset[str]
     workspace: int | None
@@ -67,15 +66,21 @@ class Recipe:
         return [name for name, is_set in chosen.items() if is_set]
 
     def smaller(self, gpu_mib: int) -> list[Recipe]:
-        """Return the recipes to try, in this order, where the build runs out of memory: each with half the workspace of
-        the one before. Without a limit the workspace is the memory of the GPU, ``gpu_mib`` MiB."""
+        """Return the recipes to try, in this order, where the build runs out of memory.
+
+        Each has half the workspace of the one before. Without a limit the workspace is the memory of the GPU,
+        ``gpu_mib`` MiB.
+        """
         sizes = [(self.workspace or gpu_mib) >> halved for halved in range(1, _LARGEST_TRIES)]
         return [replace(self, workspace=size) for size in sizes if size >= _SMALLEST_WORKSPACE]
 
 
 def make_recipe(task: Task, version: str, *, calibrating: bool = False) -> Recipe:
-    """Return how TensorRT ``version`` builds ``task``; ``calibrating`` for a build that only writes a calibration
-    cache. Raises :class:`BuildError` for what that version does not support."""
+    """Return how TensorRT ``version`` builds ``task``.
+
+    ``calibrating``: for a build that only writes a calibration cache. Raises :class:`BuildError` for what that version
+    does not support.
+    """
     release, graph, part = release_of(version), task.graph, task.graph.part
     if release < OLDEST:
         raise BuildError(f"TensorRT {version} is older than this project builds for", "install 8.6 or newer")
@@ -97,7 +102,6 @@ def make_recipe(task: Task, version: str, *, calibrating: bool = False) -> Recip
         typed=typed,
         fp16=not typed and narrow,
         int8=not typed and (implicit or graph.quantize == "int8"),
-        profile=profile_shapes(task, task.ranges),
         retyped=frozenset(own) if narrow and graph.precision == "fp32" else frozenset(),
         wide=frozenset() if typed else frozenset(name for names in graph.islands.values() for name in names),
         workspace=settings.get("workspace_mib"),
@@ -119,11 +123,12 @@ def command_line(recipe: Recipe, task: Task, engine: Path, timing_cache: Path | 
     arguments = [f"--onnx={task.path}", f"--saveEngine={engine}", "--skipInference", "--noTF32"]
     arguments += ["--profilingVerbosity=detailed"]
     # trtexec refuses shapes of an input that has only one.
-    dynamic = {spec.name: recipe.profile[spec.name] for spec in part.inputs if set(spec.shape) & set(part.dynamic)}
+    shapes = profile_shapes(task, task.ranges)
+    dynamic = [spec.name for spec in part.inputs if set(spec.shape) & set(part.dynamic)]
     for index, side in enumerate(("min", "opt", "max")):
         if dynamic:
-            shapes = (f"{name}:{'x'.join(map(str, sides[index]))}" for name, sides in dynamic.items())
-            arguments.append(f"--{side}Shapes={','.join(shapes)}")
+            listed = (f"{name}:{'x'.join(map(str, shapes[name][index]))}" for name in dynamic)
+            arguments.append(f"--{side}Shapes={','.join(listed)}")
     switches = {
         "--stronglyTyped": recipe.typed and recipe.release < NO_FLAGS, "--fp16": recipe.fp16, "--int8": recipe.int8
     }  # fmt: skip

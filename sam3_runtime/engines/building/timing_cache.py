@@ -56,8 +56,10 @@ class TimingCache:
         write_atomically(self._note, (json.dumps(self._valid_for) + "\n").encode())
 
     def attach(self, config: Any, log: BuildLog) -> None:
-        """Give the timings to a build of TensorRT's Python builder. Its messages about them are no errors of the
-        build."""
+        """Give the timings to a build of TensorRT's Python builder.
+
+        Its messages about them are no errors of the build.
+        """
         before = len(log.errors), len(log.warnings)
         timings = self.read()
         self._used = config.create_timing_cache(timings)

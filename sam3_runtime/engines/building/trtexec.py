@@ -17,9 +17,8 @@ from tempfile import TemporaryDirectory
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.engines.building import Task
-from sam3_runtime.engines.building.tensorrt_common import announcer, check_opset
+from sam3_runtime.engines.building.tensorrt_common import check_opset, progress
 from sam3_runtime.engines.building.tensorrt_messages import BuildLog, build_error
-from sam3_runtime.engines.building.tensorrt_progress import elapsed_time
 from sam3_runtime.engines.building.tensorrt_recipe import STRONG_TYPING, Recipe, command_line, mismatch
 from sam3_runtime.engines.building.timing_cache import TimingCache
 
@@ -62,7 +61,7 @@ def _run(arguments: Sequence[str], task: Task) -> BuildLog:
         # Otherwise it would go on alone when the job that started it is killed.
         preexec_fn=lambda: library.prctl(_PARENT_DIES, signal.SIGKILL),
     )
-    with elapsed_time(announcer(task), log), process:
+    with progress(task, log), process:
         for line in process.stdout or ():
             found = _LINE.match(line.rstrip("\n"))
             if found:

@@ -49,8 +49,10 @@ def check_engine(directory: Path, part: str, *, verify_digest: bool = True) -> E
 
 
 def open_device(directory: Path, backend: str, options: EngineOptions) -> Device:
-    """Return the device for the engines in ``directory``; raises :class:`CannotRunHere` where it needs a GPU and there
-    is none."""
+    """Return the device for the engines in ``directory``.
+
+    Raises :class:`CannotRunHere` where it needs a GPU and there is none.
+    """
     if not BACKENDS[backend].on_gpu:
         return HostDevice()
     reason = why_not_run(backend)

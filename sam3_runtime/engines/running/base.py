@@ -74,8 +74,10 @@ class Device(ABC):
     def preprocess(
         self, images: Sequence[Image], resolution: int, preprocessing: Preprocessing, dtype: str
     ) -> AnyArray:
-        """Return ``images`` as pixels [B, 3, R, R] of ``dtype``, equal to
-        :func:`sam3_runtime.imaging.preprocess.preprocess`."""
+        """Return ``images`` as pixels [B, 3, R, R] of ``dtype``.
+
+        They equal those of :func:`sam3_runtime.imaging.preprocess.preprocess`.
+        """
 
     @abstractmethod
     def fetch(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
@@ -83,8 +85,11 @@ class Device(ABC):
 
     @abstractmethod
     def begin_masks(self, logits: AnyArray, row: int, rows: NDArray[np.intp], size: Size) -> Finish:
-        """Begin to resize some masks of one prompt to the image's ``size``: ``logits`` [P, Q, h, w] → ``rows`` of
-        ``row``. Returns a function that waits for them; ``logits`` may be overwritten before it is called."""
+        """Begin to resize some masks of one prompt to the image's ``size``.
+
+        Of ``logits`` [P, Q, h, w] these are ``rows`` of prompt ``row``. Returns a function that waits for them;
+        ``logits`` may be overwritten before it is called.
+        """
 
     def memory(self) -> tuple[int, int] | None:
         """Return free and total bytes of the device's own memory; None where it has none."""
@@ -99,10 +104,12 @@ class Device(ABC):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How engines are opened. ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's
-    execution providers in order of preference, its CPU provider when empty. ``gpu``: its number, as in
-    :mod:`sam3_runtime.core.gpus`. ``cuda_graphs``: whether TensorRT engines replay their launches as one while
-    shapes stay."""
+    """How engines are opened.
+
+    ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's execution providers in order
+    of preference, its CPU provider when empty. ``gpu``: its number, as in :mod:`sam3_runtime.core.gpus`.
+    ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes stay.
+    """
 
     threads: int | None = None
     providers: tuple[str, ...] = ()
@@ -111,8 +118,10 @@ class EngineOptions:
 
 
 class Engine(Closing, ABC):
-    """One opened engine. ``infer`` may be called from several threads; calls of one engine run one after the other
-    unless the backend is ``concurrent``. Call ``close`` only when none runs. Use it as a context manager.
+    """One opened engine.
+
+    ``infer`` may be called from several threads; calls of one engine run one after the other unless the backend is
+    ``concurrent``. Call ``close`` only when none runs. Use it as a context manager.
 
     ``variant``, where it is known, lets the message for a batch that is too large name a sibling.
     """
@@ -172,8 +181,10 @@ class Engine(Closing, ABC):
 
 
 def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Variant | None = None) -> dict[str, int]:
-    """Return the value of each dynamic dimension in ``feeds``; raises :class:`EngineError` where they do not fit
-    ``record``."""
+    """Return the value of each dynamic dimension in ``feeds``.
+
+    Raises :class:`EngineError` where they do not fit ``record``.
+    """
     expected = {spec.name for spec in record.inputs}
     if feeds.keys() != expected:
         missing, extra = sorted(expected - feeds.keys()), sorted(feeds.keys() - expected)

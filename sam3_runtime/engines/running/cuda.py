@@ -89,8 +89,10 @@ class CudaArray(DeviceArray):
 
 
 class Cuda:
-    """One GPU, by its number as in :mod:`sam3_runtime.core.gpus`, and two streams: a main one, and one beside it that
-    moves images and masks. ``allocations`` counts allocations on either side.
+    """One GPU, by its number as in :mod:`sam3_runtime.core.gpus`, and two streams.
+
+    Engines run on the main stream; the other moves images and masks beside it. ``allocations`` counts allocations on
+    either side.
 
     pycuda frees memory only where its context is current or in the thread that opened it, and otherwise leaks it: hence
     :meth:`current` around everything that frees.
@@ -165,8 +167,10 @@ class Cuda:
         return self._blocks[name]
 
     def slot(self, name: str, size: int, of: int) -> Slot:
-        """Return the next of ``of`` slots of that name, of at least ``size`` bytes. The main stream may write it at
-        once: it waits for a transfer from it."""
+        """Return the next of ``of`` slots of that name, of at least ``size`` bytes.
+
+        The main stream may write it at once: it waits for a transfer from it.
+        """
         slots = self._slots.setdefault(name, [])
         if len(slots) < of or slots[0].block.size < size:  # all at once, so that nothing is allocated later
             size = max([size, *(slot.block.size for slot in slots)])
@@ -208,8 +212,10 @@ class Cuda:
     # --- transfers ----------------------------------------------------------------------------------------------------
 
     def upload(self, target: Block | CudaArray, array: Array) -> None:
-        """Copy ``array`` to the device, in the main stream's order. It must not change until then: see
-        :meth:`stage`."""
+        """Copy ``array`` to the device, in the main stream's order.
+
+        It must not change until then: see :meth:`stage`.
+        """
         with self.current():
             self._driver.memcpy_htod_async(target.pointer, np.ascontiguousarray(array), self._stream)
 
@@ -231,8 +237,10 @@ class Cuda:
         return [buffer.holding(one.shape, one.dtype).copy() for buffer, one in zip(buffers, arrays, strict=True)]
 
     def send(self, slot: Slot, array: Array) -> None:
-        """Fill ``slot`` beside the main stream, which waits for it. ``array`` may be changed at once. Call :meth:`sent`
-        when everything that reads the slot is on the main stream."""
+        """Fill ``slot`` beside the main stream, which waits for it.
+
+        ``array`` may be changed at once. Call :meth:`sent` when everything that reads the slot is on the main stream.
+        """
         if slot.buffer is None:
             slot.buffer = self._new_pinned(slot.block.size)
         copy = slot.buffer.fill(array)
@@ -248,8 +256,9 @@ class Cuda:
             slot.ready.record(self._stream)
 
     def begin_fetch(self, slot: Slot, shape: Sequence[int], dtype: Any) -> Callable[[], Array]:
-        """Begin to copy the array in ``slot`` to the host, beside the main stream; the returned function waits and
-        gives it, once.
+        """Begin to copy the array in ``slot`` to the host, beside the main stream.
+
+        The returned function waits and gives the array, once.
 
         The array belongs to the caller and outlives this object; its page-locked memory is reused when it is deleted.
         """
@@ -298,8 +307,10 @@ class Cuda:
             self._kernels[name](*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
 
     def converted(self, array: CudaArray, dtype: np.dtype[Any], name: str) -> CudaArray:
-        """Return ``array`` as float16 or float32, in the block of that ``name`` and type: its next conversion
-        overwrites it, and the main stream reads it before that."""
+        """Return ``array`` as float16 or float32, in the block of that ``name`` and type.
+
+        Its next conversion overwrites the block; the main stream reads it before that.
+        """
         kernel = _CONVERSIONS.get((array.dtype.name, dtype.name))
         if kernel is None:
             raise EngineError(f"{array.dtype} cannot be converted to {dtype} on the GPU")

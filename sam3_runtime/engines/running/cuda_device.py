@@ -1,5 +1,6 @@
-"""The steps around the engines on a GPU: images in, the masks of detections out. Equal to the host's to the bit, or
-nearly.
+"""The steps around the engines on a GPU: images in, the masks of detections out.
+
+Equal to the host's to the bit, or nearly.
 
 Uses kernels and memory of :class:`Cuda`; makes no CUDA call of its own.
 """

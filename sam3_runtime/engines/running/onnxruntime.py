@@ -74,8 +74,11 @@ class OnnxRuntimeEngine(Engine):
 
 
 def check_engine(path: Path, record: EngineRecord) -> None:
-    """Raise :class:`EngineError` for an engine of another series of ONNX Runtime, whose own operators this one may not
-    know or may run differently, and for one whose 8-bit products would saturate on this CPU without an error."""
+    """Raise :class:`EngineError` for an engine that would run wrongly here.
+
+    That is one of another series of ONNX Runtime, whose own operators this one may not know or may run differently, or
+    one whose 8-bit products would saturate on this CPU without an error.
+    """
     built, here = record.toolchain.version, ort.__version__
     if _series(built) != _series(here):
         raise EngineError(

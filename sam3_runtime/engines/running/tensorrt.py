@@ -24,13 +24,14 @@ from sam3_runtime.measure.memory import bytes_of
 from sam3_runtime.plan.toolchain import NOT_INSTALLED, probe
 from sam3_runtime.records.records import EngineRecord, TensorRecord
 
-_GRAPHS_KEPT = 64  # of one engine: one for each input address; a decoder has one for each image of a batch
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
 
 
 class TensorRtEngine(Engine):
-    """An ``ICudaEngine`` with one context on the device's main stream. Its outputs stay on the GPU
-    (:class:`CudaArray`), and its next run overwrites them."""
+    """An ``ICudaEngine`` with one context on the device's main stream.
+
+    Its outputs stay on the GPU (:class:`CudaArray`), and its next run overwrites them.
+    """
 
     def __init__(self, path: Path, record: EngineRecord, options: EngineOptions, device: CudaDevice) -> None:
         super().__init__(record)
@@ -38,6 +39,7 @@ class TensorRtEngine(Engine):
         trt = import_module(str(spec.module))
         self._cuda = device.cuda
         self._uses_graphs = options.cuda_graphs
+        # By the addresses of inputs, which are few: a decoder has one set for each image of a batch.
         self._graphs: dict[tuple[int, ...], CudaGraph | None] = {}
         self._logger = logger_of(trt)
         self._logger.said()  # forget errors about other engines
@@ -147,8 +149,6 @@ class TensorRtEngine(Engine):
             self._graphs[key] = capture(self._cuda, self._enqueue)
             self._uses_graphs = self._graphs[key] is not None  # an engine or a driver that refuses is not tried again
             return
-        if len(self._graphs) >= _GRAPHS_KEPT:
-            self._forget_graphs()
         self._graphs[key] = None
 
     def _forget_graphs(self) -> None:
@@ -186,22 +186,23 @@ def _check_tensors(path: Path, record: EngineRecord, engine: Any) -> None:
 
 
 def check_engine(path: Path, record: EngineRecord) -> None:
-    """Raise :class:`EngineError` unless the installed TensorRT built the engine, and ImportError where there is
-    none."""
-    built, here = record.toolchain.version, probe(record.backend).version
+    """Raise :class:`EngineError` unless the installed version built the engine, and ImportError where there is none."""
+    spec, built, here = BACKENDS[record.backend], record.toolchain.version, probe(record.backend).version
     if here == NOT_INSTALLED:
-        raise ImportError("no module named tensorrt")
+        raise ImportError(f"no module named {spec.module}")
     if built != here:
         raise EngineError(
-            f"{path} was built with TensorRT {built}, and {here} is installed here: an engine loads only with the "
+            f"{path} was built with {spec.title} {built}, and {here} is installed here: an engine loads only with the "
             "version that built it",
-            f"{rebuild_hint(path)}; or install TensorRT {built}",
+            f"{rebuild_hint(path)}; or install that version: pip install {spec.distributions[0]}=={built}",
         )
 
 
 def open_engine(path: Path, record: EngineRecord, options: EngineOptions, device: CudaDevice) -> TensorRtEngine:
-    """Open an engine that :func:`check_engine` accepted. Raises :class:`EngineError`, also for one that was built for
-    another kind of GPU."""
+    """Open an engine that :func:`check_engine` accepted.
+
+    Raises :class:`EngineError`, also for one that was built for another kind of GPU.
+    """
     built, cuda = record.toolchain, device.cuda
     if built.compute_capability not in (None, cuda.compute_capability):
         raise EngineError(

@@ -13,8 +13,11 @@ from typing import Any
 
 @cache
 def logger_of(trt: Any) -> Any:
-    """Return the logger of the module ``trt``. Its ``listener``, where it is set, gets the severity and the text of
-    every message; ``said()`` gives the errors since it was last called."""
+    """Return the logger of the module ``trt``.
+
+    Its ``listener``, where it is set, gets the severity and the text of every message; ``said()`` gives the errors
+    since it was last called.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,5 +1,6 @@
-"""What TensorRT-RTX adds to :mod:`.tensorrt`: its own check of an engine's header, and kernels that are compiled when
-an engine first runs.
+"""Runs engines of TensorRT-RTX: :mod:`.tensorrt` with two additions.
+
+These are TensorRT-RTX's own check of an engine's header, and kernels that are compiled when an engine first runs.
 
 The record is checked first, then the engine's header.
 """
@@ -14,19 +15,21 @@ from sam3_runtime.core.errors import EngineError
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.gpus import NAMES, Gpu, as_number, find_gpu, names_of
 from sam3_runtime.core.hints import rebuild_hint
+from sam3_runtime.engines.running import tensorrt
 from sam3_runtime.engines.running.base import EngineOptions
 from sam3_runtime.engines.running.cuda_device import CudaDevice
-from sam3_runtime.engines.running.tensorrt import TensorRtEngine
 from sam3_runtime.engines.running.tensorrt_logger import logger_of
-from sam3_runtime.plan.toolchain import probe
 from sam3_runtime.records.records import EngineRecord
 
 log = logging.getLogger(__name__)
 
 
-class RtxEngine(TensorRtEngine):
-    """A TensorRT-RTX engine with its runtime cache: the kernels that were compiled for this GPU, in a file beside the
-    engine. TensorRT-RTX itself refuses the cache of another GPU, driver or version."""
+class RtxEngine(tensorrt.TensorRtEngine):
+    """A TensorRT-RTX engine with its runtime cache.
+
+    That is a file beside the engine with the kernels that were compiled for this GPU. TensorRT-RTX itself refuses the
+    cache of another GPU, driver or version.
+    """
 
     def __init__(self, path: Path, record: EngineRecord, options: EngineOptions, device: CudaDevice) -> None:
         real = path.resolve()
@@ -64,18 +67,16 @@ def check_engine(path: Path, record: EngineRecord) -> None:
     """Raise :class:`EngineError` for an engine that runs on no GPU with what is installed here."""
     import tensorrt_rtx as trt
 
-    built, here = record.toolchain.version, probe(record.backend).version
-    if built != here:
-        raise EngineError(
-            f"{path} was built with TensorRT-RTX {built}, and {here} is installed here",
-            f"install that one: pip install tensorrt-rtx-cu12=={built}; or {rebuild_hint(path)}",
-        )
+    tensorrt.check_engine(path, record)
     check_header(path, record, _diagnose(trt, path), None)
 
 
 def open_engine(path: Path, record: EngineRecord, options: EngineOptions, device: CudaDevice) -> RtxEngine:
-    """Open an engine that :func:`check_engine` accepted. Its first run on a GPU compiles kernels, which are stored
-    beside the engine. Raises :class:`EngineError`, also for one that does not run on the device's GPU."""
+    """Open an engine that :func:`check_engine` accepted.
+
+    Its first run on a GPU compiles kernels, which are stored beside the engine. Raises :class:`EngineError`, also for
+    one that does not run on the device's GPU.
+    """
     import tensorrt_rtx as trt
 
     cuda, first = device.cuda, find_gpu()  # all GPUs have the same driver
@@ -87,8 +88,10 @@ def open_engine(path: Path, record: EngineRecord, options: EngineOptions, device
 
 
 def _diagnose(trt: Any, path: Path) -> set[str]:
-    """Names of ``EngineInvalidityDiagnostics``, by the engine's header alone. Without a driver TensorRT-RTX can only
-    tell whether the header is its own (``MALFORMED_ENGINE``)."""
+    """Names of ``EngineInvalidityDiagnostics``, by the engine's header alone.
+
+    Without a driver TensorRT-RTX can only tell whether the header is its own (``MALFORMED_ENGINE``).
+    """
     runtime = trt.Runtime(logger_of(trt))
     with open(path, "rb") as file:
         header = file.read(runtime.engine_header_size)
@@ -99,8 +102,10 @@ def _diagnose(trt: Any, path: Path) -> set[str]:
 
 
 def check_header(path: Path, record: EngineRecord, found: set[str], gpu: Gpu | None) -> None:
-    """Raise :class:`EngineError` for the first of the diagnostics ``found`` that keeps the engine from running on
-    ``gpu``, or, where there is none, on any."""
+    """Raise :class:`EngineError` for the first of the diagnostics ``found``.
+
+    Those are counted that keep the engine from running on ``gpu``, or, where there is none, on any.
+    """
     rebuild = rebuild_hint(path)
     checks = {
         "MALFORMED_ENGINE": (f"{path} is no engine of TensorRT-RTX {record.toolchain.version}, or is damaged", rebuild),

@@ -99,7 +99,8 @@ def test_another_version_names_the_one_to_install() -> None:
     pytest.importorskip("tensorrt_rtx")
     other = record(toolchain=Toolchain(backend="tensorrt-rtx", version="1.5.0.1"))
     with pytest.raises(
-        EngineError, match=r"built with TensorRT-RTX 1\.5\.0\.1.*\nHint: .*tensorrt-rtx-cu12==1\.5\.0\.1; or"
+        EngineError,
+        match=r"built with TensorRT-RTX 1\.5\.0\.1.*\nHint: rebuild it: .*tensorrt-rtx-cu12==1\.5\.0\.1",
     ):
         check_engine(HERE, other)
 
