@@ -43,14 +43,6 @@ class UserState(Enum):
 
 
 @dataclass(frozen=True)
-class User:
-    """A work folder that linked an engine."""
-
-    folder: Path
-    state: UserState
-
-
-@dataclass(frozen=True)
 class Entry:
     """One cached engine."""
 
@@ -86,9 +78,9 @@ class Entry:
         with acquired:
             yield True
 
-    def users(self) -> list[User]:
+    def users(self) -> dict[Path, UserState]:
         """Return the work folders that linked this engine."""
-        return [User(Path(path), self._state(Path(path), inode)) for path, inode in self._listed().items()]
+        return {Path(path): self._state(Path(path), inode) for path, inode in self._listed().items()}
 
     def _state(self, folder: Path, inode: str) -> UserState:
         engine, store = self.engine, folder / "engines/store"

@@ -78,13 +78,13 @@ def _made_by_jobs(folder: Path) -> Iterator[Path]:
 def _lost_users(entry: Entry, folder: Path, going: set[Path]) -> tuple[Path, ...] | None:
     """None where a link to a cached engine stays; else the work folders that linked it and are not where they were."""
     users = entry.users()
-    if any(user.state is UserState.USES and user.folder != folder for user in users):
+    if any(state is UserState.USES and user != folder for user, state in users.items()):
         return None
     engine = entry.engine
     links = (folder / "engines/store").rglob(engine.name) if engine else ()
     if any(link.resolve() == engine and link not in going for link in links):
         return None
-    return tuple(sorted(user.folder for user in users if user.state is UserState.GONE))
+    return tuple(sorted(user for user, state in users.items() if state is UserState.GONE))
 
 
 def _size(path: Path) -> int:
@@ -99,7 +99,7 @@ def remove(unused: Unused) -> bool:
     """Remove it; False where a cached engine is being built or linked at this moment, or was since it was found."""
     if unused.entry is not None:
         with unused.entry.held(timeout=0) as held:
-            if not held or any(user.state is UserState.USES for user in unused.entry.users()):
+            if not held or UserState.USES in unused.entry.users().values():
                 return False
             shutil.rmtree(unused.path)
     elif unused.path.is_dir() and not unused.path.is_symlink():

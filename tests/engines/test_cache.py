@@ -11,7 +11,7 @@ import pytest
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of, this_process
-from sam3_runtime.engines.cache import Entry, User, UserState, entries, get_or_build, register_links
+from sam3_runtime.engines.cache import Entry, UserState, entries, get_or_build, register_links
 from sam3_runtime.records.records import EngineRecord, Sizes
 from tests.engine_records import engine_record
 
@@ -51,7 +51,7 @@ def test_an_engine_is_built_once_and_linked_again(work_folder: Path) -> None:
     assert ENGINE.is_symlink()
     assert ENGINE.read_bytes() == b"engine"
     assert EngineRecord.read(ENGINE.with_name("decoder_q50.engine.json")) == record
-    assert Entry(CACHE / ("a" * 32)).users() == [User(work_folder, UserState.USES)]
+    assert Entry(CACHE / ("a" * 32)).users() == {work_folder: UserState.USES}
 
 
 def test_a_failed_build_loses_nothing() -> None:
@@ -91,9 +91,9 @@ def test_a_shared_cache_knows_its_users(tmp_path: Path, monkeypatch: pytest.Monk
     get_or_build(ENGINE, "a" * 32, shared, again)
     assert again.calls == 0
     entry = Entry(shared / ("a" * 32))
-    assert {user.folder: user.state for user in entry.users()} == dict.fromkeys((work_folder, other), UserState.USES)
+    assert entry.users() == dict.fromkeys((work_folder, other), UserState.USES)
     (work_folder / ENGINE).unlink()
-    assert {user.folder: user.state for user in entry.users()} == {work_folder: UserState.LEFT, other: UserState.USES}
+    assert entry.users() == {work_folder: UserState.LEFT, other: UserState.USES}
 
 
 def test_a_moved_work_folder_is_missed_until_it_is_heard_of_again(tmp_path: Path, work_folder: Path) -> None:
@@ -101,11 +101,11 @@ def test_a_moved_work_folder_is_missed_until_it_is_heard_of_again(tmp_path: Path
     get_or_build(ENGINE, "a" * 32, shared, Builder())
     entry = Entry(shared / ("a" * 32))
     moved = work_folder.rename(tmp_path / "moved")
-    assert entry.users() == [User(work_folder, UserState.GONE)]
+    assert entry.users() == {work_folder: UserState.GONE}
     work_folder.mkdir()  # another folder in its place says nothing about it
-    assert entry.users() == [User(work_folder, UserState.GONE)]
+    assert entry.users() == {work_folder: UserState.GONE}
     register_links(moved)
-    assert entry.users() == [User(moved, UserState.USES)]
+    assert entry.users() == {moved: UserState.USES}
 
 
 def test_an_engine_has_the_time_stamp_of_its_record() -> None:

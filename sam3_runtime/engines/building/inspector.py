@@ -116,7 +116,7 @@ def _named_type(text: str) -> str:
     return next((name for pattern, name in _TYPES.items() if re.search(pattern, text.upper())), UNKNOWN)
 
 
-def inspect(layers: Sequence[Layer], products: Mapping[str, int], wide: Collection[str] = ()) -> Inspection:
+def inspect_layers(layers: Sequence[Layer], products: Mapping[str, int], wide: Collection[str] = ()) -> Inspection:
     """Count ``layers``.
 
     ``products`` are the graph's matrix products with the size of their weights, ``wide`` the nodes that must run in

@@ -15,7 +15,7 @@ from typing import Any
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.engines.building import Built, Task, tensorrt_python, trtexec
-from sam3_runtime.engines.building.inspector import Layer, inspect, parse_layers, report_layers
+from sam3_runtime.engines.building.inspector import Layer, inspect_layers, parse_layers, report_layers
 from sam3_runtime.engines.building.tensorrt_common import announcer, tensors
 from sam3_runtime.engines.building.tensorrt_messages import BuildLog, OutOfMemory
 from sam3_runtime.engines.building.tensorrt_python import Seen
@@ -138,7 +138,7 @@ def _built(trt: Any, task: Task, recipe: Recipe, log: BuildLog, exported: str) -
         layers = parse_layers(seen.inspected)
     except (ValueError, KeyError) as error:
         print(f"the inspector's JSON cannot be read ({error}): the types of layers are unknown")
-    found = inspect(layers, task.graph.products, recipe.wide)
+    found = inspect_layers(layers, task.graph.products, recipe.wide)
     if layers:
         print("\n".join(report_layers(found)), flush=True)
         share = found.layers.eight_bit_share

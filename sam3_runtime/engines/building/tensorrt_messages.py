@@ -102,7 +102,8 @@ class BuildLog:
 
     def explain_warnings(self) -> list[str]:
         """Print what the warnings mean, once for each kind; return those that are not known."""
-        found = [(text, explanation(text)) for text in self.warnings]
+        known = EXPECTED.items()
+        found = [(text, next((why for one, why in known if re.search(one, text)), None)) for text in self.warnings]
         for reason in dict.fromkeys(reason for _, reason in found if reason):
             count = sum(reason == other for _, other in found)
             print(f"expected, {count} of {counted(len(found), 'warning')}: {reason}")
@@ -110,11 +111,6 @@ class BuildLog:
         for text in unexplained:
             print(f"A warning that this version cannot explain: {text}")
         return unexplained
-
-
-def explanation(warning: str) -> str | None:
-    """Return why a warning is to be expected; None for one that is not known."""
-    return next((reason for pattern, reason in EXPECTED.items() if re.search(pattern, warning)), None)
 
 
 class OutOfMemory(BuildError):

@@ -108,8 +108,6 @@ class Cuda:
         self._blocks: dict[str, Block] = {}
         self._slots: dict[str, list[Slot]] = {}
         self._pinned: dict[str, Buffer] = {}
-        self._kernels: dict[str, Any] = {}
-        self._module: Any = None
         driver, context = self._driver, self._context
 
         def free(buffer: Buffer) -> None:  # results are freed after this object is closed, too
@@ -120,6 +118,8 @@ class Cuda:
         self._results = Pool(self._new_pinned, free)
         with self.current():
             self._stream, self._beside = self._driver.Stream(), self._driver.Stream()
+            ptx = resources.files(__package__).joinpath("kernels/steps.ptx").read_bytes()
+            self._module = self._driver.module_from_buffer(ptx)
         self.stream_handle = int(self._stream.handle)
 
     @contextmanager
@@ -297,14 +297,10 @@ class Cuda:
         Arguments are arrays and blocks (passed by address), NumPy scalars, and Python ints (32 bits).
         """
         with self.current():
-            if self._module is None:
-                ptx = resources.files(__package__).joinpath("kernels/steps.ptx").read_bytes()
-                self._module = self._driver.module_from_buffer(ptx)
-            if name not in self._kernels:
-                self._kernels[name] = self._module.get_function(name)
+            kernel = self._module.get_function(name)
             values = [_argument(argument) for argument in arguments]
             x, y, z = (*size, 1, 1)[:3]
-            self._kernels[name](*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
+            kernel(*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
 
     def converted(self, array: CudaArray, dtype: np.dtype[Any], name: str) -> CudaArray:
         """Return ``array`` as float16 or float32, in the block of that ``name`` and type.
@@ -331,7 +327,6 @@ class Cuda:
         self._results.close()
         with self.current():
             self._pinned.clear()
-            self._kernels.clear()
             self._module = self._stream = self._beside = None
         self._context = None
 

@@ -9,7 +9,7 @@ import pytest
 
 from sam3_runtime.engines.building.inspector import (
     Inspection,
-    inspect,
+    inspect_layers,
     parse_layers,
     report_layers,
 )
@@ -57,7 +57,7 @@ PRODUCTS = {"patch_embed/Conv": 9, "a/MatMul": 100, "neck/Conv": 41, "attn/MatMu
 
 
 def inspected(entries: list[Any], *islands: str) -> Inspection:
-    return inspect(parse_layers(json.dumps({"Layers": entries, "Bindings": []})), PRODUCTS, islands)
+    return inspect_layers(parse_layers(json.dumps({"Layers": entries, "Bindings": []})), PRODUCTS, islands)
 
 
 def read(entries: list[Any], *islands: str) -> Layers:
