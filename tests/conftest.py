@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sam3_runtime.core import gpus
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.banks import Bank, extract
 from sam3_runtime.families.sam3.parts import PARTS, PartName
@@ -22,6 +23,7 @@ from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import Project, read_project
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.paths import Id
+from tests.fake_nvml import pynvml
 from tests.fake_variant import write_fake_variant
 from tests.once import once
 from tests.projects import CLASSES, WriteProject, write_photo
@@ -37,6 +39,29 @@ GraphPath = Callable[..., Path]
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = 182
 """13 patches: no multiple of the demo's window of 8, and quick."""
+
+
+ShowGpus = Callable[..., None]
+
+
+@pytest.fixture
+def show_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShowGpus]:
+    """Shows GPUs to this process through a fake NVML (``fake_nvml/pynvml.py``); there is no driver until it is called.
+
+    Each GPU is a dictionary of what differs from an H200.
+    """
+    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
+    for name in ("CUDA_VISIBLE_DEVICES", "FAKE_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    gpus._nvml.cache_clear()
+
+    def show(*listed: dict[str, object], driver: str = "580.65") -> None:
+        monkeypatch.setenv("FAKE_GPUS", json.dumps(listed))
+        monkeypatch.setenv("FAKE_DRIVER", driver)
+        gpus._nvml.cache_clear()
+
+    yield show
+    gpus._nvml.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.families import FAMILIES
 from sam3_runtime.families.sam3.spec import SAM3
 
@@ -82,8 +81,7 @@ def test_the_runtime_never_imports_what_only_jobs_need(path: Path) -> None:
     if under(JOB_TIME, place):
         pytest.skip("job time")
     names = imported(path)
-    allowed = {library for spec in BACKENDS.values() if place in spec.run_code for library in spec.run_imports}
-    assert HEAVY & {name.partition(".")[0] for name in names} <= allowed
+    assert HEAVY & {name.partition(".")[0] for name in names} == set()
     assert {pattern for name in own_of(names) for pattern in under(JOB_TIME, name)} == CLEANING.get(place, set())
 
 

@@ -1,22 +1,19 @@
 """GPUs: the generations that TensorRT-RTX compiles for, and the GPUs of this machine.
 
 A GPU's number means the same everywhere, in ``build.gpu``, in ``load(gpu=…)`` and in ``doctor``: it counts from 0 the
-GPUs that are shown to this process, in the order of ``nvidia-smi``, or in that of CUDA_VISIBLE_DEVICES where it is set.
+GPUs that are visible to this process, in the order of ``nvidia-smi``, or of CUDA_VISIBLE_DEVICES where it is set.
 
-Knows names and numbers of generations, and asks the driver's own ``nvidia-smi`` about the GPUs; knows no backend's
-library and opens no CUDA context. Pure: standard library.
+GPUs are read through NVML, the driver's management library (``nvidia-ml-py``), which opens no CUDA context. Pure.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from shutil import which
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from sam3_runtime.core.errors import WorkFolderError
 
@@ -30,25 +27,23 @@ GENERATIONS = {
 }
 """Compute capabilities that TensorRT-RTX compiles for (1.7), oldest first."""
 NAMES = {"turing": "7.5", "ampere": "8.6", "ada": "8.9", "blackwell": "12.0"}
-"""What a generation's GeForce and RTX cards have; the others are asked for by number."""
+"""Compute capabilities of the GeForce and RTX GPUs of a generation; the others are written as numbers."""
 DEFAULT_GPUS = ("8.9", "12.0")
 FIRST_WITH_FP8 = "8.9"
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 """The environment variable that selects and orders the GPUs that are visible to CUDA."""
 NUMBERING = f"GPUs are numbered from 0, in the order of nvidia-smi, or of {VISIBLE_DEVICES} where it is set"
-_MIB = 1 << 20
-_PATIENCE = 30.0  # seconds that nvidia-smi may take
 
 
 def as_number(capability: str) -> int:
-    """``8.9`` → 89, to compare and to name as NVIDIA's own tools do (``sm89``)."""
+    """Return ``8.9`` as 89, to compare and to name as NVIDIA's own tools do (``sm89``)."""
     return int(capability.replace(".", ""))
 
 
 def parse_gpu(value: object) -> str:
-    """The compute capability (``8.9``) of a name or number as people write it: ada, "8.9", 89, sm_89.
+    """Return the compute capability (``8.9``) of a name or number as people write it: ada, "8.9", 89, sm_89.
 
-    :class:`ValueError` names what is known for anything else.
+    Raises :class:`ValueError`, which lists what is known, for anything else.
     """
     text = str(value).strip().lower()
     digits = re.sub(r"^sm_?", "", text).replace(".", "")
@@ -57,26 +52,29 @@ def parse_gpu(value: object) -> str:
     if found is None:
         listed = ", ".join(str(as_number(capability)) for capability in GENERATIONS)
         raise ValueError(
-            f"{value!r} is no GPU generation that TensorRT-RTX compiles for\n"
+            f"{value!r} is not a GPU generation that TensorRT-RTX compiles for\n"
             f"Hint: use {', '.join(NAMES)}, or a compute capability: {listed}"
         )
     return found
 
 
 def names_of(capabilities: Iterable[str]) -> str:
-    """For people: ``Ada (8.9) and Blackwell (12.0)``."""
+    """Return the generations for messages: ``Ada (8.9) and Blackwell (12.0)``."""
     listed = [f"{GENERATIONS[one].split(' (')[0]} ({one})" if one in GENERATIONS else one for one in capabilities]
     return " and ".join([", ".join(listed[:-1]), listed[-1]]) if len(listed) > 1 else "".join(listed)
 
 
 def without_fp8(capabilities: Iterable[str]) -> list[str]:
-    """Those that have no FP8 arithmetic."""
+    """Return the compute capabilities that have no FP8 arithmetic."""
     return [one for one in capabilities if as_number(one) < as_number(FIRST_WITH_FP8)]
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card that the driver shows. ``memory`` in bytes; ``uuid`` names it whatever order cards are counted in."""
+    """A GPU, or a MIG instance of one, that is visible to this process.
+
+    ``memory`` in bytes; ``uuid`` identifies it whatever the numbering.
+    """
 
     name: str
     compute_capability: str
@@ -85,76 +83,94 @@ class Gpu:
     uuid: str = ""
 
 
-@lru_cache(maxsize=1)
 def find_gpu() -> Gpu | None:
-    """GPU 0 of this machine; nothing where there is no NVIDIA driver or it shows no GPU.
-
-    Asked once for each process.
-    """
+    """Return GPU 0 of this process; None without an NVIDIA driver or without a visible GPU."""
     return next(iter(find_gpus()), None)
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that are shown to this process, by number: in the order of ``nvidia-smi``, or, where
-    CUDA_VISIBLE_DEVICES is set, those that it names, in its order.
-
-    ``nvidia-smi`` comes with the driver, on Linux and Windows alike.
-    """
-    found = [
-        Gpu(row[0], row[1], row[2], int(row[3]) * _MIB if row[3].isdigit() else 0, *row[4:])
-        for row in ask_driver("--query-gpu=name,compute_cap,driver_version,memory.total,uuid")
-        if len(row) in (4, 5)
-    ]
-    return _visible(found, os.environ.get(VISIBLE_DEVICES))
+    """Return the GPUs that are visible to this process, by number."""
+    driver, found = query("SystemGetDriverVersion"), []
+    for handle in visible_handles():
+        name, uuid, memory = (query(f"DeviceGet{fact}", handle) for fact in ("Name", "UUID", "MemoryInfo"))
+        capability = query("DeviceGetCudaComputeCapability", whole_gpu(handle))
+        found.append(Gpu(name, ".".join(map(str, capability or ())), driver, memory.total if memory else 0, uuid or ""))
+    return tuple(found)
 
 
-def ask_driver(*query: str) -> list[list[str]]:
-    """The rows that ``nvidia-smi`` answers ``query`` with, cut into fields; none where it is not, or does not answer:
-    a driver that does not runs no engine."""
-    tool = which("nvidia-smi")
-    if tool is None:
-        return []
-    command = [tool, *query, "--format=csv,noheader,nounits"]
+@cache
+def _nvml() -> Any:
+    """Return the initialised module ``pynvml``; None without an NVIDIA driver."""
+    import pynvml  # type: ignore[import-untyped]
+
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    if run.returncode:
-        return []
-    return [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines() if line.strip()]
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
 
 
-def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
-    """Those that ``setting`` names, as CUDA reads it: numbers and beginnings of UUIDs, up to the first that names no
-    GPU. A slice of a GPU (MIG) goes by its own UUID, and by the name of the GPU where its UUID tells which."""
+def query(name: str, *arguments: Any) -> Any:
+    """Call the NVML function ``nvml<name>``; None without a driver, or where driver or GPU do not support the call."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        return getattr(nvml, f"nvml{name}")(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+def visible_handles() -> list[Any]:
+    """Return the NVML handles of the GPUs that CUDA shows to this process, by number.
+
+    CUDA_VISIBLE_DEVICES is read as CUDA reads it: numbers and beginnings of UUIDs, up to the first that matches no GPU.
+    A GPU in MIG mode computes through its instances: they go by UUID, and the GPU's number means the first of them.
+    """
+    found = (query("DeviceGetHandleByIndex", index) for index in range(query("DeviceGetCount") or 0))
+    gpus = [handle for handle in found if handle is not None]
+    numbered = [next(iter(_mig_instances(gpu)), gpu) for gpu in gpus]
+    setting = os.environ.get(VISIBLE_DEVICES)
     if setting is None:
-        return tuple(found)
-    chosen: list[Gpu] = []
-    for entry in (one.strip() for one in setting.split(",")):
+        return numbered
+    every = [handle for gpu in gpus for handle in (gpu, *_mig_instances(gpu))]
+    chosen: list[Any] = []
+    for entry in map(str.strip, setting.split(",")):
         if entry.isdigit():
-            named = found[int(entry) : int(entry) + 1]
-        elif entry.startswith("MIG-"):
-            whole = [gpu for gpu in found if gpu.uuid and gpu.uuid in entry] or found
-            named = [replace(gpu, uuid=entry) for gpu in whole]
+            matches = numbered[int(entry) : int(entry) + 1]
         else:
-            named = [gpu for gpu in found if entry and gpu.uuid.startswith(entry)]
-        if not named:
+            matches = [one for one in every if entry and (query("DeviceGetUUID", one) or "").startswith(entry)]
+        if not matches:
             break
-        chosen.append(named[0])
-    return tuple(chosen)
+        chosen.append(matches[0])
+    return chosen
 
 
-def asked_for(gpus: Sequence[Gpu], indices: Sequence[int]) -> list[Gpu]:
-    """Those of ``gpus`` that ``build.gpu`` names; :class:`WorkFolderError` where there is none of a number."""
+def _mig_instances(gpu: Any) -> list[Any]:
+    count = query("DeviceGetMaxMigDeviceCount", gpu) or 0
+    found = (query("DeviceGetMigDeviceHandleByIndex", gpu, index) for index in range(count))
+    return [instance for instance in found if instance is not None]
+
+
+def whole_gpu(handle: Any) -> Any:
+    """Return the handle of the GPU that a MIG instance is part of; that of a GPU itself.
+
+    The GPU knows clocks, temperature and power.
+    """
+    return query("DeviceGetDeviceHandleFromMigDeviceHandle", handle) or handle
+
+
+def select_gpus(gpus: Sequence[Gpu], indices: Sequence[int]) -> list[Gpu]:
+    """Return the GPUs that ``build.gpu`` names by number; raises :class:`WorkFolderError` for one that is not there."""
     for index in indices:
         if index >= len(gpus):
-            shown = shown_as([gpu.name for gpu in gpus])
-            raise WorkFolderError(f"build.gpu names GPU {index}, and {shown}", NUMBERING)
+            visible = describe_visible([gpu.name for gpu in gpus])
+            raise WorkFolderError(f"build.gpu names GPU {index}, but {visible}", NUMBERING)
     return [gpus[index] for index in indices]
 
 
-def shown_as(names: Sequence[str]) -> str:
-    """For messages: which GPUs of which numbers are shown to this process, and by what."""
+def describe_visible(names: Sequence[str]) -> str:
+    """Return for messages which GPUs are visible to this process, and why those."""
     setting = os.environ.get(VISIBLE_DEVICES)
     who = "this machine" if setting is None else f"{VISIBLE_DEVICES}={setting}"
     listed = ", ".join(f"{index} is {name}" for index, name in enumerate(names))
@@ -162,12 +178,6 @@ def shown_as(names: Sequence[str]) -> str:
 
 
 def cuda_version() -> str | None:
-    """The newest CUDA that the driver knows (``12.4``); nothing where there is no driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        number = ctypes.c_int()
-        if driver.cuDriverGetVersion(ctypes.byref(number)) != 0 or not number.value:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+    """Return the newest CUDA version that the driver supports (``12.4``); None without a driver."""
+    number = query("SystemGetCudaDriverVersion")
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None

@@ -1,13 +1,13 @@
-"""The backends: what each is called, where it builds and runs, what it takes, and the modules that do both.
+"""The backends: their names, where they build and run, what they support, and the modules that do both.
 
-The one table of them: no other module spells a backend's name. A backend is one entry here, one building module with
+The only table of them: no other module contains a backend's name. A backend is one entry here, one building module with
 ``build(task)`` and one running module with ``check_engine`` and ``open_engine`` (``engines/running``). Pure: standard
 library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,11 +24,10 @@ _NEVER: Release = (1 << 30,)
 class BackendSpec:
     """One backend.
 
-    ``module`` is the library that Python imports, ``distributions`` the packages that bring it, the first one found
-    giving its version, and ``tool`` a program on PATH that builds too. ``precision`` is what ``auto`` means;
-    ``precisions`` what may be asked for. Modules are paths in this package, and the first of each is imported when it
-    is used; ``run_imports`` are libraries that it may import beside ``module``. ``settings`` takes the share of
-    ``build:`` that its engines depend on.
+    ``module`` is its Python library, ``distributions`` the packages that contain it, the first one found giving its
+    version, and ``tool`` a program on PATH that builds too. ``precision`` is the meaning of ``auto``. Modules are paths
+    in this package, and the first of each is imported when it is used. ``settings`` selects the part of ``build:`` that
+    its engines depend on.
     """
 
     name: str
@@ -42,21 +41,18 @@ class BackendSpec:
     distributions: tuple[str, ...] = ()
     tool: str | None = None
     install: str | None = None
-    run_imports: tuple[str, ...] = ()
-    graph_form: Literal["onnx", "torch"] = "onnx"
     precision: Literal["fp32", "fp16"] = "fp32"
-    precisions: tuple[str, ...] = ("fp32",)
     settings: Callable[[BuildSection], dict[str, Any]] = lambda _: {}
     auto: bool = False
     """Whether ``backend: auto`` may choose it: the first such entry that can build on this machine."""
     compiles_for_generations: bool = False
     """Whether it builds for GPU generations that the settings list, whatever GPU is there."""
     products_of_cpu: bool = False
-    """Whether the types of its 8-bit products follow from the CPU."""
+    """Whether the types of its 8-bit products depend on the CPU."""
     fp8_from: Release = _NEVER
     """The first release that builds FP8 engines."""
     float16_scales_from: Release = ()
-    """The first release that this project gives 8-bit graphs in float16; earlier ones take float32 graphs."""
+    """The first release that gets 8-bit graphs in float16; earlier ones get float32 graphs."""
     flags_before: Release = ()
     """The first release without weak typing: until then a precision may be asked for that is not the graph's."""
     calibrators_before: Release = ()
@@ -64,7 +60,13 @@ class BackendSpec:
 
     @property
     def is_built(self) -> bool:
+        """Whether engines are built for it."""
         return bool(self.build_code)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that may be asked for."""
+        return ("fp32",) if self.precision == "fp32" else ("fp32", "fp16")
 
     @property
     def on_gpu(self) -> bool:
@@ -77,34 +79,26 @@ class BackendSpec:
         return bool(self.calibrators_before)
 
     def builds_fp8(self, release: Release = ()) -> bool:
-        """Whether that release does; any release, where it is not known."""
+        """Return whether that release builds FP8 engines; any release, where it is not known."""
         return self.fp8_from != _NEVER and (not release or release >= self.fp8_from)
 
     def wants_float32_scales(self, release: Release) -> bool:
-        """Whether that release needs the 8-bit graph in float32."""
+        """Return whether that release needs the 8-bit graph in float32."""
         return () < release < self.float16_scales_from
 
     def takes_flags(self, release: Release) -> bool:
-        """Whether that release can be told a precision that is not the graph's."""
+        """Return whether that release can be asked for a precision that is not the graph's."""
         return release < self.flags_before
 
 
-def _onnxruntime(section: BuildSection) -> dict[str, Any]:
-    return {"optimization": section.optimization}
-
-
-def _tuned(section: BuildSection) -> dict[str, Any]:
+def _tuned(section: BuildSection, others: dict[str, Any]) -> dict[str, Any]:
     optimal = section.optimal.model_dump(exclude_none=True)
-    return {"optimal": optimal} if optimal else {}
-
-
-def _tensorrt_rtx(section: BuildSection) -> dict[str, Any]:
-    return {"gpus": section.gpus} | _tuned(section)
+    return others | ({"optimal": optimal} if optimal else {})
 
 
 def _tensorrt(section: BuildSection) -> dict[str, Any]:
-    # Which builder, GPU and timing cache: options and locations that no engine differs by.
-    return section.tensorrt.model_dump(exclude_none=True, exclude={"builder", "timing_cache"}) | _tuned(section)
+    # Without the builder and the timing cache, which do not affect the engine.
+    return _tuned(section, section.tensorrt.model_dump(exclude_none=True, exclude={"builder", "timing_cache"}))
 
 
 _LISTED = (
@@ -122,7 +116,6 @@ _LISTED = (
         builds_on="gpu",
         auto=True,
         precision="fp16",
-        precisions=("fp32", "fp16"),
         fp8_from=(10,),
         float16_scales_from=(10,),
         flags_before=(11,),
@@ -141,7 +134,7 @@ _LISTED = (
         products_of_cpu=True,
         build_code=("engines/building/onnxruntime",),
         run_code=("engines/running/onnxruntime", "engines/running/host"),
-        settings=_onnxruntime,
+        settings=lambda section: {"optimization": section.optimization},
     ),
     BackendSpec(
         name="tensorrt-rtx",
@@ -151,12 +144,11 @@ _LISTED = (
         install="pip install 'sam3-runtime[rtx]'",
         runs_on="gpu",
         precision="fp16",
-        precisions=("fp32", "fp16"),
         compiles_for_generations=True,
         fp8_from=(),
         build_code=("engines/building/tensorrt_rtx",),
         run_code=("engines/running/tensorrt_rtx", "engines/running/cuda_device"),
-        settings=_tensorrt_rtx,
+        settings=lambda section: _tuned(section, {"gpus": section.gpus}),
     ),
     BackendSpec(name="fake", title="the backend for tests", run_code=("engines/running/fake", "engines/running/host")),
 )
@@ -166,13 +158,6 @@ BUILT = tuple(sorted(spec.name for spec in _LISTED if spec.is_built))
 """Those that engines are built for, by name."""
 
 
-def backend_spec(name: str) -> BackendSpec:
-    """The entry of that name; :class:`ValueError` lists the names that there are."""
-    if name not in BACKENDS:
-        raise ValueError(f"{name!r} is no backend of this version; it has {', '.join(BACKENDS)}")
-    return BACKENDS[name]
-
-
-def code_of(specs: Iterable[BackendSpec] = _LISTED) -> frozenset[str]:
-    """The modules that build and run the engines of any backend: a job needs those of one."""
-    return frozenset(name for spec in specs for name in (*spec.build_code, *spec.run_code))
+def code_of() -> frozenset[str]:
+    """Return the modules that build and run the engines of any backend; a job needs those of one."""
+    return frozenset(name for spec in _LISTED for name in (*spec.build_code, *spec.run_code))

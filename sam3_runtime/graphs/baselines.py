@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sam3_runtime.core.gpus import find_gpu
-from sam3_runtime.measure.gpu_monitor import Monitor, clocks_of, process_mib, read
+from sam3_runtime.measure.gpu_monitor import clocks_of, monitor, process_gpu_mib, read
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.plan.toolchain import cpu_name
@@ -70,7 +70,7 @@ def measure(
     before = read()
     model = make(device, precision)
     pictures = list(np.random.default_rng(0).integers(0, 256, (max(settings["batches"]), *picture, 3), np.uint8))
-    with Monitor(enabled=device.type == "cuda") as monitor:
+    with monitor(enabled=device.type == "cuda") as readings:
         ways = [_measure_way(model, library, pictures, settings, None)]
         if compiled:
             ways.append(_measure_way(model, "torch.compile", pictures, settings, backend))
@@ -87,8 +87,8 @@ def measure(
         prompts=settings.get("prompts", 0),
         masks=settings.get("masks", 0),
         picture=picture,
-        process_mib=process_mib() if gpu else None,
-        clocks=clocks_of(before, monitor.readings) if gpu else None,
+        process_mib=process_gpu_mib() if gpu else None,
+        clocks=clocks_of(before, readings) if gpu else None,
         ways=tuple(ways),
     )
 

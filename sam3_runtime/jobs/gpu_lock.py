@@ -1,8 +1,7 @@
-"""One build, verification or timing at a time on each GPU, across a user's processes and work folders.
+"""One build, verification or timing at a time on each GPU, across the processes and work folders of a user.
 
-Snakemake's own limit (``resources: gpu=1``) ends at one process. The locks lie in a folder of the user's own under the
-temporary one, where nobody else may write: two users do not see each other's. Job time, POSIX; knows nothing of what is
-done on the GPU.
+Snakemake's own limit (``resources: gpu=1``) ends at one process. The locks are in a folder of the user's own in the
+temporary folder, where nobody else may write: two users do not see each other's. Job time, POSIX.
 """
 
 from __future__ import annotations
@@ -18,80 +17,73 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sam3_runtime.core.errors import WorkFolderError
-from sam3_runtime.core.gpus import VISIBLE_DEVICES, Gpu, asked_for, find_gpu, find_gpus
+from sam3_runtime.core.gpus import VISIBLE_DEVICES, Gpu, find_gpus, select_gpus
 
 _POLL = 0.5  # seconds
 
 
 @contextmanager
 def hold_gpu(gpus: Sequence[int], announce: Callable[[str], None] = print) -> Iterator[Gpu | None]:
-    """Hold the first of ``gpus`` (by number, ``core/gpus.py``) that is free, and show this process no other.
+    """Lock the first free GPU of ``gpus`` (by number, ``core/gpus.py``) and hide the others from this process.
 
-    Must come before anything opens CUDA. That GPU is GPU 0 then. Holds nothing where ``gpus`` is empty or the machine
-    shows no GPU: whoever needs one says so. Says once whom it waits for. :class:`WorkFolderError` for a number that
-    there is not, and where the folder of the locks is not safe.
+    Call it before anything opens CUDA: the locked GPU is GPU 0 inside. Locks nothing where ``gpus`` is empty or the
+    machine has no GPU. ``announce`` gets one message when it has to wait. Raises :class:`WorkFolderError` for a number
+    without a GPU, and where the folder of the locks is not safe.
     """
-    cards = find_gpus()
-    if not gpus or not cards:
+    visible = find_gpus()
+    if not gpus or not visible:
         yield None
         return
-    named = zip(gpus, asked_for(cards, gpus), strict=True)
-    folder = _own_folder()
-    # By UUID, as numbers change with what is shown; that of a slice of a GPU may have a slash.
-    locks = {index: folder / f"{gpu.uuid.replace('/', '-') or f'gpu-{index}'}.lock" for index, gpu in named}
+    chosen = dict(zip(gpus, select_gpus(visible, gpus), strict=True))
+    folder = _lock_folder()
+    # By UUID, as numbers change with what is visible; that of a MIG instance may contain a slash.
+    locks = {index: folder / f"{gpu.uuid.replace('/', '-')}.lock" for index, gpu in chosen.items()}
     index, lock = _first_free(locks, announce)
-    shown, note = os.environ.get(VISIBLE_DEVICES), locks[index].with_suffix(".holder")
+    setting, holder = os.environ.get(VISIBLE_DEVICES), locks[index].with_suffix(".holder")
     try:
-        note.write_text(f"process {os.getpid()} in {Path.cwd()}")
-        if cards[index].uuid:
-            os.environ[VISIBLE_DEVICES] = cards[index].uuid
-        find_gpu.cache_clear()
-        print(f"GPU {index}: {cards[index].name}", flush=True)
-        yield cards[index]
+        holder.write_text(f"process {os.getpid()} in {Path.cwd()}")
+        os.environ[VISIBLE_DEVICES] = chosen[index].uuid
+        print(f"GPU {index}: {chosen[index].name}", flush=True)
+        yield chosen[index]
     finally:
-        _restore(shown)
-        find_gpu.cache_clear()
-        note.unlink(missing_ok=True)
+        os.environ.pop(VISIBLE_DEVICES, None)
+        if setting is not None:
+            os.environ[VISIBLE_DEVICES] = setting
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _restore(shown: str | None) -> None:
-    if shown is None:
-        os.environ.pop(VISIBLE_DEVICES, None)
-    else:
-        os.environ[VISIBLE_DEVICES] = shown
+def _lock_folder() -> Path:
+    """The folder of the locks.
 
-
-def _own_folder() -> Path:
-    """Where the locks are. Whoever else could write there could have this user's files written over, by a link, or keep
-    every job waiting."""
+    Another user who could write there could let this user's files be overwritten through a link, or keep every job
+    waiting.
+    """
     folder = Path(tempfile.gettempdir()) / f"sam3-runtime-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise WorkFolderError(
-            f"{folder} is not a folder that this user alone owns and can use ({stat.filemode(found.st_mode)}, owner "
-            f"{found.st_uid}): locks of GPUs are kept there",
+            f"{folder} is not a folder that only this user owns and can use ({stat.filemode(found.st_mode)}, owner "
+            f"{found.st_uid}): it would contain the locks of GPUs",
             "remove it, or let TMPDIR name a folder of your own, the same for all your runs",
         )
     return folder
 
 
 def _first_free(locks: dict[int, Path], announce: Callable[[str], None]) -> tuple[int, FileLock]:
-    told = False
+    waiting = False
     while True:
         for index, path in locks.items():
             lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            return index, lock
-        if not told:
-            held = "; ".join(f"GPU {index} by {_holder(path)}" for index, path in locks.items())
-            announce(f"waiting for a GPU: held are {held}")
-            told = True
+            with suppress(Timeout):
+                lock.acquire(blocking=False)
+                return index, lock
+        if not waiting:
+            held = "; ".join(f"GPU {index} is held by {_holder(path)}" for index, path in locks.items())
+            announce(f"waiting for a GPU: {held}")
+            waiting = True
         time.sleep(_POLL)
 
 

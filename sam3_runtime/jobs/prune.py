@@ -77,13 +77,13 @@ def _made_by_jobs(folder: Path) -> Iterator[Path]:
 def _lost_users(entry: Entry, folder: Path, going: set[Path]) -> tuple[Path, ...] | None:
     """Return the work folders that linked a cached engine and are gone; None where a link to it stays."""
     users = entry.users()
-    if any(user.state is UserState.USES and user.folder != folder for user in users):
+    if any(state is UserState.USES and user != folder for user, state in users.items()):
         return None
     engine = entry.engine
     links = (folder / "engines/store").rglob(engine.name) if engine else ()
     if any(link.resolve() == engine and link not in going for link in links):
         return None
-    return tuple(sorted(user.folder for user in users if user.state is UserState.GONE))
+    return tuple(sorted(user for user, state in users.items() if state is UserState.GONE))
 
 
 def _size(path: Path) -> int:
@@ -98,7 +98,7 @@ def remove(unused: Unused) -> bool:
     """Remove the file or folder; return False for a cached engine that is in use again."""
     if unused.entry is not None:
         with unused.entry.held(timeout=0) as held:
-            if not held or any(user.state is UserState.USES for user in unused.entry.users()):
+            if not held or UserState.USES in unused.entry.users().values():
                 return False
             shutil.rmtree(unused.path)
     elif unused.path.is_dir() and not unused.path.is_symlink():

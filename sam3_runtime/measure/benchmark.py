@@ -1,9 +1,9 @@
 """Measures a variant: end to end, each stage, each part alone, memory, and the GPU's clocks meanwhile.
 
-A round is one image from each camera, from preprocessing to postprocessing; images are decoded beforehand. Answers are
-then on the host. Warm-up and timed rounds are one function. Stages are timed in rounds of their own, since waiting for
-the device at each border takes from it what it would do at once. What a round and a part's call do is the family's
-workload. Knows no backend and no model; docs/measuring.md says what each number has in it.
+A round processes one image from each camera, from preprocessing to postprocessing, up to results on the host; images
+are decoded beforehand. Stages are timed in rounds of their own, since per-stage timing synchronises between stages and
+so removes overlap. The family's workload decides what a round and a part's call do; docs/measuring.md says what each
+number contains.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families import runtime
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
+from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.media.source_files import expand_images, is_video
@@ -34,7 +34,7 @@ _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 
 
 class StopWatch:
-    """A stage hook that adds up the milliseconds of each stage, with ``wait`` called at its borders."""
+    """A stage hook that adds up the milliseconds of each stage in ``totals``; ``wait`` is called at its borders."""
 
     def __init__(self, wait: Callable[[], None]) -> None:
         self.totals: dict[str, float] = defaultdict(float)
@@ -42,22 +42,19 @@ class StopWatch:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
         self._wait()
         started = time.perf_counter()
         yield
         self._wait()
         self.totals[stage] += (time.perf_counter() - started) * 1e3
 
-    def take(self) -> dict[str, float]:
-        totals, self.totals = dict(self.totals), defaultdict(float)
-        return totals
-
 
 def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Image] | None = None) -> BenchResult:
     """Measure the variant in ``directory`` with the settings of ``bench:`` and the device's name.
 
-    On a GPU everything is measured once more without CUDA graphs. ``images`` replaces the ``source`` of the settings.
-    Raises :class:`SourceError` when that holds no image.
+    On a GPU everything is measured once more without CUDA graphs. ``images`` (RGB uint8 [H, W, 3]) replace the
+    ``source`` of the settings. Raises :class:`SourceError` when that contains no image.
     """
     frames = images or _frames(settings["source"])
     before = process_mib("VmRSS") or 0.0
@@ -67,42 +64,33 @@ def benchmark(directory: Path, settings: Mapping[str, Any], images: Sequence[Ima
         load_seconds = time.perf_counter() - started
         on_gpu = model.device.memory() is not None
         gauge.mark("loaded", model.device.memory)
-        work = _warmed_up(model, frames, settings)
+        bench = _Bench(model, frames, settings)
         gauge.mark("ready", model.device.memory)
-        with Monitor(enabled=on_gpu) as monitor:
-            cameras = _measure_cameras(model, work, frames, settings)
+        with monitor(enabled=on_gpu) as readings:
+            cameras = bench.measure_cameras()
         gauge.mark("peak", model.device.memory)
-        parts = _measure_parts(model, work, frames, settings)
+        parts = bench.measure_parts()
         config, records = model.config, model.records
-    peak, gpu = process_mib("VmHWM") or 0.0, find_gpu()
+    peak, gpu, without = process_mib("VmHWM") or 0.0, find_gpu(), {}
+    if on_gpu:
+        with load(directory, threads=settings["threads"], cuda_graphs=False) as model:
+            again = _Bench(model, frames, settings)
+            without["cuda_graphs"] = Rounds(cameras=again.measure_cameras(), parts=again.measure_parts())
     return BenchResult(
         **of_variant(config, records, settings["device"]),
         driver=gpu.driver if on_gpu and gpu else None,
         toolchain=next(iter(records.values())).toolchain,
         threads=settings["threads"],
-        prompts=work.prompts,
+        prompts=bench.work.prompts,
         load_seconds=round(load_seconds, 3),
         memory_before_mib=round(before, 1),
         memory_peak_mib=round(peak, 1),
-        device_memory=gauge.result(monitor.readings) if on_gpu else None,
-        clocks=clocks_of(gauge.before, monitor.readings) if on_gpu else None,
+        device_memory=gauge.result(readings) if on_gpu else None,
+        clocks=clocks_of(gauge.before, readings) if on_gpu else None,
         cameras=cameras,
         parts=parts,
-        without={"cuda_graphs": _without_cuda_graphs(directory, frames, settings)} if on_gpu else {},
+        without=without,
     )
-
-
-def _without_cuda_graphs(directory: Path, frames: Sequence[Image], settings: Mapping[str, Any]) -> Rounds:
-    with load(directory, threads=settings["threads"], cuda_graphs=False) as model:
-        work = _warmed_up(model, frames, settings)
-        cameras = _measure_cameras(model, work, frames, settings)
-        return Rounds(cameras=cameras, parts=_measure_parts(model, work, frames, settings))
-
-
-def _warmed_up(model: Any, frames: Sequence[Image], settings: Mapping[str, Any]) -> Any:
-    work = runtime(model.config.family).workload(model, settings)
-    work.warm_up(frames[: model.batch])
-    return work
 
 
 def _frames(sources: Sequence[str]) -> list[Image]:
@@ -114,52 +102,51 @@ def _frames(sources: Sequence[str]) -> list[Image]:
         else:
             frames += [load_image(image.path) for image in expand_images([source])]
     if not frames:
-        raise SourceError(f"bench.source holds no image: {', '.join(sources)}", "name a video or images")
+        raise SourceError(f"bench.source contains no image: {', '.join(sources)}", "name a video or images")
     return frames[:_FRAMES]
 
 
-def _measure_cameras(
-    model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
-) -> tuple[CameraBench, ...]:
-    return tuple(_measure(model, work, frames, count, settings) for count in settings["cameras"])
+class _Bench:
+    """A model with its workload, warmed up."""
 
+    def __init__(self, model: Any, frames: Sequence[Image], settings: Mapping[str, Any]) -> None:
+        self.work = runtime(model.config.family).workload(model, settings)
+        self.work.warm_up(frames[: model.batch])
+        self._frames, self._settings, self._wait = frames, settings, model.device.synchronize
 
-def _measure(model: Any, work: Any, frames: Sequence[Image], cameras: int, settings: Mapping[str, Any]) -> CameraBench:
-    """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
-    feed = itertools.cycle(frames)
-    watch = StopWatch(model.device.synchronize)
-    kept: list[int] = []
+    def measure_cameras(self) -> tuple[CameraBench, ...]:
+        """Measure rounds of each number of cameras in the settings."""
+        return tuple(map(self._measure_rounds, self._settings["cameras"]))
 
-    def one_round(stages: StopWatch | None = None) -> None:
-        kept.append(work.round(list(itertools.islice(feed, cameras)), stages))
+    def _measure_rounds(self, cameras: int) -> CameraBench:
+        """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
+        feed = itertools.cycle(self._frames)
+        masks: list[int] = []
 
-    windows = timed_windows(one_round, settings, model.device.synchronize)
-    samples = [sample for times in windows for sample in times]
-    masks = float(np.mean(kept[-len(samples) :]))
-    stages = []
-    for _ in range(settings["rounds"]):
-        one_round(watch)
-        stages.append(watch.take())
-    return CameraBench(
-        cameras=cameras,
-        end_to_end=latency(samples),
-        stages={name: latency([stage[name] for stage in stages]) for name in stages[0]},
-        fps_per_camera=round(1e3 / float(np.median(samples)), 3),
-        stable=stable(windows),
-        masks_kept=round(masks, 2),
-        samples_ms=tuple(round(sample, 3) for sample in samples),
-    )
+        def one_round(stages: StopWatch | None = None) -> None:
+            masks.append(self.work.round(list(itertools.islice(feed, cameras)), stages))
 
-
-def _measure_parts(
-    model: Any, work: Any, frames: Sequence[Image], settings: Mapping[str, Any]
-) -> tuple[PartBench, ...]:
-    """Each part alone, where the settings ask for that; the device is waited for before each reading of the clock."""
-    found = []
-    for one in work.parts(frames) if settings["parts"] else ():
-        windows = timed_windows(one.call, settings, model.device.synchronize)
-        taken = latency([sample for window in windows for sample in window])
-        found.append(
-            PartBench(part=one.part, images=one.images, prompts=one.prompts, latency=taken, stable=stable(windows))
+        windows = timed_windows(one_round, self._settings, self._wait)
+        samples = [sample for times in windows for sample in times]
+        mean_masks = float(np.mean(masks[-len(samples) :]))
+        watches = [StopWatch(self._wait) for _ in range(self._settings["rounds"])]
+        for watch in watches:
+            one_round(watch)
+        return CameraBench(
+            cameras=cameras,
+            end_to_end=latency(samples),
+            stages={name: latency([watch.totals[name] for watch in watches]) for name in watches[0].totals},
+            fps_per_camera=round(1e3 / float(np.median(samples)), 3),
+            stable=stable(windows),
+            masks_kept=round(mean_masks, 2),
+            samples_ms=tuple(round(sample, 3) for sample in samples),
         )
-    return tuple(found)
+
+    def measure_parts(self) -> tuple[PartBench, ...]:
+        """Measure each part alone, where the settings ask for that."""
+        found = []
+        for one in self.work.parts(self._frames) if self._settings["parts"] else ():
+            windows = timed_windows(one.call, self._settings, self._wait)
+            times = {"latency": latency([sample for window in windows for sample in window]), "stable": stable(windows)}
+            found.append(PartBench(part=one.part, images=one.images, prompts=one.prompts, **times))
+        return tuple(found)

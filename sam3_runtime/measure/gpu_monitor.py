@@ -1,127 +1,104 @@
-"""What the driver's own ``nvidia-smi`` says of a GPU while something is measured: clocks, heat, power, memory.
+"""Reads a GPU while something is measured: clocks, temperature, power and memory, through NVML.
 
-Asks about the first GPU that this process may see. Where there is no ``nvidia-smi``, or it does not answer, every
-answer is None and nothing is sampled. Knows no backend and opens no CUDA context. Pure: standard library.
+Reads the first GPU that is visible to this process; of a MIG instance, clocks, temperature and power are those of its
+GPU. Without an NVIDIA driver every reading is None. Opens no CUDA context. Pure.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 from threading import Event, Thread
-from types import TracebackType
 from typing import Literal
 
-from typing_extensions import Self
-
-from sam3_runtime.core.gpus import VISIBLE_DEVICES, ask_driver
+from sam3_runtime.core.gpus import query, visible_handles, whole_gpu
 from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import Clocks, DeviceMemory, Reading
 
-_FIELDS = {
-    "sm_mhz": "clocks.sm",
-    "memory_mhz": "clocks.mem",
-    "temperature_c": "temperature.gpu",
-    "power_w": "power.draw",
-    "used_mib": "memory.used",
-    "busy_percent": "utilization.gpu",
-}
 INTERVAL = 0.5
-"""Seconds between two samples: ``nvidia-smi`` takes a core for some milliseconds each time."""
-
-
-def visible_gpu() -> str:
-    """The first GPU that this process may see, as ``nvidia-smi -i`` takes it: an index or a UUID."""
-    return os.environ.get(VISIBLE_DEVICES, "").split(",")[0].strip() or "0"
-
-
-def _ask(query: str) -> list[list[str]]:
-    return ask_driver("-i", visible_gpu(), query)
-
-
-def _number(text: str) -> float | None:
-    """``[N/A]`` and its like are None."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
+"""Seconds between two readings."""
+_SM, _MEMORY = 1, 2  # nvmlClockType_t
+_CORE = 0  # nvmlTemperatureSensors_t
+_WITHOUT_RESERVED = 0x02000028  # nvmlMemory_v2: memory in use without the driver's own share, as nvidia-smi shows it
 
 
 def read() -> Reading | None:
-    """One reading."""
-    rows = _ask(f"--query-gpu={','.join(_FIELDS.values())}")
-    if not rows or len(rows[0]) != len(_FIELDS):
+    """Return one reading; None without a visible GPU."""
+    handle = next(iter(visible_handles()), None)
+    if handle is None:
         return None
-    return Reading(**dict(zip(_FIELDS, map(_number, rows[0]), strict=True)))
+    gpu = whole_gpu(handle)
+    memory = query("DeviceGetMemoryInfo", handle, _WITHOUT_RESERVED) or query("DeviceGetMemoryInfo", handle)
+    power, busy = query("DeviceGetPowerUsage", gpu), query("DeviceGetUtilizationRates", gpu)
+    return Reading(
+        sm_mhz=query("DeviceGetClockInfo", gpu, _SM),
+        memory_mhz=query("DeviceGetClockInfo", gpu, _MEMORY),
+        temperature_c=query("DeviceGetTemperature", gpu, _CORE),
+        power_w=None if power is None else power / 1000,
+        used_mib=memory and round(memory.used / MIB, 1),
+        busy_percent=busy and busy.gpu,
+    )
 
 
-def process_mib() -> float | None:
-    """Device memory that the driver books on this process; None where it does not know it by this number.
+def process_gpu_mib() -> float | None:
+    """Return the GPU memory of this process according to the driver, in MiB; None where it does not list the process.
 
-    Inside a container the driver may know a process by another number, or tell none at all.
+    Inside a container the driver may list processes under other numbers, or none at all.
     """
-    for row in _ask("--query-compute-apps=pid,used_memory"):
-        if row[0] == str(os.getpid()):
-            return _number(row[1])
-    return None
+    handle = next(iter(visible_handles()), None)
+    listed = query("DeviceGetComputeRunningProcesses", handle) or ()
+    used = next((one.usedGpuMemory for one in listed if one.pid == os.getpid()), None)
+    return None if used is None else round(used / MIB, 1)
 
 
-class Monitor:
-    """Reads the GPU in a thread, from entering to leaving, where ``enabled``; ``readings`` holds what it saw."""
+@contextmanager
+def monitor(interval: float = INTERVAL, *, enabled: bool = True) -> Iterator[list[Reading]]:
+    """Read the GPU every ``interval`` seconds in a thread, where ``enabled``; yields the list that readings go into."""
+    readings: list[Reading] = []
+    stop = Event()
 
-    def __init__(self, interval: float = INTERVAL, *, enabled: bool = True) -> None:
-        self.readings: list[Reading] = []
-        self._enabled = enabled
-        self._interval = interval
-        self._stop = Event()
-        self._thread = Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
+    def watch() -> None:
         while (reading := read()) is not None:
-            self.readings.append(reading)
-            if self._stop.wait(self._interval):
+            readings.append(reading)
+            if stop.wait(interval):
                 return
 
-    def __enter__(self) -> Self:
-        if self._enabled:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._enabled:
-            self._thread.join()
-
-
-def middle(readings: Sequence[Reading]) -> Reading:
-    """The median of each value over those readings that have it."""
-    columns = {name: [v for one in readings if (v := getattr(one, name)) is not None] for name in _FIELDS}
-    return Reading(**{name: round(median(values), 1) for name, values in columns.items() if values})
+    thread = Thread(target=watch, daemon=True)
+    if enabled:
+        thread.start()
+    try:
+        yield readings
+    finally:
+        stop.set()
+        if enabled:
+            thread.join()
 
 
 def clocks_of(before: Reading | None, readings: Sequence[Reading]) -> Clocks | None:
-    return Clocks(before=before, during=middle(readings), samples=len(readings)) if before and readings else None
+    """Return the reading before a measurement and the median of each value during it; None where either is missing."""
+    if before is None or not readings:
+        return None
+    columns = {name: [v for one in readings if (v := getattr(one, name)) is not None] for name in Reading.model_fields}
+    during = Reading(**{name: round(median(values), 1) for name, values in columns.items() if values})
+    return Clocks(before=before, during=during, samples=len(readings))
 
 
 class MemoryGauge:
-    """What this process takes of the GPU's memory, from here on. Made before anything is loaded.
-
-    ``ask_device`` gives (free, total) bytes as the runtime's own device knows them, for where ``nvidia-smi`` is not.
-    """
+    """Measures the GPU memory that this process takes from here on. Create it before anything is loaded."""
 
     def __init__(self) -> None:
         self.before = read()
         self._marks: dict[str, float] = {}
         self._method: Literal["process", "difference", "device"] = "difference"
 
-    def mark(self, name: str, ask_device: Callable[[], tuple[int, int] | None]) -> None:
-        """Note what is taken now as ``loaded``, ``ready`` or ``peak``."""
-        own = process_mib()
-        now = read()
-        device = ask_device()
+    def mark(self, name: str, device_memory: Callable[[], tuple[int, int] | None]) -> None:
+        """Note the memory in use now as ``loaded``, ``ready`` or ``peak``.
+
+        ``device_memory`` gives free and total bytes, which count where the driver tells nothing.
+        """
+        own, now, device = process_gpu_mib(), read(), device_memory()
         if own is not None:
             self._method, taken = "process", own
         elif now and now.used_mib is not None and self.before and self.before.used_mib is not None:
@@ -133,18 +110,17 @@ class MemoryGauge:
         self._marks[name] = round(taken, 1)
 
     def result(self, readings: Sequence[Reading]) -> DeviceMemory | None:
-        """What was marked; ``readings`` are those of the rounds, where the peak may lie between two marks."""
+        """Return what was marked, None if marks are missing. The peak may lie between marks, in ``readings``."""
         if self._marks.keys() != {"loaded", "ready", "peak"}:
             return None
         before = self.before.used_mib if self.before else None
-        peak = max(self._marks.values())
+        peaks = [self._marks["loaded"], self._marks["ready"], self._marks["peak"]]
         if self._method == "difference" and before is not None:
-            seen = [one.used_mib for one in readings if one.used_mib is not None]
-            peak = max([peak, *(round(used - before, 1) for used in seen)])
+            peaks += [round(one.used_mib - before, 1) for one in readings if one.used_mib is not None]
         return DeviceMemory(
             method=self._method,
             before_mib=before,
             loaded_mib=self._marks["loaded"],
             ready_mib=self._marks["ready"],
-            peak_mib=peak,
+            peak_mib=max(peaks),
         )

@@ -1,12 +1,11 @@
-"""Memory: what a variant takes on a GPU, on paper, and what this process takes.
+"""Memory: what a variant takes on a GPU, predicted from its records, and what this process takes.
 
-The prediction is arithmetic on the records of a variant: nothing is opened and no GPU is needed. Knows no
-backend: it is made where the records have the sizes that it needs. Pure.
+The prediction is arithmetic: nothing is opened and no GPU is needed. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,35 +16,36 @@ from sam3_runtime.records.records import EngineRecord, TensorRecord
 
 MIB = 1 << 20
 CUDA_CONTEXT_MIB = 500
-"""Assumed, not known: what the driver takes for a process before anything is loaded. It differs by card and driver."""
+"""Assumed: the memory that the driver takes for a process before anything is loaded. It differs by GPU and driver."""
 CARD_SIZES_GB = (6, 8, 12, 16, 24)
-"""Cards that people own, in the gigabytes (2**30 bytes) that they are sold by."""
+"""Common GPU memory sizes, in gigabytes of 2**30 bytes."""
 _ITEM = {"float32": 4, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
 
 
 def predict(records: Mapping[str, EngineRecord]) -> dict[str, Any] | None:
-    """Predicted device memory of a variant, in MiB; nothing where a record lacks the sizes.
+    """Return the predicted device memory of a variant, in MiB; None where a record lacks the sizes.
 
-    ``with_text`` holds all engines, ``without_text`` what stays where those that come on demand (a text encoder, once
-    the prompts are encoded) are released. Each has weights, scratch (one block, which the engines take in turn),
-    buffers, their sum without the CUDA context, and the sizes of cards that they fit in with it.
+    ``with_text`` is for all engines, ``without_text`` after those that are opened on demand (a text encoder, once the
+    prompts are encoded) are released. Each has weights, scratch (one block, which the engines use in turn), buffers,
+    their sum without the CUDA context, and the GPU sizes that it fits into with the context.
     """
-    if any(record.sizes.weights is None or block_of(record) is None for record in records.values()):
+    blocks = [_block_of(record) for record in records.values()]
+    if None in blocks or any(record.sizes.weights is None for record in records.values()):
         return None
-    kept = {part: record for part, record in records.items() if not record.spec.parts[part].on_demand}
-    block = max(block_of(record) or 0 for record in records.values())  # it stays as large as the largest wants it
+    scratch = max(block or 0 for block in blocks)  # it stays as large as the largest engine needs
+    kept = [record for part, record in records.items() if not record.spec.parts[part].on_demand]
     return {
-        "with_text": _sum_up(records.values(), block),
-        "without_text": _sum_up(kept.values(), block),
+        "with_text": _sum_up(records.values(), scratch),
+        "without_text": _sum_up(kept, scratch),
         "assumed_cuda_context_mib": CUDA_CONTEXT_MIB,
     }
 
 
 def saving(records: Mapping[str, EngineRecord], opened: Iterable[str]) -> str:
-    """What opening only some parts of a variant saves, at its peak, in words.
+    """Return in words how much memory it saves to open only some parts of a variant.
 
-    On a GPU that is the difference of the predictions; elsewhere the size of the engine files, which is about what
-    their weights take.
+    On a GPU that is the difference of the predictions; elsewhere the size of the engine files, which is about that of
+    their weights.
     """
     kept = {part: records[part] for part in opened}
     whole, part = predict(records), predict(kept)
@@ -55,34 +55,32 @@ def saving(records: Mapping[str, EngineRecord], opened: Iterable[str]) -> str:
 
 
 def check_fits(directory: Path, records: Mapping[str, EngineRecord], free: int, gpu: str) -> None:
-    """:class:`EngineError` where the predicted memory of the variant in ``directory`` is more than is ``free`` (bytes)
-    on ``gpu``; nothing is said where it cannot be predicted."""
-    predicted = predict(records)
-    if predicted is None:
-        return
-    sizes = predicted["with_text"]
-    if sizes["total_mib"] * MIB <= free:
+    """Raise :class:`EngineError` where the variant in ``directory`` does not fit on ``gpu``.
+
+    That is, where its predicted memory is more than ``free`` bytes. Where it cannot be predicted, do nothing.
+    """
+    sizes = (predict(records) or {}).get("with_text")
+    if sizes is None or sizes["total_mib"] * MIB <= free:
         return
     raise EngineError(
         f"{directory} needs about {sizes['total_mib']:.0f} MiB of GPU memory ({sizes['weights_mib']:.0f} weights, "
         f"{sizes['scratch_mib']:.0f} scratch, {sizes['buffers_mib']:.0f} buffers), and {free / MIB:.0f} MiB are free "
         f"on {gpu}",
         "close what else runs there (nvidia-smi), or take a variant of a smaller batch or resolution: "
-        f"sam3-runtime info {directory.parent} says what each takes",
+        f"sam3-runtime info {directory.parent} lists the memory of each",
     )
 
 
-def block_of(record: EngineRecord) -> int | None:
+def _block_of(record: EngineRecord) -> int | None:
     """Bytes of device memory that one run of the engine works in, besides weights, inputs and outputs."""
-    known = [size for size in (record.sizes.scratch, record.sizes.activation) if size is not None]
-    return max(known, default=None)
+    return max((size for size in (record.sizes.scratch, record.sizes.activation) if size is not None), default=None)
 
 
 def buffers_of(records: Iterable[EngineRecord]) -> int:
-    """Bytes of all inputs and outputs at the profile's largest, each counted once.
+    """Return the bytes of all inputs and outputs at the profile's largest, each counted once.
 
-    What one engine writes is what the next one reads, by address, where name and type agree. Where the types differ it
-    is converted, into one block for each name and type.
+    An engine reads the outputs of another by address, where name and type agree. Where the types differ they are
+    converted, into one block for each name and type.
     """
     largest: dict[tuple[str, str], int] = {}
     for record in records:
@@ -94,12 +92,11 @@ def buffers_of(records: Iterable[EngineRecord]) -> int:
 
 
 def bytes_of(tensor: TensorRecord, limits: Mapping[str, int]) -> int:
-    """Of a tensor whose dynamic dimensions are ``limits``."""
+    """Return the bytes of a tensor whose dynamic dimensions are ``limits``."""
     return prod(int(size) for size in resolve(tensor.shape, limits)) * _ITEM[tensor.dtype]
 
 
-def _sum_up(chosen: Iterable[EngineRecord], scratch: int) -> dict[str, Any]:
-    records = list(chosen)
+def _sum_up(records: Collection[EngineRecord], scratch: int) -> dict[str, Any]:
     weights = sum(record.sizes.weights or 0 for record in records)
     buffers = buffers_of(records)
     total = weights + scratch + buffers
@@ -117,12 +114,12 @@ def _mib(size: int) -> float:
 
 
 def smallest_card(fits: list[int]) -> str:
-    """For people: the smallest of the cards that it fits in."""
+    """Return the smallest GPU size that it fits into, for tables."""
     return f"{fits[0]} GB" if fits else f"more than {CARD_SIZES_GB[-1]} GB"
 
 
 def process_mib(field: str = "VmRSS") -> float | None:
-    """A memory field of this process in MiB as Linux gives it, such as ``VmHWM``, its peak; None elsewhere."""
+    """Return a memory field of this process in MiB as Linux reports it, such as ``VmHWM``, its peak; None elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,7 +1,6 @@
-"""What somebody who has the card sends back: one JSON with the verdict and the measurement of a variant.
+"""One JSON with the verdict and the measurement of a variant, for users with other hardware to send back.
 
-Verifies, then measures, through the functions that the workflow uses. Knows no backend. The file holds no path, host
-or user name.
+Verifies, then measures, through the functions that the workflow uses. The file names no path, host or user.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from sam3_runtime.plan.toolchain import device_name, why_not_run
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of
 from sam3_runtime.records.records import VariantConfig
 
+_OF_VERDICT = {"variant", "status", "reason", "checks", "detections", "found", "accuracy"}
+
 
 class Shared(Measured):
     """A variant that was measured, and the version of this package that did it."""
@@ -33,7 +34,7 @@ class Shared(Measured):
 def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], cameras: Sequence[int]) -> Shared:
     """Verify and measure the variant in ``directory`` on this machine, and write its verdict beside its engines.
 
-    What is left empty is as in `bench:`, and the pictures are those of the reference, which travel with the variant.
+    What is left empty is as in `bench:`, and the images are those of the reference, which the archive contains.
     Raises :class:`EngineError` where the engines do not run.
     """
     config = VariantConfig.read(directory / "config.json")
@@ -44,23 +45,16 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
     verdict = verify_here(directory)
     if verdict.status not in ("passed", "rejected"):
         raise EngineError(f"{config.variant} does not run here: {verdict.reason}")
-    asked = {"source": list(source), "prompts": list(prompts), "cameras": list(cameras)}
+    given = {"source": list(source), "prompts": list(prompts), "cameras": list(cameras)}
     known = sections_of(config.family)["bench"]().model_dump()
-    settings = known | {key: value for key, value in asked.items() if value and key in known}
+    settings = known | {key: value for key, value in given.items() if value and key in known}
     settings["device"] = device_name(next(iter(records.values())).toolchain)
-    pictures = None
-    if not source:
-        pictures = runtime(config.family).pictures(reference_path(directory, config.resolution))
+    reference = reference_path(directory, config.resolution)
+    images = None if source else runtime(config.family).pictures(reference)
     return Shared(
+        **verdict.model_dump(include=_OF_VERDICT),
         sam3_runtime=__version__,
-        variant=config.variant,
-        status=verdict.status,
-        reason=verdict.reason,
-        checks=verdict.checks,
-        detections=verdict.detections,
-        found=verdict.found,
-        accuracy=verdict.accuracy,
         predicted=predict(records),
         engines=facts_of(dict(records)),
-        bench=benchmark(directory, settings, pictures),
+        bench=benchmark(directory, settings, images),
     )

@@ -1,4 +1,4 @@
-"""Times calls by the clock, the device waited for before each reading. Knows nothing of what is called."""
+"""Times calls with the wall clock, waiting for the device before each reading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def timed(call: Callable[[], object], count: int, wait: Callable[[], object]) -> list[float]:
-    """Milliseconds of each of ``count`` calls. ``wait`` returns when the device has nothing left to do."""
+    """Return the milliseconds of each of ``count`` calls. ``wait`` returns when the device is idle."""
     times = []
     for _ in range(count):
         wait()
@@ -22,6 +22,9 @@ def timed(call: Callable[[], object], count: int, wait: Callable[[], object]) ->
 def timed_windows(
     call: Callable[[], object], settings: Mapping[str, Any], wait: Callable[[], object]
 ) -> list[list[float]]:
-    """Milliseconds of each call, in ``windows`` of ``rounds`` each, after a ``warmup`` that is not counted."""
+    """Return the milliseconds of each call, in ``windows`` of ``rounds`` each.
+
+    A ``warmup`` before them is not counted.
+    """
     timed(call, settings["warmup"], wait)
     return [timed(call, settings["rounds"], wait) for _ in range(settings["windows"])]

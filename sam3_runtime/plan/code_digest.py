@@ -31,8 +31,8 @@ _SHARED_PLUMBING = """
     core/errors core/files core/gpus core/hints core/integrity core/yaml_document core/remembered core/wording
     plan/carried_code plan/code_digest plan/paths plan/planning plan/sections plan/settings plan/toolchain plan/variants
     jobs/gpu_lock jobs/job jobs/locking records/records deploy/configure deploy/overview deploy/pack
-    measure/memory engines/building/inspector engines/building/tensorrt_progress
-    engines/building/timing_cache engines/running/fake engines/running/tensorrt_logger
+    measure/memory engines/building/inspector engines/building/timing_cache
+    engines/running/fake engines/running/tensorrt_logger
 """
 PLUMBING = frozenset(_SHARED_PLUMBING.split()).union(
     f"{spec.code}/{name}" for spec in FAMILIES.values() for name in ("__init__", "spec", "settings")

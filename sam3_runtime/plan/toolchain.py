@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from sam3_runtime.core.errors import WorkFolderError
-from sam3_runtime.core.gpus import asked_for, cuda_version, find_gpu, find_gpus
+from sam3_runtime.core.gpus import cuda_version, find_gpu, find_gpus, select_gpus
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
 from sam3_runtime.plan.contents import Contents
 from sam3_runtime.plan.settings import VariantsFile
@@ -73,7 +73,7 @@ def _gpu_facts(indices: Sequence[int]) -> dict[str, str | None]:
     gpus = find_gpus()
     if not gpus:
         return {}
-    chosen = asked_for(gpus, indices)
+    chosen = select_gpus(gpus, indices)
     models = sorted({f"{gpu.name} ({gpu.compute_capability})" for gpu in chosen})
     if len(models) > 1:
         raise WorkFolderError(

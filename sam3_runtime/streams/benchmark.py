@@ -24,7 +24,7 @@ from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.engines.running.base import AnyArray, Engine
 from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.families.sam3.prompts import Prompt
-from sam3_runtime.measure.gpu_monitor import MemoryGauge, Monitor, clocks_of
+from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor
 from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed
 from sam3_runtime.plan.toolchain import device_name
@@ -183,11 +183,11 @@ def benchmark_stream(
                 engine.reset()
 
         timed_detector = _TimedDetector(detector, warm_up, frames * len(found), reset)
-        with Monitor(enabled=on_gpu) as monitor:
+        with monitor(enabled=on_gpu) as readings:
 
             def on_ready() -> None:
                 gauge.mark("ready", device.memory)
-                monitor.readings.clear()
+                readings.clear()
 
             latencies, sizes = _run(timed_detector, list(map(Repeated, found)), on_ready)
         gauge.mark("peak", device.memory)
@@ -198,7 +198,7 @@ def benchmark_stream(
     gpu = find_gpu() if on_gpu else None
     toolchain = next(iter(records.values())).toolchain
     seconds, engines_ms = sum(periods) / 1e3, sum(one.calls * one.alone.median for one in calls)
-    busy = [one.busy_percent for one in monitor.readings if one.busy_percent is not None]
+    busy = [one.busy_percent for one in readings if one.busy_percent is not None]
     measured, fps = timed_detector.frames, timed_detector.frames / seconds
     return StreamBench(
         **of_variant(config, records, device_name(toolchain)),
@@ -211,8 +211,8 @@ def benchmark_stream(
         engines_ms=round(engines_ms, 3), ratio=round(seconds * 1e3 / len(periods) / engines_ms, 4),
         ratio_inside=round(seconds / inside, 4) if inside else None, calls=tuple(calls),
         memory_peak_mib=round(process_mib("VmHWM") or 0.0, 1),
-        device_memory=gauge.result(monitor.readings) if on_gpu else None,
-        clocks=clocks_of(gauge.before, monitor.readings) if on_gpu else None,
+        device_memory=gauge.result(readings) if on_gpu else None,
+        clocks=clocks_of(gauge.before, readings) if on_gpu else None,
         busy_percent=round(fmean(busy), 1) if busy else None,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of, this_process
-from sam3_runtime.engines.cache import Entry, User, UserState, entries, provide, register_links
+from sam3_runtime.engines.cache import Entry, UserState, entries, get_or_build, register_links
 from sam3_runtime.records.records import EngineRecord, Sizes
 from tests.engine_records import engine_record
 
@@ -44,18 +44,18 @@ CACHE = Path("engines/cache")
 
 def test_an_engine_is_built_once_and_linked_again(work_folder: Path) -> None:
     builder = Builder()
-    record = provide(ENGINE, "a" * 32, CACHE, builder)
+    record = get_or_build(ENGINE, "a" * 32, CACHE, builder)
     ENGINE.unlink()
-    assert provide(ENGINE, "a" * 32, CACHE, builder) == record
+    assert get_or_build(ENGINE, "a" * 32, CACHE, builder) == record
     assert builder.calls == 1
     assert ENGINE.is_symlink()
     assert ENGINE.read_bytes() == b"engine"
     assert EngineRecord.read(ENGINE.with_name("decoder_q50.engine.json")) == record
-    assert Entry(CACHE / ("a" * 32)).users() == [User(work_folder, UserState.USES)]
+    assert Entry(CACHE / ("a" * 32)).users() == {work_folder: UserState.USES}
 
 
 def test_a_failed_build_loses_nothing() -> None:
-    provide(ENGINE, "a" * 32, CACHE, Builder())
+    get_or_build(ENGINE, "a" * 32, CACHE, Builder())
     ENGINE.unlink()  # as Snakemake does before a job
 
     def fail(target: Path) -> EngineRecord:
@@ -63,53 +63,53 @@ def test_a_failed_build_loses_nothing() -> None:
         raise BuildError("out of memory")
 
     with pytest.raises(BuildError):
-        provide(ENGINE, "b" * 32, CACHE, fail)
+        get_or_build(ENGINE, "b" * 32, CACHE, fail)
     assert not ENGINE.exists()
     assert [entry.folder.name for entry in entries(CACHE)] == ["a" * 32]
     assert not list(CACHE.glob("*.part"))
     again = Builder()
-    provide(ENGINE, "a" * 32, CACHE, again)
+    get_or_build(ENGINE, "a" * 32, CACHE, again)
     assert again.calls == 0
 
 
 def test_a_damaged_engine_is_built_again() -> None:
-    provide(ENGINE, "a" * 32, CACHE, Builder())
+    get_or_build(ENGINE, "a" * 32, CACHE, Builder())
     ENGINE.resolve().write_bytes(b"eng")
     again = Builder()
-    provide(ENGINE, "a" * 32, CACHE, again)
+    get_or_build(ENGINE, "a" * 32, CACHE, again)
     assert again.calls == 1
     assert ENGINE.read_bytes() == b"engine"
 
 
 def test_a_shared_cache_knows_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work_folder: Path) -> None:
     shared = tmp_path / "shared"
-    provide(ENGINE, "a" * 32, shared, Builder())
+    get_or_build(ENGINE, "a" * 32, shared, Builder())
     other = tmp_path / "other"
     other.mkdir()
     monkeypatch.chdir(other)
     again = Builder()
-    provide(ENGINE, "a" * 32, shared, again)
+    get_or_build(ENGINE, "a" * 32, shared, again)
     assert again.calls == 0
     entry = Entry(shared / ("a" * 32))
-    assert {user.folder: user.state for user in entry.users()} == dict.fromkeys((work_folder, other), UserState.USES)
+    assert entry.users() == dict.fromkeys((work_folder, other), UserState.USES)
     (work_folder / ENGINE).unlink()
-    assert {user.folder: user.state for user in entry.users()} == {work_folder: UserState.LEFT, other: UserState.USES}
+    assert entry.users() == {work_folder: UserState.LEFT, other: UserState.USES}
 
 
 def test_a_moved_work_folder_is_missed_until_it_is_heard_of_again(tmp_path: Path, work_folder: Path) -> None:
     shared = tmp_path / "shared"
-    provide(ENGINE, "a" * 32, shared, Builder())
+    get_or_build(ENGINE, "a" * 32, shared, Builder())
     entry = Entry(shared / ("a" * 32))
     moved = work_folder.rename(tmp_path / "moved")
-    assert entry.users() == [User(work_folder, UserState.GONE)]
+    assert entry.users() == {work_folder: UserState.GONE}
     work_folder.mkdir()  # another folder in its place says nothing about it
-    assert entry.users() == [User(work_folder, UserState.GONE)]
+    assert entry.users() == {work_folder: UserState.GONE}
     register_links(moved)
-    assert entry.users() == [User(moved, UserState.USES)]
+    assert entry.users() == {moved: UserState.USES}
 
 
 def test_an_engine_has_the_time_stamp_of_its_record() -> None:
-    record = provide(ENGINE, "a" * 32, CACHE, Builder())
+    record = get_or_build(ENGINE, "a" * 32, CACHE, Builder())
     assert ENGINE.stat().st_mtime == record.modified
 
 
@@ -123,7 +123,7 @@ def test_whoever_builds_an_engine_holds_its_entry() -> None:
             assert held
         return Builder()(target)
 
-    provide(ENGINE, "a" * 32, CACHE, build)
+    get_or_build(ENGINE, "a" * 32, CACHE, build)
     with entry.held(timeout=0) as held:
         assert held
 
@@ -135,21 +135,21 @@ def test_a_build_sweeps_its_own_leavings_alone() -> None:
     of_another_key = CACHE / f".{'b' * 32}.{gone}.part"
     for part in (abandoned, elsewhere, of_another_key):
         part.mkdir(parents=True)
-    provide(ENGINE, "a" * 32, CACHE, Builder())
+    get_or_build(ENGINE, "a" * 32, CACHE, Builder())
     assert [part.exists() for part in (abandoned, elsewhere, of_another_key)] == [False, True, True]
 
 
 def test_a_cache_that_cannot_be_written_to_is_read(make_disk: Callable[[int], Path], work_folder: Path) -> None:
     shared = make_disk(100)
-    provide(ENGINE, "a" * 32, shared, Builder())
+    get_or_build(ENGINE, "a" * 32, shared, Builder())
     before = {path: path.stat().st_mtime_ns for path in shared.rglob("*")}
     ENGINE.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(shared)], check=True)
-    assert provide(ENGINE, "a" * 32, shared, Builder()) is not None
+    assert get_or_build(ENGINE, "a" * 32, shared, Builder()) is not None
     assert ENGINE.resolve().is_relative_to(shared)
     # What it lacks is built into the work folder's own.
     other = Builder(b"another")
-    provide(ENGINE, "b" * 32, shared, other)
+    get_or_build(ENGINE, "b" * 32, shared, other)
     assert ENGINE.resolve().is_relative_to(work_folder / "engines/cache")
     assert ENGINE.read_bytes() == b"another"
     register_links(work_folder)

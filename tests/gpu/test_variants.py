@@ -345,7 +345,7 @@ def test_an_engine_of_elsewhere_is_refused_unread(
         pytest.skip("TensorRT-RTX engines are for many cards")
     record.model_copy(update={"toolchain": record.toolchain.model_copy(update=change)}).write(path)
     opened: list[object] = []
-    monkeypatch.setattr(TensorRtEngine, "_open", lambda engine, *_: opened.append(engine))
+    monkeypatch.setattr(TensorRtEngine, "__init__", lambda engine, *_: opened.append(engine))
     with pytest.raises(EngineError, match=message):
         load(copied, verify_digest=False)
     assert opened == []

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 pytest.importorskip("filelock")
 
 from sam3_runtime.core.errors import WorkFolderError
-from sam3_runtime.core.gpus import Gpu, find_gpu
+from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.jobs import gpu_lock
 from sam3_runtime.jobs.gpu_lock import hold_gpu
 
@@ -23,13 +22,11 @@ CARDS = tuple(Gpu("NVIDIA H200", "9.0", "580.65", 141 << 30, f"GPU-{name}") for 
 
 
 @pytest.fixture(autouse=True)
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cards, and a folder for temporary files of the test's own."""
     monkeypatch.setattr(gpu_lock, "find_gpus", lambda: CARDS)
     monkeypatch.setattr(gpu_lock.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    yield
-    find_gpu.cache_clear()
 
 
 def test_the_process_is_shown_the_card_that_it_holds() -> None:
@@ -55,7 +52,7 @@ def test_nothing_is_held_where_none_is_asked_for_or_there(monkeypatch: pytest.Mo
 
 
 def test_a_number_that_is_not_there() -> None:
-    with pytest.raises(WorkFolderError, match=r"names GPU 7, and this machine shows 2"), hold_gpu([7]):
+    with pytest.raises(WorkFolderError, match=r"names GPU 7, but this machine shows 2"), hold_gpu([7]):
         pass
 
 
@@ -77,7 +74,7 @@ def test_a_folder_that_others_may_have_made_is_refused(
         monkeypatch.setattr(gpu_lock.os, "getuid", lambda: 4242)
     with (
         pytest.raises(
-            WorkFolderError, match=r"is not a folder that this user alone owns.*\nHint: remove it, or let TMPDIR"
+            WorkFolderError, match=r"is not a folder that only this user owns.*\nHint: remove it, or let TMPDIR"
         ),
         hold_gpu([0]),
     ):
@@ -138,7 +135,7 @@ def test_another_process_is_waited_for_and_named(tmp_path: Path) -> None:
     with hold_gpu([0], announce) as gpu:
         assert gpu is CARDS[0]
     assert len(said) == 1
-    assert f"held are GPU 0 by process {holder.pid} in {Path.cwd()}" in said[0]
+    assert f"GPU 0 is held by process {holder.pid} in {Path.cwd()}" in said[0]
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:

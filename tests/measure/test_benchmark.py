@@ -66,7 +66,7 @@ def test_on_a_gpu_memory_clocks_and_graphs_are_measured(directory: Path, monkeyp
     monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(HostDevice, "memory", lambda _: (6000 * MIB, 8000 * MIB))
     monkeypatch.setattr(HostDevice, "synchronize", lambda _: waits.append(1))
-    monkeypatch.setattr("sam3_runtime.measure.gpu_monitor.process_mib", lambda: None)
+    monkeypatch.setattr("sam3_runtime.measure.gpu_monitor.process_gpu_mib", lambda: None)
     monkeypatch.setattr("sam3_runtime.measure.gpu_monitor.read", lambda: Reading(sm_mhz=1500.0))
     found = benchmark(directory, settings(cameras=[1]), [IMAGE])
     assert asked == [True, False]

@@ -105,7 +105,7 @@ def test_what_does_not_fit_what_is_free_says_what_takes_it() -> None:
     check_fits(Path("engines/b8_q50_r672"), made, needed + MIB, "NVIDIA L4")
     message = (
         r"engines/b8_q50_r672 needs about \d+ MiB of GPU memory \(1666 weights, 1200 scratch, \d+ buffers\), and 2000 "
-        r"MiB are free on NVIDIA L4\nHint: close what else runs there .*sam3-runtime info engines says"
+        r"MiB are free on NVIDIA L4\nHint: close what else runs there .*sam3-runtime info engines lists"
     )
     with pytest.raises(EngineError, match=message):
         check_fits(Path("engines/b8_q50_r672"), made, 2000 * MIB, "NVIDIA L4")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ pytest.importorskip("onnx.checker")
 pytest.importorskip("filelock")
 
 from sam3_runtime.engines import building as builders
-from sam3_runtime.engines.building import CalibrationCache, build_engine
+from sam3_runtime.engines.building import CalibrationCache, Task, build_engine
 from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.graphs.read import Graph
 from sam3_runtime.plan.planning import make_plan
@@ -72,20 +71,18 @@ def key_of(folder: Path, backend: str, graph: str, monkeypatch: pytest.MonkeyPat
     (folder / "scales").write_bytes(b"scales")
     keys: list[str] = []
     monkeypatch.setattr(builders, "read_graph", lambda _: made)
-    monkeypatch.setattr(builders, "provide", lambda _engine, key, _cache, _build: keys.append(key))
+    monkeypatch.setattr(builders, "get_or_build", lambda _engine, key, _cache, _build: keys.append(key))
     slices: dict[str, Any] = plan.build()
-    build_engine(
+    task = Task.of(
         folder / f"{graph}.onnx",
         folder / f"{graph}.engine",
         batch=8,
         precision=plan.precision(part),  # type: ignore[arg-type]
         toolchain=slices["toolchain"],
         settings=slices["settings"] | ({"products": "u8s8"} if eight_bit and backend == "onnxruntime" else {}),
-        code="d" * 16,
-        cache=folder / "cache",
         calibration=CalibrationCache(folder / "scales", "entropy", "e" * 64) if calibrated else None,
-        hold=nullcontext,
     )
+    build_engine(task, code="d" * 16, cache=folder / "cache")
     return keys[0]
 
 

@@ -139,7 +139,7 @@ def test_several_cards_must_be_of_one_model(machine: Callable[..., None], tmp_pa
     assert toolchain.resolve(asking(gpu="2"), tmp_path).gpu == "NVIDIA L4"
     with pytest.raises(WorkFolderError, match=r"different models: NVIDIA H200 \(9\.0\), NVIDIA L4 \(8\.9\)"):
         toolchain.resolve(asking(gpu="[0, 2]"), tmp_path)
-    with pytest.raises(WorkFolderError, match=r"names GPU 3, and this machine shows 3"):
+    with pytest.raises(WorkFolderError, match=r"names GPU 3, but this machine shows 3"):
         toolchain.resolve(asking(gpu="[0, 3]"), tmp_path)
 
 

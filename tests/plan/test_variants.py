@@ -104,9 +104,9 @@ WRONG = {
     "- 1": "expected sections",
     "!!python/object/apply:os.system ['true']": "not valid YAML",
     "build:\n  rtx: {gpus: [ada, hopper]}\nvariants: [{}]": (
-        r":2: build\.rtx\.gpus\[1\]: 'hopper' is no GPU generation.*\n.*turing, ampere, ada, .*75, 80, 86, 89, 120, 121"
+        r":2: build\.rtx\.gpus\[1\]: 'hopper' is not a GPU generation.*\n.*turing, ampere, .*75, 80, 86, 89, 120, 121"
     ),
-    "build: {rtx: {gpus: [9.0]}}\nvariants: [{}]": r"9\.0 is no GPU generation",
+    "build: {rtx: {gpus: [9.0]}}\nvariants: [{}]": r"9\.0 is not a GPU generation",
     "build: {rtx: {gpus: []}}\nvariants: [{}]": r"gpus: the list is empty\n.*list at least one$",
     "build: {rtx: {gpu: [ada]}}\nvariants: [{}]": "did you mean 'gpus'",
     "backend: tensorrt-rtx\nbuild:\n  rtx: {gpus: [ampere, ada]}\nvariants: [{quantize: fp8}]": (

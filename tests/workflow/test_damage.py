@@ -281,7 +281,7 @@ def test_a_folder_that_cannot_be_written_to_is_judged_and_measured(
     judged = cli("verify", str(disk / NAME))
     assert judged.returncode == 0, judged.stderr
     assert f"{NAME}: passed" in judged.stdout
-    assert f"the verdict is not kept: {disk / NAME} cannot be written to" in judged.stdout.replace("\n", " ")
+    assert f"the verdict is not stored: {disk / NAME} cannot be written to" in judged.stdout.replace("\n", " ")
     refused = cli("bench", str(disk / NAME), "--output", str(disk / "bench.json"))
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "bench.json cannot be written: Read-only file system" in refused.stderr

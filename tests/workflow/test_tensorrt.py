@@ -1,7 +1,8 @@
-"""The build stage with TensorRT, on a machine whose GPU and ``trtexec`` are small scripts on PATH."""
+"""The build stage with TensorRT, on a machine with a fake NVML and a small script for ``trtexec``."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import metadata
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.records.records import EngineRecord, Toolchain
+from tests.conftest import PROJECT
 from tests.workflow.conftest import HALF, WorkFolder
 
 
@@ -28,6 +30,7 @@ pytestmark = [
     ),
 ]
 
+FAKES = PROJECT / "tests/fake_nvml"
 CHOSEN = {"backend": "tensorrt", **HALF}
 TRTEXEC = """#!{python}
 import pathlib, sys
@@ -45,25 +48,26 @@ print("&&&& PASSED TensorRT.trtexec")
 
 
 class Machine:
-    """What is on PATH before everything else: a GPU and a builder, until something else is written."""
+    """What is found before everything else: a GPU and a builder, until something else is written."""
 
     def __init__(self, folder: Path) -> None:
         self.tools, self.temporary = folder / "tools", folder / "temporary"
         self.tools.mkdir()
         self.temporary.mkdir()
-        self.environment = {"PATH": f"{self.tools}:{os.environ['PATH']}", "TMPDIR": str(self.temporary)}
+        self.environment = {
+            "PATH": f"{self.tools}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{FAKES}:{PROJECT}",
+            "TMPDIR": str(self.temporary),
+        }
         self.has()
         self.builds()
 
     def has(self, gpu: str = "NVIDIA H200", driver: str = "580.65") -> None:
-        self._write("nvidia-smi", f"#!/bin/sh\necho '{gpu}, 9.0, {driver}, 143771, GPU-a'\n")
+        self.environment |= {"FAKE_GPUS": json.dumps([{"name": gpu}]), "FAKE_DRIVER": driver}
 
     def builds(self, breaks: str = "", how: str = "pass") -> None:
-        self._write("trtexec", TRTEXEC.format(python=sys.executable, breaks=breaks, how=how))
-
-    def _write(self, name: str, text: str) -> None:
-        (self.tools / name).write_text(text)
-        (self.tools / name).chmod(0o755)
+        (self.tools / "trtexec").write_text(TRTEXEC.format(python=sys.executable, breaks=breaks, how=how))
+        (self.tools / "trtexec").chmod(0o755)
 
 
 @pytest.fixture

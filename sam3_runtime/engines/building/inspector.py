@@ -1,11 +1,11 @@
-"""What an engine is made of, read from the JSON of TensorRT's engine inspector (``IEngineInspector``, trtexec's
-``--exportLayerInfo``), of TensorRT 8.6 to 11.
+"""Layers of an engine, read from the JSON of TensorRT's engine inspector.
 
-A layer says which ONNX nodes it comes from, in its metadata or in its name, and the type of every tensor that it reads
-and writes. Of an engine with dynamic shapes TensorRT 8.6 tells no such type ("N/A due to dynamic shapes"), given a
-context or not: there a product's type is that of its weights, or what its tactic is called. 8.6 also hides whole blocks
-behind one name (``{ForeignNode[…]}``), without a tactic: what is inside counts as unknown. Pure functions over text;
-knows the graph by the names of its nodes.
+That is ``IEngineInspector`` or trtexec's ``--exportLayerInfo``, of TensorRT 8.6 to 11.
+
+A layer names its ONNX nodes, in its metadata or in its name, and the type of every tensor that it reads and writes.
+With dynamic shapes TensorRT 8.6 gives no such type ("N/A due to dynamic shapes"): there a product's type is that of its
+weights, or follows from the name of its tactic. 8.6 also hides whole blocks behind one name (``{ForeignNode[…]}``),
+without a tactic: their content counts as unknown. Pure functions over text.
 """
 
 from __future__ import annotations
@@ -13,28 +13,23 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sam3_runtime.core.wording import counted, percent
 from sam3_runtime.records.records import UNKNOWN, Layers
 
-_NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
-_TYPES = (
-    (re.compile(r"BF(?:LOAT)?16"), "bfloat16"),
-    (re.compile(r"FP16|HALF"), "float16"),
-    (re.compile(r"FP32|FLOAT"), "float32"),
-    (re.compile(r"INT8"), "int8"),
-    (re.compile(r"FP8"), "fp8"),
-    (re.compile(r"INT64"), "int64"),
-    (re.compile(r"INT32"), "int32"),
-    (re.compile(r"BOOL"), "bool"),
-)
-"""Of a description such as ``Thirty-two wide channel vectorized row major Int8 format``; the first that is in it."""
+ONNX_NODE = re.compile(r"\[ONNX Layer: (.+?)\]")
+"""In a layer's metadata: one of the ONNX nodes that it comes from."""
+_TYPES = {
+    "BF(?:LOAT)?16": "bfloat16", "FP16|HALF": "float16", "FP32|FLOAT": "float32", "INT8": "int8", "FP8": "fp8",
+    "INT64": "int64", "INT32": "int32", "BOOL": "bool",
+}  # fmt: skip
+"""In a description such as ``Thirty-two wide channel vectorized row major Int8 format``; the first that matches."""
 _TACTIC = re.compile(r"(?:^|_)(i8|f16|bf16|f32|e4m3)(?:i8|i32|f16|bf16|f32|e4m3)_")
-"""In the name of a product's kernel, such as ``sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_…``: the first type is that of
-what it multiplies, the one behind it that of its result."""
+"""In the name of a product's kernel, such as ``sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_…``: the type of its factors,
+followed by that of its result."""
 _TACTIC_TYPES = {"i8": "int8", "f16": "float16", "bf16": "bfloat16", "f32": "float32", "e4m3": "fp8"}
 _ARITHMETIC = ("float32", "float16", "bfloat16", "int8", "fp8")
 _ATTENTION = re.compile(r"(?:^|[^a-z0-9])f?mha(?:[^a-z0-9]|$)|flash_?attention|scaled_dot_product")
@@ -43,44 +38,53 @@ _PRODUCT = re.compile(r"gemm|matrixmultiply|matrix_multiply|matmul|convolution|f
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an engine: its kind as TensorRT calls it, the nodes that it computes, the types at its ends."""
+    """One layer of an engine: its kind as TensorRT calls it, its ONNX nodes, the types of its inputs and outputs."""
 
     name: str
     kind: str
     nodes: frozenset[str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    weights: str | None
+    weights: str
     tactic: str
 
     @property
     def is_reformat(self) -> bool:
+        """Whether it only changes a memory layout or a type."""
         return self.kind.lower() in ("reformat", "reformatter") or self.name.startswith("Reformatting CopyNode")
 
     @property
     def is_opaque(self) -> bool:
+        """Whether it is a block whose content TensorRT hides."""
         return self.kind.lower() == "myelin" or self.name.startswith("{ForeignNode")
 
     @property
-    def is_product(self) -> bool:
-        return _PRODUCT.search(self.kind.lower()) is not None
-
-    @property
     def type(self) -> str:
-        """What it computes in: its weights' type or its kernel's, else that of the first number at its ends."""
-        if self.is_opaque:
-            return UNKNOWN
-        known = (self.weights or UNKNOWN, self.tactic, *self.inputs, *self.outputs)
+        """The type that it computes in: of its weights, its kernel, or its first floating-point or 8-bit tensor."""
+        known = () if self.is_opaque else (self.weights, self.tactic, *self.inputs, *self.outputs)
         return next((one for one in known if one in _ARITHMETIC), UNKNOWN)
 
     @property
     def numbers(self) -> set[str]:
-        """The types of numbers at its ends; none where they are not told."""
-        return {one for one in (*self.inputs, *self.outputs) if one in _ARITHMETIC}
+        """The arithmetic types of its inputs and outputs; empty where TensorRT does not show them."""
+        return set() if self.is_opaque else {one for one in (*self.inputs, *self.outputs) if one in _ARITHMETIC}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Layers and matrix products of an engine.
+
+    ``products`` counts matrix products by the type that they compute in; ``unseen`` are the nodes that must run in
+    float32 and for which TensorRT does not show whether they do.
+    """
+
+    layers: Layers
+    products: dict[str, int]
+    unseen: list[str]
 
 
 def parse_layers(text: str) -> list[Layer]:
-    """The layers in the inspector's JSON; :class:`ValueError` where it is none."""
+    """Return the layers in the inspector's JSON; raises :class:`ValueError` or KeyError where it is none."""
     # Not strict: metadata is separated by control characters, which not every release escapes.
     return [_layer(entry) for entry in json.loads(text, strict=False)["Layers"]]
 
@@ -89,116 +93,87 @@ def _layer(entry: Any) -> Layer:
     if isinstance(entry, str):  # an engine that was built without details
         entry = {"Name": entry}
     name = str(entry.get("Name", ""))
-    told = _NODE.findall(str(entry.get("Metadata", "")))
-    weights = entry.get("Weights")
+    weights, tactic = entry.get("Weights"), _TACTIC.search(str(entry.get("TacticName", "")))
     return Layer(
         name=name,
         kind=str(entry.get("LayerType", "")),
-        nodes=frozenset(told or name.split(" + ")),
+        nodes=frozenset(ONNX_NODE.findall(str(entry.get("Metadata", ""))) or name.split(" + ")),
         inputs=tuple(map(_type, entry.get("Inputs", []))),
         outputs=tuple(map(_type, entry.get("Outputs", []))),
-        weights=_named_type(str(weights.get("Type", ""))) if isinstance(weights, dict) else None,
-        tactic=_tactic_type(str(entry.get("TacticName", ""))),
+        weights=_named_type(str(weights.get("Type", ""))) if isinstance(weights, dict) else UNKNOWN,
+        tactic=_TACTIC_TYPES[tactic[1]] if tactic else UNKNOWN,
     )
 
 
 def _type(tensor: Any) -> str:
-    """11 has two fields where the others have one."""
+    """The type of a tensor; 11 has two fields where other releases have one."""
     fields = ("Datatype", "DataType", "Format/Datatype", "Format/DataType", "Format")
-    said = (str(tensor[name]) for name in fields if isinstance(tensor, dict) and name in tensor)
-    return _named_type(next(said, ""))
+    return _named_type(next((str(tensor[name]) for name in fields if isinstance(tensor, dict) and name in tensor), ""))
 
 
-def _named_type(said: str) -> str:
-    return next((name for pattern, name in _TYPES if pattern.search(said.upper())), UNKNOWN)
+def _named_type(text: str) -> str:
+    return next((name for pattern, name in _TYPES.items() if re.search(pattern, text.upper())), UNKNOWN)
 
 
-def _tactic_type(kernel: str) -> str:
-    found = _TACTIC.search(kernel)
-    return _TACTIC_TYPES[found[1]] if found else UNKNOWN
+def inspect_layers(layers: Sequence[Layer], products: Mapping[str, int], wide: Collection[str] = ()) -> Inspection:
+    """Count ``layers``.
 
-
-def read_layers(layers: Iterable[Layer], products: Mapping[str, int], islands: Collection[str] = ()) -> Layers:
-    """Count ``layers``. ``products`` are the graph's matrix products with the size of their weights, ``islands`` the
-    nodes that are to run in float32 and may not."""
-    found = list(layers)
-    where = _layers_by_node(found)
+    ``products`` are the graph's matrix products with the size of their weights, ``wide`` the nodes that must run in
+    float32.
+    """
+    computing = [layer for layer in layers if not layer.is_reformat]
+    where: dict[str, list[Layer]] = {}
+    for layer in computing:
+        for node in layer.nodes:
+            where.setdefault(node, []).append(layer)
+    types = {node: _product_type(where.get(node, [])) for node in products}
     work: Counter[str] = Counter()
     for node, weights in products.items():
-        work[_product_type(where.get(node, []))] += weights
-    counted = [layer for layer in found if not layer.is_reformat]
-    return Layers(
-        count=len(found),
-        types=dict(sorted(Counter(_written(layer) for layer in counted).items())),
+        work[types[node]] += weights
+    shown = {node: [layer.numbers for layer in where.get(node, []) if layer.numbers] for node in wide}
+    counts = Layers(
+        count=len(layers),
+        types=dict(sorted(Counter(map(_output_type, computing)).items())),
         work={kind: amount for kind, amount in sorted(work.items()) if amount},
-        attention=sum(_is_attention(layer) for layer in found),
-        reformats=sum(layer.is_reformat for layer in found),
-        opaque=sum(layer.is_opaque for layer in found),
-        narrowed=tuple(sorted(node for node in islands if _is_narrow(where.get(node, [])))),
+        attention=sum(_ATTENTION.search(f"{layer.name} {layer.kind}".lower()) is not None for layer in computing),
+        reformats=len(layers) - len(computing),
+        opaque=sum(layer.is_opaque for layer in layers),
+        narrowed=tuple(sorted(node for node, found in shown.items() if any("float32" not in one for one in found))),
     )
+    unseen = sorted(node for node, found in shown.items() if not found)
+    return Inspection(counts, dict(sorted(Counter(types.values()).items())), unseen)
 
 
-def unseen_islands(layers: Iterable[Layer], islands: Collection[str]) -> list[str]:
-    """The ``islands`` of which the engine does not tell whether they run in float32."""
-    where = _layers_by_node(layers)
-    return sorted(node for node in islands if not any(one.numbers and not one.is_opaque for one in where.get(node, [])))
-
-
-def count_products(layers: Iterable[Layer], products: Iterable[str]) -> dict[str, int]:
-    """Matrix products of the graph by the type that the engine computes them in."""
-    where = _layers_by_node(layers)
-    return dict(sorted(Counter(_product_type(where.get(node, [])) for node in products).items()))
-
-
-def _layers_by_node(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
-    where: dict[str, list[Layer]] = {}
-    for layer in layers:
-        for node in layer.nodes if not layer.is_reformat else ():
-            where.setdefault(node, []).append(layer)
-    return where
-
-
-def _product_type(layers: list[Layer]) -> str:
-    """Of a product that several layers mention, the one that multiplies does it."""
-    ranked = sorted(layers, key=lambda layer: not layer.is_product)
+def _product_type(layers: Sequence[Layer]) -> str:
+    """The type of a matrix product: that of the layer that multiplies, where several name the node."""
+    ranked = sorted(layers, key=lambda layer: not _PRODUCT.search(layer.kind.lower()))
     return ranked[0].type if ranked else UNKNOWN
 
 
-def _written(layer: Layer) -> str:
+def _output_type(layer: Layer) -> str:
     return UNKNOWN if layer.is_opaque else next((one for one in layer.outputs if one != UNKNOWN), UNKNOWN)
 
 
-def _is_attention(layer: Layer) -> bool:
-    return _ATTENTION.search(f"{layer.name} {layer.kind}".lower()) is not None
+def report_layers(found: Inspection) -> list[str]:
+    """Return lines for people.
 
-
-def _is_narrow(layers: list[Layer]) -> bool:
-    """Whether a node runs where no float32 comes in or goes out though numbers do."""
-    return any(layer.numbers and "float32" not in layer.numbers and not layer.is_opaque for layer in layers)
-
-
-def report_layers(layers: Layers, unseen: Sequence[str] = ()) -> list[str]:
-    """For people: what the engine is made of, what is not as it was asked for, and what this version does not tell.
-
-    ``unseen`` are islands as :func:`unseen_islands` gives them.
+    What the engine is made of, what differs from the request, and what TensorRT does not show.
     """
-    whole = sum(layers.work.values()) or 1
-    shares = ", ".join(f"{_told(kind)} {percent(amount / whole)}" for kind, amount in layers.work.items())
-    counts = ", ".join(f"{_told(kind)} {count}" for kind, count in layers.types.items())
+    layers, whole = found.layers, sum(found.layers.work.values()) or 1
+    shares = ", ".join(f"{_shown(kind)} {percent(amount / whole)}" for kind, amount in layers.work.items())
+    counts = ", ".join(f"{_shown(kind)} {count}" for kind, count in layers.types.items())
     lines = [
         f"{counted(layers.count, 'layer')} ({counts}), {counted(layers.attention, 'fused attention')}, "
-        f"{counted(layers.reformats, 'reformat')}, "
-        f"{counted(layers.opaque, 'block')} whose inside TensorRT does not show",
+        f"{counted(layers.reformats, 'reformat')}, {counted(layers.opaque, 'block')} whose content TensorRT hides",
         f"matrix work: {shares or 'none'}",
     ]
     if layers.narrowed:
         lines.append(f"WARNING: float32 was asked for and is not used in {', '.join(layers.narrowed)}")
-    if unseen:
-        lines.append(
-            f"{counted(len(unseen), 'node')} told to run in float32, and this TensorRT does not tell whether they do"
-        )
+    if found.unseen:
+        nodes = counted(len(found.unseen), "node")
+        lines.append(f"{nodes} must run in float32, and this TensorRT does not show whether they do")
     return lines
 
 
-def _told(kind: str) -> str:
+def _shown(kind: str) -> str:
     return "not told by this TensorRT:" if kind == UNKNOWN else kind

@@ -1,6 +1,6 @@
-"""TensorRT's calibrators (10 and older): the three classes under one roof, with or without pictures.
+"""TensorRT's three calibrators (10 and older), with or without images.
 
-TensorRT calls them from C++ that knows no exception: nothing here may raise. Knows no frame and no file.
+TensorRT calls them from C++, which handles no Python exception: nothing here may raise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ _CLASSES: dict[Algorithm, str] = {
     "minmax": "IInt8MinMaxCalibrator",
     "percentile": "IInt8LegacyCalibrator",
 }
-_REGRESSION_CUTOFF = 1.0
-"""Of the largest value: the legacy calibrator's range is then its quantile's alone."""
 
 
 def make_calibrator(
@@ -25,16 +23,16 @@ def make_calibrator(
     algorithm: Algorithm,
     percentile: float | None,
     *,
-    batch: int,
-    next_batch: Callable[[], int | None],
+    batch: int = 1,
+    next_batch: Callable[[], int | None] = lambda: None,
     cache: bytes | None = None,
-    keep: Callable[[bytes], None] | None = None,
+    keep: Callable[[bytes], None] = lambda _: None,
 ) -> Any:
-    """An ``IInt8Calibrator`` of the algorithm's class.
+    """Return an ``IInt8Calibrator`` of the algorithm's class.
 
-    ``next_batch`` uploads ``batch`` images and returns their address on the GPU, or nothing when there are no more;
-    ``cache`` is what is known already, ``keep`` is given what was found. Neither may raise. ``was_asked`` tells whether
-    TensorRT wanted pictures.
+    ``next_batch`` uploads ``batch`` images and returns their address on the GPU, or None when there are no more;
+    ``cache`` is the known calibration cache, ``keep`` gets the new one. Neither may raise. ``was_asked`` tells whether
+    TensorRT asked for images.
     """
     base: Any = getattr(trt, _CLASSES[algorithm])
 
@@ -55,15 +53,14 @@ def make_calibrator(
             return cache
 
         def write_calibration_cache(self, cache: Any) -> None:
-            if keep is not None:
-                keep(bytes(cache))
+            keep(bytes(cache))
 
-        # Of the legacy calibrator alone.
+        # Only the legacy calibrator has these.
         def get_quantile(self) -> float:
             return (100.0 if percentile is None else percentile) / 100
 
         def get_regression_cutoff(self) -> float:
-            return _REGRESSION_CUTOFF
+            return 1.0  # of the largest value: the range is then only its quantile's
 
         def read_histogram_cache(self, length: int) -> None:
             pass
@@ -75,6 +72,5 @@ def make_calibrator(
 
 
 def cached_calibrator(trt: Any, cache: CalibrationCache) -> Any:
-    """A calibrator that has nothing but its cache: it was asked for pictures where the cache does not match."""
-    data = cache.path.read_bytes()
-    return make_calibrator(trt, cache.algorithm, cache.percentile, batch=1, next_batch=lambda: None, cache=data)
+    """Return a calibrator with a cache and no images: TensorRT asks it for images where the cache does not match."""
+    return make_calibrator(trt, cache.algorithm, cache.percentile, cache=cache.path.read_bytes())

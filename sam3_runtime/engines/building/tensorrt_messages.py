@@ -1,7 +1,6 @@
-"""What NVIDIA's builder and parser say: collected, printed, and turned into what to do.
+"""Messages of NVIDIA's builder and parser: collected, printed, and explained.
 
-The texts are NVIDIA's, of TensorRT-RTX 1.7 and TensorRT 8.6 to 11; each is passed on as it is, with the fix behind it.
-Knows texts alone: no API, no files.
+The texts are NVIDIA's, of TensorRT-RTX 1.7 and TensorRT 8.6 to 11; each is passed on as it is, with what to do.
 """
 
 from __future__ import annotations
@@ -21,14 +20,10 @@ EXPECTED = {
     r"weights outside the range of INT32 was clamped": "open ends of slices are the largest number of either type",
     r"Tensor DataType is determined at build time": "those of inputs and outputs are set, others are its choice",
     r"CUDA lazy loading is not enabled": "loading all kernels at once costs memory and changes nothing",
-    r"Make sure (?:input|output) \S+ has Int64 binding": "the contract has int64 there, and the runtime binds it so",
+    r"Make sure (?:input|output) \S+ has Int64 binding": "these tensors are int64, and the runtime binds them so",
     r"Converting \w+ (?:activation|weight) scales to fp32": "scales of 8 bits are float16 here, and float32 holds each",
-    r"operand \S*Clip\S*_(?:alpha|beta) payload type requires precision-lose casting": (
-        "a Clip without that bound gets float32's largest number for one, which in float16 bounds nothing either"
-    ),
 }
-"""Warnings that an engine as it should be draws too, each with the reason. Whatever else is warned of stands out."""
-
+"""Warnings that a correct engine draws too, each with the reason."""
 OUT_OF_MEMORY = r"[Oo]ut of memory|OutOfMemory|bad_alloc|Could not find any implementation|cudaErrorMemoryAllocation"
 FIXES = {
     r"target\(s\) ([\w, ]+), because the model contains HW-specific datatypes: fp8": (
@@ -38,15 +33,9 @@ FIXES = {
         "TensorRT-RTX gives Turing no float32 products: build with precision: fp16, or take turing out of "
         "build.rtx.gpus"
     ),
-    r"Range!": (
-        "a Range of this type is computed while exporting or stays float32: export the graph again with this version"
-    ),
-    r"must have same (?:input )?types|inconsistent types|type mismatch": (
-        "types are the graph's own, and nothing is cast unasked: export the graph again with this version"
-    ),
-    r"Plugin not found|No importer|not supported|UNSUPPORTED_NODE": (
-        "the graph holds what this parser does not know: export it again with this version, or build with the "
-        "version that it was exported for"
+    r"Range!|same (?:input )?types|inconsistent types|mismatch|Plugin not found|No importer|not supported": (
+        "this builder cannot read the graph as it is: export it again with this version, or build with the version "
+        "that it was exported for"
     ),
     OUT_OF_MEMORY: (
         "the build ran out of memory: close what else runs, or build a smaller batch; a build.tensorrt.workspace_mib "
@@ -60,13 +49,9 @@ FIXES = {
         "install or update the NVIDIA driver; TensorRT-RTX needs none: name the GPUs' generations, "
         "build: {rtx: {gpus: [ada]}}"
     ),
-    r"dimensions? .*profile|[Pp]rofile .*(?:invalid|not valid|inconsistent)": (
-        "the profile does not fit the graph: export the graph again with this version"
-    ),
 }
-"""What to do about an error, by what it says; the first that matches counts."""
-OTHERWISE = "the job's log has everything that it said"
-
+"""What to do about an error, by its text; the first that matches counts."""
+OTHERWISE = "the job's log has every message"
 _MEMORY = {
     "weights": r"Total Weights Memory: (\d+)",
     "persistent": r"Total Device Persistent Memory: (\d+)",
@@ -76,16 +61,17 @@ _MEMORY = {
 _PHASE = re.compile(r"(?:Computing costs for|Timing Runner:|After [\w -]+:).*")
 _RECALIBRATES = re.compile(r"Calibration table does not match|Starting Calibration")
 _ZERO = re.compile(r"Tensor (.+?) is uniformly zero")
-_SHOWN = 100  # characters of a message, where people wait
+_NOISE = re.compile(r"While parsing node|(?:Begin|End) node|^Node name:|ModelImporter\.cpp|catchCudaError")
+_SHOWN = 100  # characters of a message in an announcement
 
 
 @dataclass
 class BuildLog:
-    """Everything that a build says. It is printed as it comes; what matters afterwards is kept."""
+    """The messages of a build. They are printed as they come; what matters afterwards is kept."""
 
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)  # bytes
     last: str = ""
     zeros: set[str] = field(default_factory=set)  # tensors in which a calibration saw nothing but zeros
     recalibrates: bool = False  # it wants to calibrate although it was given a cache
@@ -104,61 +90,41 @@ class BuildLog:
             self.warnings.append(text)
         elif severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(text)
-        else:
-            self._note_memory(text)
-
-    def _note_memory(self, text: str) -> None:
         for name, pattern in _MEMORY.items():
-            found = re.search(pattern, text)
-            if found:
-                # Said once for all generations; should it be said for each, the largest is what one of them needs.
-                self.memory[name] = max(self.memory.get(name, 0), int(found[1]))
-
-    def overhear(self, output: str) -> None:
-        """Take the warnings among what was written to standard error past the logger."""
-        self.warnings += re.findall(r"^WARNING: (.+)$", output, flags=re.MULTILINE)
+            for size in re.findall(pattern, text):  # the largest counts, should a message come for each generation
+                self.memory[name] = max(self.memory.get(name, 0), int(size))
 
     @property
     def weights(self) -> int | None:
-        """Bytes that stay on the device: weights, and what layers keep there between runs."""
+        """Bytes that stay on the device: weights, and memory that layers keep between runs."""
         known = self.memory.get("weights")
         return None if known is None else known + self.memory.get("persistent", 0)
 
     def explain_warnings(self) -> list[str]:
-        """Print what the warnings mean, once for each kind; return those that nobody has explained."""
-        unexplained = [text for text in dict.fromkeys(self.warnings) if explanation(text) is None]
-        reasons = dict.fromkeys(reason for text in self.warnings if (reason := explanation(text)))
-        for reason in reasons:
-            count = sum(explanation(text) == reason for text in self.warnings)
-            print(f"expected, {count} of {counted(len(self.warnings), 'warning')}: {reason}")
+        """Print what the warnings mean, once for each kind; return those that are not known."""
+        known = EXPECTED.items()
+        found = [(text, next((why for one, why in known if re.search(one, text)), None)) for text in self.warnings]
+        for reason in dict.fromkeys(reason for _, reason in found if reason):
+            count = sum(reason == other for _, other in found)
+            print(f"expected, {count} of {counted(len(found), 'warning')}: {reason}")
+        unexplained = list(dict.fromkeys(text for text, reason in found if reason is None))
         for text in unexplained:
             print(f"A warning that this version cannot explain: {text}")
         return unexplained
-
-
-def explanation(warning: str) -> str | None:
-    """Why a warning is to be expected; nothing for one that is not known."""
-    return next((reason for pattern, reason in EXPECTED.items() if re.search(pattern, warning)), None)
 
 
 class OutOfMemory(BuildError):
     """The build ran out of memory; a smaller workspace may help."""
 
 
-def is_out_of_memory(said: list[str]) -> bool:
-    """Whether a build failed for want of memory, which TensorRT also says as finding no implementation."""
-    return re.search(OUT_OF_MEMORY, "\n".join(said)) is not None
+def build_error(what: str, messages: list[str]) -> BuildError:
+    """Return the error for a build that failed, with NVIDIA's messages and what to do.
 
-
-def build_error(what: str, said: list[str]) -> BuildError:
-    """The message for a graph that was refused: NVIDIA's own words, and the fix."""
-    text = "\n".join(said)
-    hint = next((fix for pattern, fix in FIXES.items() if re.search(pattern, text)), OTHERWISE)
-    return BuildError(f"{what}: {_plain(said)}", hint)
-
-
-def _plain(said: list[str]) -> str:
-    """The sentences that say what is wrong, without the echoes of one failure from every level that it passed."""
-    noise = re.compile(r"While parsing node|(?:Begin|End) node|^Node name:|ModelImporter\.cpp|catchCudaError")
-    told = [line for text in said for line in text.splitlines() if line.strip() and not noise.search(line)]
-    return "; ".join(dict.fromkeys(told)) or "it gave no reason"
+    It is :class:`OutOfMemory` where they mean that, which TensorRT also expresses as finding no implementation.
+    """
+    text = "\n".join(messages)
+    pattern, hint = next(((one, fix) for one, fix in FIXES.items() if re.search(one, text)), ("", OTHERWISE))
+    # Without the echoes of one failure from every level that it passed.
+    lines = [line for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
+    kind = OutOfMemory if pattern == OUT_OF_MEMORY else BuildError
+    return kind(f"{what}: {'; '.join(dict.fromkeys(lines)) or 'it gave no reason'}", hint)

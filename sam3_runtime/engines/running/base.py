@@ -1,6 +1,6 @@
-"""The smallest interface of an engine that works: named inputs and outputs, ``infer``, ``close``.
+"""The interface of an engine: named inputs and outputs, ``infer``, ``close``; and of the device that it runs on.
 
-What may be fed is checked here once, for every backend, against the engine's own record. Knows no backend and no model.
+Inputs are checked here once for every backend, against the engine's own record.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Array = NDArray[Any]
 
 
 class DeviceArray(ABC):
-    """An array that lies on a device. ``np.asarray`` brings a copy of it to the host.
+    """An array on a device. ``np.asarray`` copies it to the host.
 
-    It is a view of memory that its engine writes again on its next run: what is to be kept is copied.
+    It is a view of memory that its engine overwrites on its next run: copy what is to be kept.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +35,7 @@ class DeviceArray(ABC):
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -42,28 +43,28 @@ class DeviceArray(ABC):
 
     @abstractmethod
     def __getitem__(self, rows: slice) -> DeviceArray:
-        """Some rows of the first dimension, by address: nothing is copied."""
+        """Return some rows of the first dimension, by address: nothing is copied."""
 
     @abstractmethod
     def astype(self, dtype: Any, name: str) -> DeviceArray:
-        """The same values in another floating-point type; the array itself where it has that type.
+        """Return the values in another floating-point type; the array itself where it has that type.
 
-        They lie in a block for that ``name`` and type, which the next conversion of the same writes again.
+        They are in a block for that ``name`` and type, which the next conversion of the same overwrites.
         """
 
     @abstractmethod
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """A copy on the host, once the device has written it."""
+        """Return a copy on the host, once the device has written it."""
 
 
 AnyArray = Array | DeviceArray
-"""What engines take and give: on the host or on the device, as their backend does."""
+"""Inputs and outputs of engines: on the host or on the device, depending on their backend."""
 
 
 class Device(ABC):
     """Where the engines of one variant run, and the steps around them that are done there too.
 
-    ``queues``: whether it goes on with what it was given while the host does something else.
+    ``queues``: whether it works asynchronously, while the host does something else.
     """
 
     name: str
@@ -73,37 +74,42 @@ class Device(ABC):
     def preprocess(
         self, images: Sequence[Image], resolution: int, preprocessing: Preprocessing, dtype: str
     ) -> AnyArray:
-        """:func:`sam3_runtime.imaging.preprocess.preprocess`, in the vision encoder's element type: [B, 3, R, R]."""
+        """Return ``images`` as pixels [B, 3, R, R] of ``dtype``.
+
+        They equal those of :func:`sam3_runtime.imaging.preprocess.preprocess`.
+        """
 
     @abstractmethod
     def fetch(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
-        """Bring arrays to the host, together."""
+        """Copy arrays to the host, together."""
 
     @abstractmethod
     def begin_masks(self, logits: AnyArray, row: int, rows: NDArray[np.intp], size: Size) -> Finish:
-        """Some masks of one prompt at the picture's size: ``logits`` [P, Q, h, w] → ``rows`` of ``row``.
+        """Begin to resize some masks of one prompt to the image's ``size``.
 
-        Gives a function that waits for them: what the device makes of ``logits`` is in its queue, and they may be
-        written again.
+        Of ``logits`` [P, Q, h, w] these are ``rows`` of prompt ``row``. Returns a function that waits for them;
+        ``logits`` may be overwritten before it is called.
         """
 
     def memory(self) -> tuple[int, int] | None:
-        """Free and total bytes of the device's own memory; None where it has none."""
+        """Return free and total bytes of the device's own memory; None where it has none."""
         return None
 
-    def synchronize(self) -> None:  # noqa: B027 (nothing runs behind the host's back on a CPU)
-        """Wait for everything that was given to the device."""
+    def synchronize(self) -> None:  # noqa: B027 (a CPU has nothing to wait for)
+        """Wait for everything that was queued on the device."""
 
     def close(self) -> None:  # noqa: B027 (likewise)
-        """Free what the device holds, after its engines. Closing twice does nothing."""
+        """Free the device's memory, after its engines. Closing twice does nothing."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How engines are opened. ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's
-    execution providers in order of preference, its CPU provider when empty. ``gpu``: its number, as
-    :mod:`sam3_runtime.core.gpus` counts. ``cuda_graphs``: whether TensorRT engines replay their launches as one while
-    shapes stay."""
+    """How engines are opened.
+
+    ``threads``: of one engine on a CPU, all cores when None. ``providers``: ONNX Runtime's execution providers in order
+    of preference, its CPU provider when empty. ``gpu``: its number, as in :mod:`sam3_runtime.core.gpus`.
+    ``cuda_graphs``: whether TensorRT engines replay their launches as one while shapes stay.
+    """
 
     threads: int | None = None
     providers: tuple[str, ...] = ()
@@ -112,34 +118,38 @@ class EngineOptions:
 
 
 class Engine(Closing, ABC):
-    """One opened engine. ``infer`` may be called from several threads; calls of one engine run one after the other
-    unless the backend says ``concurrent``. ``close`` only when none runs. Use it as a context manager.
+    """One opened engine.
+
+    ``infer`` may be called from several threads; calls of one engine run one after the other unless the backend is
+    ``concurrent``. Call ``close`` only when none runs. Use it as a context manager.
+
+    ``variant``, where it is known, lets the message for a batch that is too large name a sibling.
     """
 
     concurrent: ClassVar[bool] = False
 
-    def __init__(self, record: EngineRecord, variant: Variant | None = None) -> None:
+    def __init__(self, record: EngineRecord) -> None:
         self.record = record
-        self._variant = variant
+        self.variant: Variant | None = None
         self._lock = Lock()
 
     @property
     def inputs(self) -> tuple[TensorRecord, ...]:
+        """The tensors that it takes."""
         return self.record.inputs
 
     @property
     def outputs(self) -> tuple[TensorRecord, ...]:
+        """The tensors that it gives."""
         return self.record.outputs
 
     def infer(self, feeds: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """Run the engine: an array for every input, an array from every output, shaped as :attr:`outputs` says.
+        """Run the engine: an array for every input → an array from every output, with the shapes of :attr:`outputs`.
 
-        Arrays of the engine's own device are taken and given by address.
-
-        :class:`EngineError` when a feed's name, type or shape is not what the engine takes; the message for too
-        large a batch names the variant that takes it.
+        Arrays on the engine's own device are passed by address. Raises :class:`EngineError` where a feed's name, type
+        or shape does not fit.
         """
-        check_feeds(self.record, feeds, self._variant)
+        check_feeds(self.record, feeds, self.variant)
         if self.concurrent:
             return self._run(feeds)
         with self._lock:
@@ -150,16 +160,16 @@ class Engine(Closing, ABC):
         """Run with feeds that were checked. Arrays on the host belong to the caller; see :class:`DeviceArray`."""
 
     def release(self) -> None:
-        """Called when the engine will not be needed for a while; one that comes back on demand frees its memory."""
+        """Tell the engine that it is not needed for a while; one that is opened on demand frees its memory."""
 
     def limit(self, symbol: str) -> int:
-        """The largest value of a dynamic dimension."""
+        """Return the largest value of a dynamic dimension."""
         return self.record.profile[symbol][2]
 
     def cast(self, arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        """The arrays that this engine takes, in its own element types: precision differs from part to part.
+        """Return those of ``arrays`` that this engine takes, in its own element types.
 
-        Arrays of a device hold until the next cast: run the engine first.
+        Arrays on a device are valid until the next cast: run the engine first.
         """
         found = {spec: arrays[spec.name] for spec in self.inputs if spec.name in arrays}
         return {
@@ -171,7 +181,10 @@ class Engine(Closing, ABC):
 
 
 def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Variant | None = None) -> dict[str, int]:
-    """The value of each dynamic dimension in ``feeds``; :class:`EngineError` where they do not fit ``record``."""
+    """Return the value of each dynamic dimension in ``feeds``.
+
+    Raises :class:`EngineError` where they do not fit ``record``.
+    """
     expected = {spec.name for spec in record.inputs}
     if feeds.keys() != expected:
         missing, extra = sorted(expected - feeds.keys()), sorted(feeds.keys() - expected)
@@ -181,7 +194,12 @@ def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Va
     for spec in record.inputs:
         _check_tensor(record.part, spec, feeds[spec.name], values)
     for symbol, value in values.items():
-        _check_range(record, symbol, value, variant)
+        low, _, high = record.profile.get(symbol, (0, 0, value))
+        if value > high and symbol in record.spec.batched:
+            raise _too_large_a_batch(record, value, variant)
+        if not low <= value <= high:
+            message = f"the {record.part} got {symbol} = {value}"
+            raise EngineError(message, f"this engine takes {symbol} from {low} to {high}")
     refusal = record.spec.sizes(record.part, values)
     if refusal:
         raise EngineError(*refusal)
@@ -189,33 +207,23 @@ def check_feeds(record: EngineRecord, feeds: Mapping[str, AnyArray], variant: Va
 
 
 def _check_tensor(part: str, spec: TensorRecord, array: AnyArray, values: dict[str, int]) -> None:
-    """Check type, rank and fixed dimensions of one feed; note its dynamic ones in ``values``."""
+    """Check type, rank and fixed dimensions of one feed; add its dynamic ones to ``values``."""
     where = f"the {part}'s input {spec.name}"
     if not isinstance(array, (np.ndarray, DeviceArray)):
         raise EngineError(f"{where} is a {type(array).__name__}", "feed NumPy arrays")
     if array.dtype != np.dtype(spec.dtype):
         raise EngineError(f"{where} is {array.dtype}", f"this engine takes {spec.dtype}")
-    wanted = f"it takes [{', '.join(map(str, spec.shape))}]"
+    hint = f"it takes [{', '.join(map(str, spec.shape))}]"
     if array.ndim != len(spec.shape):
-        raise EngineError(f"{where} has the shape {list(array.shape)}", wanted)
+        raise EngineError(f"{where} has the shape {list(array.shape)}", hint)
     for size, dim in zip(array.shape, spec.shape, strict=True):
         known = values.setdefault(dim, size) if isinstance(dim, str) else dim
         if size != known:
             also = f", and {dim} is {known} in another input" if isinstance(dim, str) else ""
-            raise EngineError(f"{where} has the shape {list(array.shape)}", wanted + also)
+            raise EngineError(f"{where} has the shape {list(array.shape)}", hint + also)
 
 
-def _check_range(record: EngineRecord, symbol: str, value: int, variant: Variant | None) -> None:
-    low, _, high = record.profile.get(symbol, (0, 0, value))
-    if low <= value <= high:
-        return
-    if value > high and symbol in record.spec.batched:
-        raise too_large_a_batch(record, value, variant)
-    raise EngineError(f"the {record.part} got {symbol} = {value}", f"this engine takes {symbol} from {low} to {high}")
-
-
-def too_large_a_batch(record: EngineRecord, value: int, variant: Variant | None) -> EngineError:
-    """The error that names the variant to build for ``value`` images or prompts at once."""
+def _too_large_a_batch(record: EngineRecord, value: int, variant: Variant | None) -> EngineError:
     here = variant.name if variant else f"an engine of batch {record.batch}"
     message = f"the {record.part} got a batch of {value}, and {here} takes {record.batch} at most"
     if variant is None:

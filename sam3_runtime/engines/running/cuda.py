@@ -1,7 +1,6 @@
-"""Device memory, the stream, transfers and kernels: the one module that talks to pycuda.
+"""Device memory, streams, transfers and kernels: the only module that uses pycuda.
 
-Knows no engine and no tensor's meaning. Every call may come from any thread, one at a time. CUDA graphs, which pycuda
-does not know, are in ``cuda_graphs.py``.
+Every call may come from any thread, one at a time. CUDA graphs, which pycuda lacks, are in ``cuda_graphs.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from importlib import resources
 from math import prod
 from typing import Any
@@ -18,49 +17,47 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.core.errors import EngineError
-from sam3_runtime.core.gpus import NUMBERING, VISIBLE_DEVICES, shown_as
+from sam3_runtime.core.gpus import NUMBERING, VISIBLE_DEVICES, describe_visible
 from sam3_runtime.engines.running.base import Array, DeviceArray
 from sam3_runtime.engines.running.page_locked import Buffer, Pool
 
 ALIGNMENT = 256
-"""Bytes that addresses are multiples of, as TensorRT wants those of its tensors."""
-_MIB = 1 << 20
+"""Bytes that addresses are multiples of, as TensorRT requires for its tensors."""
 _THREADS = 256
+_CONVERSIONS = {("float32", "float16"): "narrow_to_float16", ("float16", "float32"): "widen_to_float32"}
 
 
 class Block:
-    """A piece of device memory: ``pointer`` and ``size`` in bytes. Freed with :meth:`free`, from any thread."""
+    """A piece of device memory of ``size`` bytes at ``pointer``."""
 
     def __init__(self, cuda: Cuda, allocation: Any, size: int) -> None:
-        self._cuda = cuda
-        self._allocation = allocation
-        self.size = size
-
-    @property
-    def pointer(self) -> int:
-        return int(self._allocation)
+        self._cuda, self._allocation = cuda, allocation
+        self.pointer, self.size = int(allocation), size
 
     def free(self) -> None:
+        """Free the memory, from any thread. Freeing twice does nothing."""
         if self._allocation is not None:
             with self._cuda.current():
                 self._allocation.free()
             self._allocation = None
 
 
+@dataclass(eq=False)
 class Slot:
-    """A piece of device memory that is filled or emptied beside the stream, one of several that take turns.
+    """A piece of device memory that is filled or read beside the main stream, one of several that take turns.
 
-    ``ready``: what the stream does with it is over; ``moved``: so is the transfer. It is filled from ``buffer``.
+    ``ready`` is the event after which the main stream no longer uses it, ``moved`` the one after which its transfer to
+    the host is over. It is filled from ``buffer``.
     """
 
-    def __init__(self, block: Block, ready: Any, moved: Any) -> None:
-        self.block = block
-        self.ready, self.moved = ready, moved
-        self.buffer: Buffer | None = None
+    block: Block
+    ready: Any
+    moved: Any
+    buffer: Buffer | None = None
 
 
 class CudaArray(DeviceArray):
-    """An array in device memory, C-contiguous, at ``pointer``. ``cuda`` is where it lies."""
+    """A C-contiguous array in the device memory of ``cuda``, at ``pointer``."""
 
     def __init__(self, cuda: Cuda, pointer: int, shape: Sequence[int], dtype: Any) -> None:
         self.cuda = cuda
@@ -70,16 +67,18 @@ class CudaArray(DeviceArray):
 
     @property
     def nbytes(self) -> int:
+        """Its size in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> CudaArray:
         start, stop, step = rows.indices(self.shape[0])
         if step != 1:
-            raise IndexError("rows of a device array are taken one after the other")
+            raise IndexError("a device array is sliced in steps of 1 only")
         row = prod(self.shape[1:]) * self.dtype.itemsize
         return CudaArray(self.cuda, self.pointer + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
 
     def astype(self, dtype: Any, name: str) -> CudaArray:
+        """Return it as float16 or float32; see :meth:`DeviceArray.astype`."""
         return self if np.dtype(dtype) == self.dtype else self.cuda.converted(self, np.dtype(dtype), name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -90,13 +89,13 @@ class CudaArray(DeviceArray):
 
 
 class Cuda:
-    """One GPU, by its number as :mod:`sam3_runtime.core.gpus` counts, and one stream on it; a second one moves pictures
-    and masks beside it.
+    """One GPU, by its number as in :mod:`sam3_runtime.core.gpus`, and two streams.
 
-    ``allocations`` counts what was ever allocated on either side.
+    Engines run on the main stream; the other moves images and masks beside it. ``allocations`` counts allocations on
+    either side.
 
-    pycuda frees what it is told to, or what is forgotten, only where the context is current or in the thread that
-    opened it, and otherwise leaves it behind: hence :meth:`current` around all that frees.
+    pycuda frees memory only where its context is current or in the thread that opened it, and otherwise leaks it: hence
+    :meth:`current` around everything that frees.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -109,16 +108,23 @@ class Cuda:
         self._blocks: dict[str, Block] = {}
         self._slots: dict[str, list[Slot]] = {}
         self._pinned: dict[str, Buffer] = {}
-        self._results = Pool(self._new_pinned, partial(_free_pinned, self._driver, self._context))
-        self._kernels: dict[str, Any] = {}
-        self._module: Any = None
+        driver, context = self._driver, self._context
+
+        def free(buffer: Buffer) -> None:  # results are freed after this object is closed, too
+            context.push()
+            del buffer.array, buffer.event
+            driver.Context.pop()
+
+        self._results = Pool(self._new_pinned, free)
         with self.current():
             self._stream, self._beside = self._driver.Stream(), self._driver.Stream()
+            ptx = resources.files(__package__).joinpath("kernels/steps.ptx").read_bytes()
+            self._module = self._driver.module_from_buffer(ptx)
         self.stream_handle = int(self._stream.handle)
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make this GPU's context the calling thread's. Everything here does so itself; a library's calls need it."""
+        """Make this GPU's context current in the calling thread, as other libraries need; methods do it themselves."""
         if self._context is None:
             raise EngineError("the GPU is closed", "open the variant again")
         self._context.push()
@@ -128,7 +134,7 @@ class Cuda:
             self._driver.Context.pop()
 
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the GPU."""
+        """Return free and total bytes of the GPU."""
         with self.current():
             free, total = self._driver.mem_get_info()
         return int(free), int(total)
@@ -136,27 +142,22 @@ class Cuda:
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def alloc(self, size: int) -> Block:
-        """``size`` bytes; :class:`EngineError` where the GPU has them not."""
+        """Allocate ``size`` bytes; raises :class:`EngineError` when out of memory."""
         with self.current():
             try:
                 allocation = self._driver.mem_alloc(max(size, ALIGNMENT))
             except self._driver.MemoryError:
                 free, total = self._driver.mem_get_info()
                 raise EngineError(
-                    f"out of GPU memory: {size >> 20} MiB more were asked for, and {free >> 20} of {total >> 20} MiB "
+                    f"out of GPU memory: {size >> 20} MiB more are needed, and {free >> 20} of {total >> 20} MiB "
                     f"are free on {self.name}",
                     "close what else runs there, or take a variant of a smaller batch or resolution",
                 ) from None
         self.allocations += 1
         return Block(self, allocation, size)
 
-    def array(self, shape: Sequence[int], dtype: Any) -> tuple[Block, CudaArray]:
-        """A new array and the block that holds it."""
-        block = self.alloc(prod(shape) * np.dtype(dtype).itemsize)
-        return block, CudaArray(self, block.pointer, shape, dtype)
-
     def block(self, name: str, size: int) -> Block:
-        """The block of that name, which grows when more is asked for, and is kept: what it held is then lost."""
+        """Return the block of that name; one that is too small is replaced, and its content is lost."""
         known = self._blocks.get(name)
         if known is None or known.size < size:
             if known is not None:
@@ -166,8 +167,10 @@ class Cuda:
         return self._blocks[name]
 
     def slot(self, name: str, size: int, of: int) -> Slot:
-        """The next of ``of`` slots of that name, of at least ``size`` bytes. The stream may write it at once, since it
-        waits for what reads it beside."""
+        """Return the next of ``of`` slots of that name, of at least ``size`` bytes.
+
+        The main stream may write it at once: it waits for a transfer from it.
+        """
         slots = self._slots.setdefault(name, [])
         if len(slots) < of or slots[0].block.size < size:  # all at once, so that nothing is allocated later
             size = max([size, *(slot.block.size for slot in slots)])
@@ -186,66 +189,78 @@ class Cuda:
             while slots:
                 slots.pop().block.free()
 
-    def pinned(self, shape: Sequence[int] | int, dtype: Any) -> Array:
-        """A page-locked array on the host: transfers from and to it run beside the host."""
+    def _pinned_of(self, name: str, size: int) -> Buffer:
+        known = self._pinned.get(name)
+        if known is None or len(known.array) < size:
+            with self.current():
+                if known is not None:
+                    known.event.synchronize()
+                known = self._pinned[name] = self._new_pinned(size)
+        return known
+
+    def _new_pinned(self, size: int) -> Buffer:
+        """A page-locked buffer of ``size`` bytes, up to an eighth more: sizes that vary soon find what fits them."""
+        step = max(ALIGNMENT, 1 << max(max(size - 1, 1).bit_length() - 4, 0))
         with self.current():
-            made: Array = self._driver.pagelocked_empty(shape, dtype)
-        self.allocations += 1
-        return made
+            array = self._driver.pagelocked_empty(-(-max(size, 1) // step) * step, np.uint8)
+            self.allocations += 1
+            return Buffer(array, self._new_event())
+
+    def _new_event(self) -> Any:
+        return self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
 
     # --- transfers ----------------------------------------------------------------------------------------------------
 
-    def upload(self, target: Block | CudaArray | int, array: Array) -> None:
-        """Copy ``array`` to the device, in the stream's order. It must stay as it is until then: see :meth:`stage`."""
-        pointer = target if isinstance(target, int) else target.pointer
-        with self.current():
-            self._driver.memcpy_htod_async(pointer, np.ascontiguousarray(array), self._stream)
+    def upload(self, target: Block | CudaArray, array: Array) -> None:
+        """Copy ``array`` to the device, in the main stream's order.
 
-    def stage(self, name: str, target: Block | CudaArray | int, array: Array) -> None:
-        """Copy ``array`` to the device by way of the page-locked buffer ``name``: the caller may change it at once."""
-        pinned = self._pinned_of(name, array.nbytes)
-        self.upload(target, pinned.fill(array))
+        It must not change until then: see :meth:`stage`.
+        """
         with self.current():
-            pinned.leave(self._stream)
+            self._driver.memcpy_htod_async(target.pointer, np.ascontiguousarray(array), self._stream)
+
+    def stage(self, name: str, target: Block | CudaArray, array: Array) -> None:
+        """Copy ``array`` to the device through the page-locked buffer ``name``: the caller may change it at once."""
+        buffer = self._pinned_of(name, array.nbytes)
+        self.upload(target, buffer.fill(array))
+        with self.current():
+            buffer.event.record(self._stream)
 
     def fetch(self, arrays: Sequence[CudaArray]) -> list[Array]:
-        """Copies of ``arrays`` on the host, which belong to the caller. Waits for the stream."""
-        starts = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)])
-        pinned = self._pinned_of("fetch", int(starts[-1]))
-        places = [
-            pinned.array[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-            for start, array in zip(starts, arrays, strict=False)
-        ]
+        """Return copies of ``arrays`` on the host. Waits for the main stream."""
+        buffers = [self._pinned_of(f"fetch {index}", array.nbytes) for index, array in enumerate(arrays)]
         with self.current():
-            for place, array in zip(places, arrays, strict=True):
+            for buffer, array in zip(buffers, arrays, strict=True):
                 if array.nbytes:
-                    self._driver.memcpy_dtoh_async(place, array.pointer, self._stream)
+                    self._driver.memcpy_dtoh_async(buffer.array[: array.nbytes], array.pointer, self._stream)
             self._stream.synchronize()
-        return [place.copy() for place in places]
+        return [buffer.holding(one.shape, one.dtype).copy() for buffer, one in zip(buffers, arrays, strict=True)]
 
     def send(self, slot: Slot, array: Array) -> None:
-        """Fill ``slot`` beside the stream, which waits for it. ``array`` may be changed at once; :meth:`sent` must
-        follow when all that reads the slot is on the stream."""
+        """Fill ``slot`` beside the main stream, which waits for it.
+
+        ``array`` may be changed at once. Call :meth:`sent` when everything that reads the slot is on the main stream.
+        """
         if slot.buffer is None:
             slot.buffer = self._new_pinned(slot.block.size)
         copy = slot.buffer.fill(array)
         with self.current():
             self._beside.wait_for_event(slot.ready)
             self._driver.memcpy_htod_async(slot.block.pointer, copy, self._beside)
-            slot.buffer.leave(self._beside)
+            slot.buffer.event.record(self._beside)
             self._stream.wait_for_event(slot.buffer.event)
 
     def sent(self, slot: Slot) -> None:
-        """Nothing that comes on the stream from here on reads ``slot``: it may be filled again."""
+        """Let ``slot`` be filled again once the main stream has come to this point."""
         with self.current():
             slot.ready.record(self._stream)
 
     def begin_fetch(self, slot: Slot, shape: Sequence[int], dtype: Any) -> Callable[[], Array]:
-        """Empty ``slot``, which holds an array, beside what is put on the stream from here on; the function that is
-        returned waits, once, and gives the array.
+        """Begin to copy the array in ``slot`` to the host, beside the main stream.
 
-        It belongs to the caller, outlives this object, and lies in page-locked memory that is used again when it is
-        forgotten.
+        The returned function waits and gives the array, once.
+
+        The array belongs to the caller and outlives this object; its page-locked memory is reused when it is deleted.
         """
         kind = np.dtype(dtype)
         size = prod(shape) * kind.itemsize
@@ -264,29 +279,12 @@ class Cuda:
         return finish
 
     def copy(self, target: int, source: CudaArray) -> None:
-        """Copy on the device, in the stream's order."""
+        """Copy on the device, in the main stream's order."""
         with self.current():
             self._driver.memcpy_dtod_async(target, source.pointer, source.nbytes, self._stream)
 
-    def _pinned_of(self, name: str, size: int) -> Buffer:
-        known = self._pinned.get(name)
-        if known is None or len(known.array) < size:
-            if known is not None:
-                known.wait()
-            with self.current():
-                known = self._pinned[name] = self._new_pinned(size)
-        return known
-
-    def _new_pinned(self, size: int) -> Buffer:
-        with self.current():
-            event = self._new_event()
-        return Buffer(self.pinned(_roomy(size), np.uint8), event)
-
-    def _new_event(self) -> Any:
-        return self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
-
     def synchronize(self) -> None:
-        """Wait for everything that was put on the stream, and for what goes on beside it."""
+        """Wait for both streams."""
         with self.current():
             self._stream.synchronize()
             self._beside.synchronize()
@@ -296,34 +294,29 @@ class Cuda:
     def launch(self, name: str, size: tuple[int, ...], *arguments: Any) -> None:
         """Run a kernel of ``kernels/steps.ptx`` over ``size`` (x in threads, y and z in blocks).
 
-        Arguments are arrays and blocks (by address), NumPy scalars, and Python ints (32 bits).
+        Arguments are arrays and blocks (passed by address), NumPy scalars, and Python ints (32 bits).
         """
         with self.current():
-            if self._module is None:
-                ptx = resources.files(__package__).joinpath("kernels/steps.ptx").read_bytes()
-                self._module = self._driver.module_from_buffer(ptx)
-            if name not in self._kernels:
-                self._kernels[name] = self._module.get_function(name)
+            kernel = self._module.get_function(name)
             values = [_argument(argument) for argument in arguments]
             x, y, z = (*size, 1, 1)[:3]
-            self._kernels[name](*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
+            kernel(*values, grid=(-(-x // _THREADS), y, z), block=(_THREADS, 1, 1), stream=self._stream)
 
     def converted(self, array: CudaArray, dtype: np.dtype[Any], name: str) -> CudaArray:
-        """``array`` as float16 or float32, in the block of that ``name`` and type: its next conversion writes it again.
+        """Return ``array`` as float16 or float32, in the block of that ``name`` and type.
 
-        One for all images of a batch, whichever of them ``array`` is: the stream has read it before it writes it.
+        Its next conversion overwrites the block; the main stream reads it before that.
         """
-        kernels = {("float32", "float16"): "narrow_to_float16", ("float16", "float32"): "widen_to_float32"}
-        kernel = kernels.get((array.dtype.name, dtype.name))
+        kernel = _CONVERSIONS.get((array.dtype.name, dtype.name))
         if kernel is None:
-            raise EngineError(f"{array.dtype} is not turned into {dtype} on the GPU")
+            raise EngineError(f"{array.dtype} cannot be converted to {dtype} on the GPU")
         count = prod(array.shape)
         block = self.block(f"converted {name} {dtype.name}", count * dtype.itemsize)
         self.launch(kernel, (count,), array, np.uint64(count), block)
         return CudaArray(self, block.pointer, array.shape, dtype)
 
     def close(self) -> None:
-        """Free everything but results that callers hold. Device arrays and graphs must not be used afterwards."""
+        """Free everything but results that callers hold. Do not use device arrays and graphs afterwards."""
         if self._context is None:
             return
         self.synchronize()
@@ -333,25 +326,9 @@ class Cuda:
             self._free_slots(slots)
         self._results.close()
         with self.current():
-            self._blocks.clear()
             self._pinned.clear()
-            self._kernels.clear()
             self._module = self._stream = self._beside = None
         self._context = None
-
-
-def _roomy(size: int) -> int:
-    """``size``, up to an eighth more: sizes that differ from frame to frame soon find what fits them."""
-    step = max(ALIGNMENT, 1 << max(max(size - 1, 1).bit_length() - 4, 0))
-    return -(-max(size, 1) // step) * step
-
-
-def _free_pinned(driver: Any, context: Any, buffer: Buffer) -> None:
-    context.push()
-    try:
-        del buffer.array, buffer.event
-    finally:
-        driver.Context.pop()
 
 
 def _argument(value: Any) -> Any:
@@ -372,14 +349,15 @@ def _import_driver() -> Any:
 
 
 def _find_device(driver: Any, index: int) -> Any:
-    """The GPU of that number. By itself CUDA counts the fastest one first, which ``nvidia-smi`` does not."""
+    """The GPU of that number. By default CUDA sorts the fastest one first, unlike ``nvidia-smi``."""
     try:
         driver.init()
-        devices = [driver.Device(place) for place in range(driver.Device.count())]
+        devices = [driver.Device(number) for number in range(driver.Device.count())]
     except driver.Error as error:
         raise EngineError(f"the NVIDIA driver shows no GPU ({error})", "check nvidia-smi") from None
     if VISIBLE_DEVICES not in os.environ:
         devices.sort(key=lambda device: [int(part, 16) for part in re.split("[:.]", device.pci_bus_id())])
     if not 0 <= index < len(devices):
-        raise EngineError(f"there is no GPU {index}: {shown_as([str(one.name()) for one in devices])}", NUMBERING)
+        visible = describe_visible([str(one.name()) for one in devices])
+        raise EngineError(f"there is no GPU {index}: {visible}", NUMBERING)
     return devices[index]

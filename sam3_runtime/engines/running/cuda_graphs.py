@@ -1,6 +1,6 @@
-"""CUDA graphs: launches that were put on the stream once, and are replayed as one.
+"""CUDA graphs: launches that are recorded once and replayed as one.
 
-pycuda does not know them, so the driver's own library is called. Knows no engine.
+pycuda lacks them, so the driver's own library is called through ctypes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CAPTURE_THREAD_LOCAL = 1
 
 
 def capture(cuda: Cuda, enqueue: Callable[[], None]) -> CudaGraph | None:
-    """What ``enqueue`` puts on the stream, as one launch; None where the driver or a library refuses."""
+    """Record the launches of ``enqueue`` as one; None where the driver or a library refuses to."""
     library = _driver_library()
     if library is None:
         return None
@@ -26,21 +26,18 @@ def capture(cuda: Cuda, enqueue: Callable[[], None]) -> CudaGraph | None:
         stream = ctypes.c_void_p(cuda.stream_handle)
         if library.cuStreamBeginCapture_v2(stream, _CAPTURE_THREAD_LOCAL):
             return None
-        graph = ctypes.c_void_p()
-        refused = False
+        graph, executable, refused = ctypes.c_void_p(), ctypes.c_void_p(), False
         try:
             enqueue()
         except EngineError:
             refused = True
         if library.cuStreamEndCapture(stream, ctypes.byref(graph)) or not graph:
             return None
-        if refused:
-            library.cuGraphDestroy(graph)
-            return None
-        executable = ctypes.c_void_p()
-        failed = library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        if not refused:
+            flags = ctypes.c_ulonglong(0)
+            refused = bool(library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, flags))
         library.cuGraphDestroy(graph)
-    return None if failed else CudaGraph(cuda, library, executable)
+    return None if refused else CudaGraph(cuda, library, executable)
 
 
 class CudaGraph:
@@ -50,14 +47,15 @@ class CudaGraph:
         self._cuda, self._library, self._executable = cuda, library, executable
 
     def launch(self) -> None:
+        """Put the launches on the main stream; raises :class:`EngineError` where the driver refuses."""
         with self._cuda.current():
             status = self._library.cuGraphLaunch(self._executable, ctypes.c_void_p(self._cuda.stream_handle))
         if status:
-            raise EngineError(
-                f"a CUDA graph could not be launched (CUDA error {status})", "load with cuda_graphs=False"
-            )
+            message = f"a CUDA graph could not be launched (CUDA error {status})"
+            raise EngineError(message, "load with cuda_graphs=False")
 
     def close(self) -> None:
+        """Free the graph. Closing twice does nothing."""
         if self._executable is not None:
             with self._cuda.current():
                 self._library.cuGraphExecDestroy(self._executable)
@@ -65,7 +63,7 @@ class CudaGraph:
 
 
 def _driver_library() -> Any:
-    """The driver's library, or None where it has no graphs (older than CUDA 11.4)."""
+    """The driver's library; None where it lacks graphs (older than CUDA 11.4)."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -15,16 +15,19 @@ from sam3_runtime.records.records import Preprocessing
 
 
 class HostDevice(Device):
-    """See :class:`Device`."""
+    """The processor; see :class:`Device`."""
 
     def __init__(self) -> None:
         self.name = cpu_name()
 
     def preprocess(self, images: Sequence[Image], resolution: int, preprocessing: Preprocessing, dtype: str) -> Array:
+        """Return ``images`` as pixels [B, 3, R, R]."""
         return np.asarray(preprocess(images, resolution, preprocessing), dtype)
 
     def fetch(self, arrays: Mapping[str, AnyArray]) -> dict[str, Array]:
+        """Return ``arrays`` as they are."""
         return {name: np.asarray(array) for name, array in arrays.items()}
 
     def begin_masks(self, logits: AnyArray, row: int, rows: NDArray[np.intp], size: Size) -> Finish:
+        """Begin the masks ``rows`` of prompt ``row``; see :meth:`Device.begin_masks`."""
         return begin_masks(np.asarray(logits), row, rows, size)

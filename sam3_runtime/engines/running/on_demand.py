@@ -1,6 +1,6 @@
-"""An engine that gives its memory back while it is not needed, and comes back when it is.
+"""An engine that frees its memory while it is not needed, and is opened again when it runs.
 
-The text encoder holds a third of a variant's weights and runs once for each vocabulary. Knows no backend.
+The text encoder has a third of a variant's weights and runs once for each vocabulary.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from sam3_runtime.engines.running.base import AnyArray, Engine
 
 
 class OnDemandEngine(Engine):
-    """Stands for ``engine``, and for what ``reopen`` opens when it runs after a :meth:`release`, until it is closed."""
+    """Wraps ``engine``, and the one that ``reopen`` gives when it runs after a :meth:`release`, until it is closed."""
 
     def __init__(self, engine: Engine, reopen: Callable[[], Engine]) -> None:
-        super().__init__(engine.record, engine._variant)
+        super().__init__(engine.record)
+        self.variant = engine.variant
         self._engine: Engine | None = engine
         self._reopen: Callable[[], Engine] | None = reopen
 
@@ -33,10 +34,12 @@ class OnDemandEngine(Engine):
         return self._engine.infer(feeds)
 
     def release(self) -> None:
+        """Free the engine's memory until it runs again."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
 
     def close(self) -> None:
+        """Free the engine for good."""
         self._reopen = None
         self.release()

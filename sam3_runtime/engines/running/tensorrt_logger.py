@@ -1,28 +1,24 @@
-"""One logger for each of NVIDIA's modules, for as long as the process lives.
+"""One logger for each of NVIDIA's modules, as long as the process lives.
 
-TensorRT keeps the first logger that it is given and speaks through it to the end, whatever became of the builder or
-runtime that it was given to: a logger that is freed before is written to all the same. Knows no message.
+TensorRT keeps the first logger that it is given and writes to it to the end, even when it was freed with the builder or
+runtime that it was given to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-_LOGGERS: list[tuple[Any, Any]] = []
 
-
+@cache
 def logger_of(trt: Any) -> Any:
-    """The logger of the module ``trt``. ``listener``, where it is set, is told every message with its severity's name;
-    ``said()`` gives the errors since it was last called."""
-    known = next((logger for module, logger in _LOGGERS if module is trt), None)
-    if known is None:
-        known = _make(trt)
-        _LOGGERS.append((trt, known))
-    return known
+    """Return the logger of the module ``trt``.
 
+    Its ``listener``, where it is set, gets the severity and the text of every message; ``said()`` gives the errors
+    since it was last called.
+    """
 
-def _make(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

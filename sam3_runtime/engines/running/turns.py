@@ -1,4 +1,4 @@
-"""Whose turn it is to run the engines of a model. Knows no model."""
+"""Turns of the threads that run the engines of a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sam3_runtime.core.errors import EngineError
 
 
 class Turns:
-    """Who may run the engines of a pipeline: one at a time, or, where they are ``concurrent``, everybody.
+    """Lets one thread at a time run the engines of a pipeline, or, where they are ``concurrent``, all.
 
-    A turn is never held while the caller's own code runs, ``stages`` and ``take`` excepted.
+    A turn is not held while the caller's own code runs, ``stages`` and ``take`` excepted.
     """
 
     def __init__(self, concurrent: bool) -> None:
@@ -23,17 +23,17 @@ class Turns:
 
     @contextmanager
     def take(self) -> Iterator[int]:
-        """Wait for a turn; gives its number, by which who comes again knows whether others came in between.
+        """Wait for a turn; yields its number, which shows on the next turn whether others came in between.
 
-        :class:`EngineError` in the thread that has the turn, which would wait for itself.
+        Raises :class:`EngineError` in the thread that has the turn, which would wait for itself.
         """
         if self.concurrent:
             yield 0
             return
         if self._thread == get_ident():
             raise EngineError(
-                "a pipeline was called by what it calls itself, `stages` or `take`: on a GPU that would wait for ever",
-                "note what to look at, and call the pipeline once this call is through",
+                "a pipeline was called from its own `stages` or `take`, which on a GPU would wait for ever",
+                "call the pipeline again once this call has returned",
             )
         with self._lock:
             self._thread = get_ident()

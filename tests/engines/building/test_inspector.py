@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from sam3_runtime.engines.building.inspector import (
-    count_products,
+    Inspection,
+    inspect_layers,
     parse_layers,
-    read_layers,
     report_layers,
-    unseen_islands,
 )
 from sam3_runtime.records.records import Layers
 
@@ -57,8 +56,12 @@ TEN = [
 PRODUCTS = {"patch_embed/Conv": 9, "a/MatMul": 100, "neck/Conv": 41, "attn/MatMul": 0, "attn/MatMul_2": 0}
 
 
+def inspected(entries: list[Any], *islands: str) -> Inspection:
+    return inspect_layers(parse_layers(json.dumps({"Layers": entries, "Bindings": []})), PRODUCTS, islands)
+
+
 def read(entries: list[Any], *islands: str) -> Layers:
-    return read_layers(parse_layers(json.dumps({"Layers": entries, "Bindings": []})), PRODUCTS, islands)
+    return inspected(entries, *islands).layers
 
 
 def test_what_86_shows_and_what_it_hides() -> None:
@@ -76,11 +79,7 @@ def test_what_10_shows() -> None:
     assert found.work == {"float16": 41, "int8": 100, "unknown": 9}
     assert found.attention == 1
     assert found.eight_bit_share == pytest.approx(100 / 141)
-    assert count_products(parse_layers(json.dumps({"Layers": TEN})), PRODUCTS) == {
-        "float16": 3,
-        "int8": 1,
-        "unknown": 1,
-    }
+    assert inspected(TEN).products == {"float16": 3, "int8": 1, "unknown": 1}
 
 
 HIDDEN = "N/A due to dynamic shapes"
@@ -124,9 +123,8 @@ def test_islands_that_cannot_be_seen_are_counted() -> None:
     ]
     islands = ("Sub", "Div", "Sqrt", "Mul", "absent")
     assert read(dark, *islands).narrowed == ()
-    unseen = unseen_islands(parse_layers(json.dumps({"Layers": dark})), islands)
-    assert unseen == ["Div", "Sqrt", "Sub", "absent"]
-    assert report_layers(read(dark, *islands), unseen)[-1].startswith("4 nodes told to run in float32")
+    assert inspected(dark, *islands).unseen == ["Div", "Sqrt", "Sub", "absent"]
+    assert report_layers(inspected(dark, *islands))[-1].startswith("4 nodes must run in float32")
 
 
 @pytest.mark.parametrize("field", ["Datatype", "DataType"])
@@ -167,11 +165,11 @@ def test_what_is_no_layer_list_is_refused() -> None:
 
 
 def test_for_people() -> None:
-    lines = report_layers(read(EIGHT, "Mul"))
+    lines = report_layers(inspected(EIGHT, "Mul"))
     assert (
         "5 layers (float16 2, float32 1, not told by this TensorRT: 1), 0 fused attentions, 1 reformat, 1 block "
         in lines[0]
     )
     assert lines[1] == "matrix work: int8 6%, not told by this TensorRT: 94%"
     assert lines[2] == "WARNING: float32 was asked for and is not used in Mul"
-    assert len(report_layers(read(TEN))) == 2
+    assert len(report_layers(inspected(TEN))) == 2

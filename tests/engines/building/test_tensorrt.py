@@ -15,7 +15,7 @@ pytest.importorskip("onnx.checker")
 pytest.importorskip("filelock")
 
 from sam3_runtime.core.errors import BuildError
-from sam3_runtime.core.gpus import Gpu, find_gpu
+from sam3_runtime.core.gpus import Gpu
 from sam3_runtime.engines.building import CalibrationCache, Task, build_engine, tensorrt
 from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.families.sam3.spec import SAM3
@@ -34,13 +34,11 @@ OUT_OF_MEMORY = "Could not find any implementation for node {ForeignNode[a...b]}
 
 
 @pytest.fixture(autouse=True)
-def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A GPU, and nothing on PATH."""
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: H200)
     monkeypatch.setattr(tensorrt, "trtexec_version", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    yield
-    find_gpu.cache_clear()
 
 
 @pytest.fixture
@@ -336,13 +334,12 @@ def test_a_failed_build_leaves_nothing_and_the_record_tells_how_it_was_built(
         "precision": "fp16",
         "toolchain": {"backend": "tensorrt", "version": "8.6.1", "gpu": H200.name, "compute_capability": "9.0"},
         "settings": {"workspace_mib": 600, "optimal": {"n": 2}},
-        "code": "",
-        "cache": cache,
         "timing_cache": tmp_path / "timing.cache",
     }
+    task = Task.of(graph, engine, **options)
     module._told.on_build = says("the moon is full")
     with pytest.raises(BuildError):
-        build_engine(graph, engine, **options)
+        build_engine(task, code="", cache=cache)
     assert not engine.exists()
     assert not list(cache.glob("[0-9a-f]*"))
     assert not list(cache.glob("*.part"))
@@ -355,9 +352,9 @@ def test_a_failed_build_leaves_nothing_and_the_record_tells_how_it_was_built(
         held.append(engine)
         yield
 
-    record = build_engine(graph, engine, **options, hold=hold)
+    record = build_engine(task, code="", cache=cache, hold=hold)
     engine.unlink()
-    assert build_engine(graph, engine, **options, hold=hold) == record
+    assert build_engine(task, code="", cache=cache, hold=hold) == record
     assert held == [engine], "what is in the cache waits for no GPU"
     assert record.toolchain.gpu == "NVIDIA H200"
     assert record.profile["n"] == (1, 2, 27)

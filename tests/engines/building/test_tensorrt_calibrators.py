@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("onnx.checker")
 
 from sam3_runtime.core.gpus import Gpu
-from sam3_runtime.engines.building import CalibrationCache, build_engine, tensorrt
+from sam3_runtime.engines.building import CalibrationCache, Task, build_engine, tensorrt
 from sam3_runtime.engines.building.tensorrt_calibrators import cached_calibrator, make_calibrator
 from sam3_runtime.engines.running import cuda
 from sam3_runtime.families import exporter
@@ -122,17 +122,16 @@ def test_a_calibration_and_the_build_from_it(
     assert trt._told.level == 0
 
     def build_with(calibration: CalibrationCache | None) -> EngineRecord:
-        return build_engine(
+        task = Task.of(
             float_graphs,
             tmp_path / "store/vision-encoder_int8.engine",
             batch=4,
             precision="fp16",
             toolchain=toolchain,
             settings={},
-            code="",
-            cache=tmp_path / "cache",
             calibration=calibration,
         )
+        return build_engine(task, code="", cache=tmp_path / "cache")
 
     scales = open_cache([str(file) for file in files], float_graphs, release)
     assert scales is not None

@@ -72,7 +72,7 @@ def test_timings_of_another_machine_are_said_and_replaced(tmp_path: Path, change
     build(TimingCache(path, there, said.append), b"two")
     assert path.read_bytes() == b"two"
     assert "is of TensorRT 8.6.1 on NVIDIA H200, and this is" in said[0]
-    assert f"TensorRT {there['version']} on {there['gpu']}: a new one takes its place" in said[0]
+    assert f"TensorRT {there['version']} on {there['gpu']}: it is replaced" in said[0]
 
 
 def test_timings_that_tensorrt_refuses_are_replaced(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_timings_that_tensorrt_refuses_are_replaced(tmp_path: Path) -> None:
     cache = TimingCache(path, HERE, said.append)
     cache.attach(config, log)
     cache.keep(config)
-    assert said == [f"TensorRT does not take the timing cache {path}: a new one takes its place"]
+    assert said == [f"TensorRT does not take the timing cache {path}: it is replaced"]
     assert log.errors == ["before"]
     assert path.read_bytes() == b""
 

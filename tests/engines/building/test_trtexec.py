@@ -74,17 +74,16 @@ def test_an_engine_comes_out_and_its_record_says_how(
     tool(f"build(); {PASSED}")
     monkeypatch.chdir(tmp_path)
     timing = tmp_path / "timing.cache"
-    record = build_engine(
+    task = Task.of(
         typed_graphs["text-encoder"],
         tmp_path / "text-encoder.engine",
         batch=4,
         precision="fp16",
         toolchain={"backend": "tensorrt", "version": "8.6.1", "gpu": H200.name, "compute_capability": "9.0"},
         settings={"workspace_mib": 100},
-        code="",
-        cache=tmp_path / "cache",
         timing_cache=timing,
     )
+    record = build_engine(task, code="", cache=tmp_path / "cache")
     assert (tmp_path / "text-encoder.engine").read_bytes() == b"engine"
     assert shlex.split(record.command)[:3] == [
         "trtexec", "--onnx=text-encoder.onnx", "--saveEngine=text-encoder.engine",

@@ -24,6 +24,12 @@ def feeds(part: PartName, dtype: str = "float32", **values: int) -> dict[str, np
     }
 
 
+def engine_of(part: PartName) -> FakeEngine:
+    engine = FakeEngine(fake_record(part, VARIANT))
+    engine.variant = VARIANT
+    return engine
+
+
 @pytest.mark.parametrize("part", PART_NAMES)
 def test_fake_engines_give_what_the_contract_says(part: PartName) -> None:
     engine = FakeEngine(fake_record(part, VARIANT))
@@ -58,13 +64,13 @@ def test_fake_engines_give_what_the_contract_says(part: PartName) -> None:
 def test_feeds_that_do_not_fit_are_refused(part: PartName, change: dict[str, Any], message: str) -> None:
     fed = {name: array for name, array in {**feeds(part), **change}.items() if array is not None}
     with pytest.raises(EngineError, match=message):
-        FakeEngine(fake_record(part, VARIANT), VARIANT).infer(fed)
+        engine_of(part).infer(fed)
 
 
 def test_too_large_a_batch_names_the_variant_that_takes_it() -> None:
     for part, symbol in (("vision-encoder", "B"), ("text-encoder", "P"), ("decoder", "P")):
         with pytest.raises(EngineError, match="got a batch of 12, and b8_q50_r112 takes 8 at most") as caught:
-            FakeEngine(fake_record(part, VARIANT), VARIANT).infer(feeds(part, **{symbol: 12}))  # type: ignore[arg-type]
+            engine_of(part).infer(feeds(part, **{symbol: 12}))  # type: ignore[arg-type]
         assert "build b12_q50_r112: add to variants.yaml\n  - {batch: 12, queries: 50, resolution: 112}" in str(
             caught.value
         )

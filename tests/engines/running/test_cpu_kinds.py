@@ -133,7 +133,7 @@ def test_without_vnni_one_is_exact_and_the_other_refused(engines: dict[str, Path
     saturated, refused, error = run.stdout.splitlines()
     assert saturated == "True"
     assert refused == (
-        "the vision-encoder was built for CPUs with VNNI, and this one has none: its 8-bit products would saturate"
+        "the vision-encoder was built for CPUs with VNNI, which this one lacks: its 8-bit products would saturate"
     )
     assert float(error) == 0
 

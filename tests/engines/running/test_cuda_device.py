@@ -67,6 +67,21 @@ def test_more_sizes_than_are_remembered(device: CudaDevice, gpu: FakeGpu) -> Non
     closed(device, gpu)
 
 
+def test_the_tables_that_are_used_stay_when_others_are_freed(device: CudaDevice, opened: Cuda, gpu: FakeGpu) -> None:
+    """An image of one size at each turn, beside more sizes than are remembered."""
+    device.preprocess([picture(30, 30)], 28, Preprocessing(), "float32")
+    kept = {key: [block.pointer for block in blocks] for key, blocks in device._tables.items()}
+    assert len(kept) == 2, "of the statistics, and of 30 pixels"
+    for place in range(24):
+        device.preprocess([picture(31 + place, 30)], 28, Preprocessing(), "float32")
+        assert {key: [block.pointer for block in device._tables[key]] for key in kept} == kept
+    assert len(device._tables) == 16
+    before = opened.allocations
+    device.preprocess([picture(54, 30)], 28, Preprocessing(), "float32")
+    assert opened.allocations == before
+    closed(device, gpu)
+
+
 def test_other_statistics(device: CudaDevice, gpu: FakeGpu) -> None:
     for chosen in (UNEVEN, Preprocessing(), UNEVEN):
         found = np.asarray(device.preprocess([picture(20, 30)], 28, chosen, "float32"))
@@ -109,5 +124,5 @@ def test_arrays_of_the_host_are_fetched_as_they_are(device: CudaDevice) -> None:
     assert found["here"] is here
     assert found["there"].shape == (1, 3, 14, 14)
     assert device.fetch({}) == {}
-    with pytest.raises(TypeError, match="masks of this device lie on it"):
+    with pytest.raises(TypeError, match="logits of masks must be on this device"):
         device.begin_masks(np.zeros((1, 1, 2, 2), np.float32), 0, np.asarray([0]), (2, 2))

@@ -108,5 +108,5 @@ def test_what_is_no_graph_is_one_message(directory: Path) -> None:
 
 
 def test_an_unknown_provider_lists_those_there_are(directory: Path) -> None:
-    with pytest.raises(EngineError, match=r"no execution provider 'Nothing'\nHint: it has .*CPUExecutionProvider"):
+    with pytest.raises(EngineError, match=r"the execution provider 'Nothing'\nHint: it has .*CPUExecutionProvider"):
         open_engine(directory, "text-encoder", EngineOptions(providers=("Nothing",)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from sam3_runtime.engines.running.tensorrt_logger import logger_of
@@ -15,7 +15,9 @@ class ILogger:
 
 
 def module() -> Any:
-    return SimpleNamespace(ILogger=ILogger)
+    made: Any = ModuleType("tensorrt")
+    made.ILogger = ILogger
+    return made
 
 
 ERROR, INFO = SimpleNamespace(name="ERROR"), SimpleNamespace(name="INFO")

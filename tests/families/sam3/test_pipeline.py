@@ -236,10 +236,10 @@ def test_an_engine_that_does_not_open_closes_those_before(directory: Path, monke
     closed = []
     made = FakeEngine.__init__
 
-    def refuse(engine: FakeEngine, record: EngineRecord, variant: Variant | None) -> None:
+    def refuse(engine: FakeEngine, record: EngineRecord) -> None:
         if record.part == "decoder":
             raise EngineError("refused")
-        made(engine, record, variant)
+        made(engine, record)
 
     monkeypatch.setattr(FakeEngine, "__init__", refuse)
     monkeypatch.setattr(FakeEngine, "close", lambda engine: closed.append(engine.record.part))
@@ -432,7 +432,7 @@ def test_what_a_pipeline_calls_cannot_call_it(serial: Pipeline, inside: str) -> 
             again()
         yield
 
-    with pytest.raises(EngineError, match="a pipeline was called by what it calls itself"):
+    with pytest.raises(EngineError, match="a pipeline was called from its own"):
         within(lambda: next(serial.rounds(take, ["cat"], stages=stage)))
     assert len(serial.detect(photos(1), ["cat"])) == 1
 
