@@ -41,6 +41,10 @@ class BackendSpec:
     distributions: tuple[str, ...] = ()
     tool: str | None = None
     install: str | None = None
+    run_imports: tuple[str, ...] = ()
+    """Libraries that its running modules may import beside ``module``, such as PyTorch."""
+    graph_form: Literal["onnx", "torch"] = "onnx"
+    """What it builds from: an ONNX file or an exported PyTorch program."""
     precision: Literal["fp32", "fp16"] = "fp32"
     settings: Callable[[BuildSection], dict[str, Any]] = lambda _: {}
     auto: bool = False
