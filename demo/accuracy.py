@@ -26,9 +26,9 @@ from typing import Any, get_args
 import yaml
 
 from demo.run import run, show
-from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import write_atomically
+from sam3_runtime.families.sam3.evaluate import Evaluation, evaluate
 from sam3_runtime.families.sam3.parts import PART_NAMES
 from sam3_runtime.plan.settings import Algorithm
 from sam3_runtime.plan.variants import Variant

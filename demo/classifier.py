@@ -14,7 +14,7 @@ from pathlib import Path
 
 from demo.efficientnet import write_checkpoint
 from demo.run import DEMO, PYTHON, TOOL, announce, build, run
-from sam3_runtime.media.source_files import locate
+from sam3_runtime.core.source_files import locate
 from sam3_runtime.plan.toolchain import why_not_run
 
 VARIANT = "b4_r224"

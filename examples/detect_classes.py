@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import sam3_runtime
+from sam3_runtime.core.source_files import expand_images
 from sam3_runtime.imaging.drawing import draw
 from sam3_runtime.media.sinks import write_image
-from sam3_runtime.media.source_files import expand_images
 from sam3_runtime.media.sources import load_image
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import sam3_runtime
-from sam3_runtime.media.source_files import expand_images
+from sam3_runtime.core.source_files import expand_images
 from sam3_runtime.media.sources import load_image
 
 

@@ -12,7 +12,7 @@ from sam3_runtime.report import report
 from sam3_runtime.jobs import job as jobs
 from sam3_runtime.jobs import damage
 from sam3_runtime.plan import paths
-from sam3_runtime.engines.cache import register_links
+from sam3_runtime.jobs.engine_cache import register_links
 from sam3_runtime.plan.code_digest import code_digest, remember
 from sam3_runtime.plan.contents import Contents
 from sam3_runtime.core.errors import Sam3Error

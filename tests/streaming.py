@@ -12,9 +12,9 @@ import numpy as np
 from sam3_runtime.families.sam3.banks import ClassInfo
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.images import TakeFromSources
 from sam3_runtime.streams.cameras import Camera, Frames, Problem, Source, frame_at
 from sam3_runtime.streams.flow import BatchResults
-from sam3_runtime.streams.images import TakeFromSources
 
 T = TypeVar("T")
 CLASSES = (ClassInfo("cup", 0.3, (230, 60, 60)), ClassInfo("cat", 0.3, (40, 130, 240)))

@@ -17,7 +17,7 @@ from sam3_runtime.families.sam3.spec import SAM3
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "sam3_runtime"
-JOB_TIME = ("families/*/export", "graphs", "quantize", "engines/building", "engines/cache", "jobs")
+JOB_TIME = ("families/*/export", "graphs", "quantize", "engines/building", "jobs")
 """Folders, and a module: what only jobs run. All else runs where a variant does."""
 HEAVY = {"torch", "transformers", "timm", "onnx", "snakemake", "filelock"}
 CODE = [spec.code for spec in FAMILIES.values()]
@@ -126,7 +126,6 @@ def texts_of(tree: ast.Module) -> set[str]:
 WITH_PROMPTS = {
     "api": "the public API",
     "cli/bank": "commands about projects and banks",
-    "cli/evaluate": "asks engines the prompts of a data set",
     "cli/main": "likewise: prints the schema of projects",
     "cli/show": "likewise: shows a bank",
     "cli/stream": "detects prompts and the classes of a bank",

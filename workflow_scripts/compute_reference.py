@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from sam3_runtime.core.source_files import expand_images
 from sam3_runtime.families import exporter
 from sam3_runtime.jobs.job import job, read_lock
-from sam3_runtime.media.source_files import expand_images
 from sam3_runtime.media.sources import load_image
 
 with job(snakemake):

@@ -22,10 +22,10 @@ from sam3_runtime.core.gpus import cuda_version, find_gpus
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.measure.gpu_monitor import read
-from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.estimate import estimate
 from sam3_runtime.plan.planning import DEFAULT_CACHE, Plan, make_plan
 from sam3_runtime.plan.toolchain import trtexec_version
+from sam3_runtime.records.memory import MIB
 
 _PATIENCE = 120  # seconds that an import may take
 _PROBE = "import importlib, sys; m = importlib.import_module(sys.argv[1]); print(getattr(m, '__version__', 'there'))"

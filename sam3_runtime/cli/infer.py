@@ -17,10 +17,9 @@ from typing import Any
 
 from rich.console import Console
 
-from sam3_runtime.cli.progress import reporter
 from sam3_runtime.cli.stream import StreamOutcome, classes_of, run_stream
 from sam3_runtime.core.errors import SourceError, printable
-from sam3_runtime.media.source_files import (
+from sam3_runtime.core.source_files import (
     IMAGE_SUFFIXES,
     ImageSource,
     LeftOut,
@@ -29,6 +28,7 @@ from sam3_runtime.media.source_files import (
     shortened,
     unique,
 )
+from sam3_runtime.report.progress import reporter
 from sam3_runtime.streams.cameras import Frames, ImageFiles, Problem, Source, VideoFile
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}  # what OpenCV writes

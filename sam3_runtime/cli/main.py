@@ -23,7 +23,7 @@ from sam3_runtime import __version__
 from sam3_runtime.cli.show import print_bank, print_findings, print_overview, print_variant, print_verdict
 from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.core.wording import counted
-from sam3_runtime.measure.memory import MIB
+from sam3_runtime.records.memory import MIB
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -121,7 +121,10 @@ def infer(
 
     A classifier prints the best classes of each image instead.
     """
-    outcome = _runtime_of(engines).infer(
+    from sam3_runtime.cli.infer import infer as detect
+
+    run = getattr(_runtime_of(engines), "infer", detect)
+    outcome = run(
         engines, images=images or [], video=video, project=project, bank=bank, prompts=prompt or [], boxes=box or [],
         relative_boxes=relative_boxes, conf=conf, top=top, track=track, save=_split(save), frames=frames,
         output=output, threads=threads,

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sam3_runtime.core.wording import counted
-from sam3_runtime.measure.memory import MIB, smallest_card
+from sam3_runtime.records.memory import MIB, smallest_card
 from sam3_runtime.records.records import Verdict
 from sam3_runtime.report.eight_bit import precision_used
 

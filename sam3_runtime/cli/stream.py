@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sam3_runtime.cli.progress import reporter, tracked
 from sam3_runtime.core.errors import printable
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
@@ -26,6 +25,7 @@ from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError, check_u
 from sam3_runtime.imaging.fonts import glyph_warning
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.media.sources import quiet_decoders
+from sam3_runtime.report.progress import reporter, tracked
 from sam3_runtime.streams.cameras import IMAGES_FPS, ImageFiles, Source, find_sources
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result
 from sam3_runtime.streams.outputs import Outputs, check_output, kinds_of

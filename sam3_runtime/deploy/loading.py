@@ -14,7 +14,6 @@ from typing import Any
 from sam3_runtime.core.errors import EngineError, RecordError
 from sam3_runtime.core.files import sha256_of, stamp_of
 from sam3_runtime.core.hints import rebuild_hint
-from sam3_runtime.core.integrity import difference
 from sam3_runtime.deploy.configure import check_agreement, check_name, read_config, read_records
 from sam3_runtime.deploy.overview import status_of
 from sam3_runtime.engines.running import check_engine, engine_file, open_device, open_engine
@@ -22,8 +21,9 @@ from sam3_runtime.engines.running.base import Engine, EngineOptions
 from sam3_runtime.engines.running.on_demand import OnDemandEngine
 from sam3_runtime.families import runtime
 from sam3_runtime.families.base import FamilySpec
-from sam3_runtime.measure.memory import check_fits
 from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.integrity import difference
+from sam3_runtime.records.memory import check_fits
 from sam3_runtime.records.records import EngineRecord, VariantConfig
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.core.integrity import check_engines
 from sam3_runtime.deploy.configure import check_agreement, check_name, read_records
-from sam3_runtime.measure.memory import MIB, predict
 from sam3_runtime.plan.toolchain import device_name
+from sam3_runtime.records.integrity import check_engines
+from sam3_runtime.records.memory import MIB, predict
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 
 

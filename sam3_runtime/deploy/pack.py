@@ -18,9 +18,9 @@ from pathlib import Path
 
 from sam3_runtime.core.errors import OutputError, RecordError, Sam3Error
 from sam3_runtime.core.files import temporary_name, written_whole
-from sam3_runtime.core.integrity import check_engines
 from sam3_runtime.deploy.configure import check_agreement, read_records
 from sam3_runtime.plan.paths import reference_file
+from sam3_runtime.records.integrity import check_engines
 from sam3_runtime.records.records import VariantConfig
 
 REFERENCE = "reference.safetensors"

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from sam3_runtime.core.gpus import find_gpu
 from sam3_runtime.measure.gpu_monitor import clocks_of, monitor, process_gpu_mib, read
-from sam3_runtime.measure.memory import MIB
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.records.measurements import Baseline, BaselineRun, BaselineWay, latency, shareable, stable
+from sam3_runtime.records.memory import MIB
 from sam3_runtime.records.records import CheckpointLock
 
 Precision = Literal["float16", "float32"]

@@ -15,10 +15,10 @@ from typing import Any
 
 from sam3_runtime.core.errors import RecordError
 from sam3_runtime.core.files import sha256_of
-from sam3_runtime.core.integrity import Hashing, difference
 from sam3_runtime.deploy.configure import check_agreement
 from sam3_runtime.plan.paths import engine_id, steps
 from sam3_runtime.plan.planning import Plan
+from sam3_runtime.records.integrity import Hashing, difference
 from sam3_runtime.records.measurements import BenchResult
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam3_runtime.core.files import ProcessState, parts_in
-from sam3_runtime.engines.cache import Entry, UserState, entries
+from sam3_runtime.jobs.engine_cache import Entry, UserState, entries
 from sam3_runtime.jobs.job import refuse_while_running
 from sam3_runtime.plan.paths import steps
 from sam3_runtime.plan.planning import DEFAULT_CACHE, Plan

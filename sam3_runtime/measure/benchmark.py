@@ -20,15 +20,15 @@ import numpy as np
 
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.gpus import find_gpu
+from sam3_runtime.core.source_files import expand_images, is_video
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families import runtime
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor
-from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed_windows
-from sam3_runtime.media.source_files import expand_images, is_video
 from sam3_runtime.media.sources import load_image, read_video
 from sam3_runtime.records.measurements import BenchResult, CameraBench, PartBench, Rounds, latency, of_variant, stable
+from sam3_runtime.records.memory import process_mib
 
 _FRAMES = 32  # decoded and kept in memory; rounds cycle through them
 

@@ -14,8 +14,8 @@ from threading import Event, Thread
 from typing import Literal
 
 from sam3_runtime.core.gpus import query, visible_handles, whole_gpu
-from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import Clocks, DeviceMemory, Reading
+from sam3_runtime.records.memory import MIB
 
 INTERVAL = 0.5
 """Seconds between two readings."""

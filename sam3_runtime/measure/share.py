@@ -14,11 +14,11 @@ from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.deploy.pack import reference_path
 from sam3_runtime.families import runtime
 from sam3_runtime.measure.benchmark import benchmark
-from sam3_runtime.measure.memory import predict
 from sam3_runtime.measure.verify import verify_here
 from sam3_runtime.plan.settings import sections_of
 from sam3_runtime.plan.toolchain import device_name, why_not_run
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of
+from sam3_runtime.records.memory import predict
 from sam3_runtime.records.records import VariantConfig
 
 _OF_VERDICT = {"variant", "status", "reason", "checks", "detections", "found", "accuracy"}

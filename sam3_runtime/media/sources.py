@@ -1,6 +1,6 @@
 """Reads images and videos from files, folders, globs and installed packages, as RGB uint8.
 
-Specs are those of :mod:`sam3_runtime.media.source_files`. Knows OpenCV, and nothing of models. OpenCV's BGR is
+Specs are those of :mod:`sam3_runtime.core.source_files`. Knows OpenCV, and nothing of models. OpenCV's BGR is
 converted here and in ``sinks``, and used nowhere else.
 """
 
@@ -23,10 +23,10 @@ import numpy as np
 
 from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import SourceError, printable
+from sam3_runtime.core.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
 from sam3_runtime.core.wording import counted
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.containers import promise_of
-from sam3_runtime.media.source_files import IMAGE_SUFFIXES, Spec, expand_images, is_video, locate
 
 _LONGEST_SIDE = 1_000_000  # pixels, of a PNG: libpng's own limit
 _WHITE = 65535  # of 16 bits

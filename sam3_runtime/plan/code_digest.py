@@ -27,11 +27,11 @@ MEMORY = Path(".snakemake/sam3-code.json")
 # Messages, file names, locks and integrity; settings and records, whose values are in params and cache keys; what is
 # only displayed, predicted or stored beside an engine.
 _SHARED_PLUMBING = """
-    __init__ families/__init__ families/base engines/__init__ engines/registry engines/cache
-    core/errors core/files core/gpus core/hints core/integrity core/yaml_document core/remembered core/wording
-    plan/carried_code plan/code_digest plan/paths plan/planning plan/sections plan/settings plan/toolchain plan/variants
+    __init__ families/__init__ families/base engines/__init__ engines/registry jobs/engine_cache
+    core/errors core/files core/gpus core/hints records/integrity core/yaml_document core/remembered core/wording
+    plan/carried_code plan/code_digest plan/paths plan/planning core/sections plan/settings plan/toolchain plan/variants
     jobs/gpu_lock jobs/job jobs/locking records/records deploy/configure deploy/overview deploy/pack
-    measure/memory engines/building/inspector engines/building/timing_cache
+    records/memory engines/building/inspector engines/building/timing_cache
     engines/running/fake engines/running/tensorrt_logger
 """
 PLUMBING = frozenset(_SHARED_PLUMBING.split()).union(

@@ -15,7 +15,7 @@ from pathlib import Path
 from sam3_runtime.core.errors import SourceError
 from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.remembered import Remembered
-from sam3_runtime.media.source_files import Spec, expand_images, is_video, locate
+from sam3_runtime.core.source_files import Spec, expand_images, is_video, locate
 from sam3_runtime.records.checkpoint_files import checkpoint_digest, shards_of
 
 MEMORY = Path(".snakemake/sam3-contents.json")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from math import prod
 
 from sam3_runtime.families.base import BATCH, EIGHT_BIT, RESOLUTION, Estimated, Part, resolve
-from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB, MIB
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.memory import CUDA_CONTEXT_MIB, MIB
 
 _REFERENCE = 100_000_000
 _ITEM = {"float32": 4, "int64": 8, "bool": 1}

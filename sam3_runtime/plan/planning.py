@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.core.errors import VariantsError, WorkFolderError
+from sam3_runtime.core.source_files import PACKAGE
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
 from sam3_runtime.families.base import FamilySpec
-from sam3_runtime.media.source_files import PACKAGE
 from sam3_runtime.plan import toolchain as toolchains
 from sam3_runtime.plan.settings import sections_of
 from sam3_runtime.plan.toolchain import eight_bit_products, locked_checkpoint, resolve

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, create_model
 
 from sam3_runtime.core.gpus import DEFAULT_GPUS, NAMES, as_number, parse_gpu
-from sam3_runtime.engines.registry import BUILT
-from sam3_runtime.families import FAMILIES, module_of
-from sam3_runtime.families.base import FamilySpec
-from sam3_runtime.plan.sections import (
+from sam3_runtime.core.sections import (
     Positive,
     QuantizeValue,
     Section,
     no_text_for_number,
 )
+from sam3_runtime.engines.registry import BUILT
+from sam3_runtime.families import FAMILIES, module_of
+from sam3_runtime.families.base import FamilySpec
 
 if TYPE_CHECKING:
     FamilyName = str

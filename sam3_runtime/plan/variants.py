@@ -17,11 +17,11 @@ from typing import Any
 
 from sam3_runtime.core.errors import VariantsError
 from sam3_runtime.core.gpus import FIRST_WITH_FP8, GENERATIONS, as_number, names_of, without_fp8
+from sam3_runtime.core.sections import Quantize
 from sam3_runtime.core.yaml_document import Document, Lines
 from sam3_runtime.engines.registry import BACKENDS, BUILT, BackendSpec
 from sam3_runtime.families import DEFAULT, FAMILIES, claimed_by
 from sam3_runtime.families.base import BATCH, EIGHT_BIT, FamilySpec
-from sam3_runtime.plan.sections import Quantize
 from sam3_runtime.plan.settings import VariantsFile, variants_file
 
 RANDOM_CHECKPOINT = "random"

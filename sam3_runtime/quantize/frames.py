@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from sam3_runtime.core.errors import CalibrationError, SourceError
+from sam3_runtime.core.source_files import expand_images, is_video
 from sam3_runtime.graphs.read import Graph
 from sam3_runtime.imaging.preprocess import FloatArray, Image
-from sam3_runtime.media.source_files import expand_images, is_video
 from sam3_runtime.media.sources import evenly_drawn_frames, read_video
 from sam3_runtime.records.records import Preprocessing
 

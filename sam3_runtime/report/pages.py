@@ -12,8 +12,8 @@ import yaml
 
 from sam3_runtime.core.gpus import names_of
 from sam3_runtime.families import FAMILIES
-from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.plan.variants import RANDOM_CHECKPOINT
+from sam3_runtime.records.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.report.tables import Row, cell, columns_of, grid, page
 
 _SPECS = tuple(FAMILIES.values())

@@ -18,10 +18,10 @@ from sam3_runtime.core.errors import RecordError, Sam3Error
 from sam3_runtime.core.files import without_folders, write_atomically
 from sam3_runtime.core.wording import counted
 from sam3_runtime.families import FAMILIES
-from sam3_runtime.measure.memory import MIB, predict, smallest_card
 from sam3_runtime.plan.paths import Step, chain
 from sam3_runtime.plan.planning import Plan
 from sam3_runtime.records.measurements import BenchResult, Measured, facts_of, shareable
+from sam3_runtime.records.memory import MIB, predict, smallest_card
 from sam3_runtime.records.records import CheckpointLock, EngineRecord, Toolchain, Verdict
 from sam3_runtime.report.eight_bit import NOT_WORTH_IT, method_of, slower_than_sibling, warnings_of
 from sam3_runtime.report.pages import folder_csv, folder_html, folder_markdown, is_bad

@@ -25,13 +25,13 @@ from sam3_runtime.engines.running.base import AnyArray, Engine
 from sam3_runtime.families.sam3.detector import Detector, open_detector
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor
-from sam3_runtime.measure.memory import process_mib
 from sam3_runtime.measure.timing import timed
+from sam3_runtime.media.images import TakeFromSources
 from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import EngineCalls, StreamBench, latency, of_variant, stable
+from sam3_runtime.records.memory import process_mib
 from sam3_runtime.streams.cameras import Frames, Problem, Source, find_sources, frame_at
 from sam3_runtime.streams.flow import BatchResults, Flow, FlowSettings
-from sam3_runtime.streams.images import TakeFromSources
 
 _Shape = tuple[tuple[str, int], ...]
 _WARM_UP = 3  # calls of an engine alone; a shape runs as a CUDA graph from its third run on

@@ -24,9 +24,7 @@ from urllib.parse import urlsplit
 import cv2
 
 from sam3_runtime.core.errors import SourceError, printable
-from sam3_runtime.core.wording import counted
-from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.media.source_files import (
+from sam3_runtime.core.source_files import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     Listed,
@@ -37,6 +35,8 @@ from sam3_runtime.media.source_files import (
     shortened,
     unique,
 )
+from sam3_runtime.core.wording import counted
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.sources import Frame, as_rgb, load_image, read_video
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from typing_extensions import Self
 
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.images import SourceImage, TakeFromSources
 from sam3_runtime.streams.cameras import Source, find_sources
-from sam3_runtime.streams.images import SourceImage, TakeFromSources
 from sam3_runtime.streams.queues import Channel, Inbox
 from sam3_runtime.streams.readers import LiveSettings, Readers, ReadFrame, Report
 from sam3_runtime.streams.summaries import RunSummary, Tally

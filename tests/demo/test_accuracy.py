@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from demo import accuracy
-from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.core.errors import RecordError
+from sam3_runtime.families.sam3.evaluate import Evaluation, evaluate
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.settings import variants_file
 from tests.concepts import coco_file, write

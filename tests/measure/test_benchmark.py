@@ -13,8 +13,8 @@ from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.families.sam3.settings import BenchSection
 from sam3_runtime.measure import benchmark as module
 from sam3_runtime.measure.benchmark import benchmark
-from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable
+from sam3_runtime.records.memory import MIB
 from tests.fake_variant import write_fake_variant
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sam3_runtime.measure.gpu_monitor import MemoryGauge, clocks_of, monitor, process_gpu_mib, read
-from sam3_runtime.measure.memory import MIB
 from sam3_runtime.records.measurements import DeviceMemory
+from sam3_runtime.records.memory import MIB
 from tests.conftest import ShowGpus
 
 

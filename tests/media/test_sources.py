@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import SourceError, printable
+from sam3_runtime.core.source_files import expand_images, is_video, locate
 from sam3_runtime.media import sources
-from sam3_runtime.media.source_files import expand_images, is_video, locate
 from sam3_runtime.media.sources import Pace, VideoEndsEarly, evenly_drawn_frames, load_image, read_video
 from tests.videos import with_edits, with_table_first, with_times, write_clip
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB
 from sam3_runtime.plan.estimate import Estimate, estimate
 from sam3_runtime.plan.planning import make_plan
+from sam3_runtime.records.memory import CUDA_CONTEXT_MIB
 
 
 def estimated(folder: Path, *variants: dict[str, object], backend: str = "tensorrt-rtx") -> Estimate:

@@ -17,10 +17,10 @@ from sam3_runtime.core.errors import EngineError, SourceError
 from sam3_runtime.deploy.loading import load
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.imaging.preprocess import Image
+from sam3_runtime.media.images import TakeFromSources, images_of
 from sam3_runtime.plan.variants import Variant
 from sam3_runtime.streams.cameras import Source
 from sam3_runtime.streams.flow import BatchResults, Flow, FlowSettings, Result, stream
-from sam3_runtime.streams.images import TakeFromSources, images_of
 from sam3_runtime.streams.readers import LiveSettings
 from tests.fake_variant import write_fake_variant
 from tests.streaming import CLASSES, Capture, Clock, Listed, Seeing, camera, picture, threads_of_runs, within

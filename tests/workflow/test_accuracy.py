@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from demo.scenes import HELD_OUT, write_coco
-from sam3_runtime.cli.evaluate import Evaluation
 from sam3_runtime.core.files import sha256_of
 from sam3_runtime.evaluation.reference import read_accuracy_reference
+from sam3_runtime.families.sam3.evaluate import Evaluation
 from sam3_runtime.records.records import EngineRecord, Verdict
 from tests.workflow.conftest import WorkFolder
 

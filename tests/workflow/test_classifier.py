@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sam3_runtime import load
-from sam3_runtime.media.source_files import locate
+from sam3_runtime.core.source_files import locate
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.records.measurements import BenchResult
 from sam3_runtime.records.records import EngineRecord, VariantConfig, Verdict

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sam3_runtime.core.source_files import locate
 from sam3_runtime.families.sam3.parts import PART_NAMES
-from sam3_runtime.media.source_files import locate
 from sam3_runtime.plan.paths import chain
 from sam3_runtime.plan.planning import make_plan
 from sam3_runtime.records.records import Toolchain

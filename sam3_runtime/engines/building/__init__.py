@@ -19,13 +19,13 @@ from typing_extensions import Self
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import digest_of, sha256_of
 from sam3_runtime.core.gpus import cuda_version, find_gpu
-from sam3_runtime.engines.cache import get_or_build
 from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.families.base import BATCH, Range
 from sam3_runtime.graphs.read import Graph, read_graph
-from sam3_runtime.measure.memory import process_mib
+from sam3_runtime.jobs.engine_cache import get_or_build
 from sam3_runtime.plan.settings import Algorithm
 from sam3_runtime.plan.toolchain import release_of
+from sam3_runtime.records.memory import process_mib
 from sam3_runtime.records.records import EngineRecord, Layers, Sizes, TensorRecord, Toolchain
 
 

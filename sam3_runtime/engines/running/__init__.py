@@ -12,12 +12,12 @@ from typing import Any
 
 from sam3_runtime.core.errors import CannotRunHere, EngineError, RecordError
 from sam3_runtime.core.hints import rebuild_hint
-from sam3_runtime.core.integrity import difference
 from sam3_runtime.engines.registry import BACKENDS
 from sam3_runtime.engines.running.base import Device, Engine, EngineOptions
 from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.plan.toolchain import why_not_run
 from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.integrity import difference
 from sam3_runtime.records.records import EngineRecord
 
 

@@ -20,8 +20,8 @@ from sam3_runtime.engines.running.cuda import ALIGNMENT, Block, CudaArray
 from sam3_runtime.engines.running.cuda_device import CudaDevice
 from sam3_runtime.engines.running.cuda_graphs import CudaGraph, capture
 from sam3_runtime.engines.running.tensorrt_logger import logger_of
-from sam3_runtime.measure.memory import bytes_of
 from sam3_runtime.plan.toolchain import NOT_INSTALLED, probe
+from sam3_runtime.records.memory import bytes_of
 from sam3_runtime.records.records import EngineRecord, TensorRecord
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}

@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar
 
 from sam3_runtime.core.errors import RecordError, SourceError
 from sam3_runtime.core.hints import rebuild_hint
+from sam3_runtime.core.source_files import IMAGE_SUFFIXES, ImageSource, by_suffix
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.media.source_files import IMAGE_SUFFIXES, ImageSource, by_suffix
 from sam3_runtime.media.sources import load_image
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sam3_runtime.core.closing import Closing
 from sam3_runtime.core.errors import RecordError, Sam3Error, SourceError, printable
 from sam3_runtime.core.files import check_writable, remove_abandoned_parts, write_atomically
+from sam3_runtime.core.source_files import LeftOut, expand_images
 from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.running.base import AnyArray, Device, Engine
 from sam3_runtime.engines.running.turns import Turns
@@ -29,7 +30,6 @@ from sam3_runtime.families.classifier.reference import read_reference as read
 from sam3_runtime.imaging.preprocess import Image, check_image
 from sam3_runtime.measure.judging import Findings, Judged, PartCall
 from sam3_runtime.media.sinks import JsonLines
-from sam3_runtime.media.source_files import LeftOut, expand_images
 from sam3_runtime.media.sources import quiet_decoders
 from sam3_runtime.records.measurements import of_variant
 from sam3_runtime.records.records import Check, EngineRecord, VariantConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sam3_runtime.plan.sections import NonNegative, PicturesSection, Positive, RoundsSection, Section, Share
+from sam3_runtime.core.sections import NonNegative, PicturesSection, Positive, RoundsSection, Section, Share
 
 
 class ExportSection(Section):

@@ -21,6 +21,8 @@ from pydantic import Field, FiniteFloat, ValidationError
 
 from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, printable
 from sam3_runtime.core.files import sha256_of, written_whole
+from sam3_runtime.core.sections import Share
+from sam3_runtime.core.source_files import locate
 from sam3_runtime.families.sam3.features import Embedding, EncodedPrompt
 from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
@@ -28,9 +30,7 @@ from sam3_runtime.families.sam3.projects import ClassSection, Project
 from sam3_runtime.imaging.drawing import Color, color_of
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.media.sinks import reported
-from sam3_runtime.media.source_files import locate
 from sam3_runtime.media.sources import load_image
-from sam3_runtime.plan.sections import Share
 from sam3_runtime.records.measurements import shareable
 from sam3_runtime.records.records import Backend, Record, SealedRecord, VariantConfig
 

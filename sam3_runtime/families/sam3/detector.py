@@ -27,9 +27,9 @@ from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.imaging.drawing import color_of
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.measure import memory
+from sam3_runtime.media.images import TakeFromSources, images_of
+from sam3_runtime.records import memory
 from sam3_runtime.records.records import VariantConfig
-from sam3_runtime.streams.images import TakeFromSources, images_of
 
 DETECTING: tuple[PartName, ...] = ("vision-encoder", "decoder")
 """The parts that run for the classes of a bank."""

@@ -28,11 +28,12 @@ from sam3_runtime.families.sam3.features import (
 from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.postprocess import begin_detections
 from sam3_runtime.families.sam3.prefetch import AnyPrompt, Batch, Prefetch, Request, StageHook, request_of
-from sam3_runtime.families.sam3.prompts import Prompt, PromptError, Tokenizer, as_prompt, box_rows
+from sam3_runtime.families.sam3.prompts import Prompt, PromptError, as_prompt
+from sam3_runtime.families.sam3.tokens import Tokenizer, box_rows
 from sam3_runtime.imaging.postprocess import Detections
 from sam3_runtime.imaging.preprocess import Image, check_image
+from sam3_runtime.media.images import Take
 from sam3_runtime.records.records import EngineRecord, VariantConfig
-from sam3_runtime.streams.images import Take
 
 THRESHOLD = 0.3
 """Score that a detection must exceed, as in transformers (Meta's own processor takes 0.5)."""

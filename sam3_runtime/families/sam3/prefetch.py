@@ -13,7 +13,7 @@ from sam3_runtime.engines.running.base import AnyArray
 from sam3_runtime.families.sam3.features import EncodedPrompt, Features
 from sam3_runtime.families.sam3.prompts import Prompt, PromptError, as_prompt
 from sam3_runtime.imaging.preprocess import Image
-from sam3_runtime.streams.images import Take
+from sam3_runtime.media.images import Take
 
 Stage = Literal["preprocess", "vision", "prompt", "decoder", "postprocess"]
 StageHook = Callable[[Stage], AbstractContextManager[object]]

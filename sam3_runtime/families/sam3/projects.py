@@ -23,11 +23,11 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from typing_extensions import Self
 
 from sam3_runtime.core.errors import ProjectError
+from sam3_runtime.core.sections import NonNegative, Section, Share
+from sam3_runtime.core.source_files import PACKAGE
 from sam3_runtime.core.yaml_document import Document, Lines
 from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError, check_unit
 from sam3_runtime.imaging.drawing import Color
-from sam3_runtime.media.source_files import PACKAGE
-from sam3_runtime.plan.sections import NonNegative, Section, Share
 from sam3_runtime.plan.settings import json_schema
 
 _HEX = re.compile(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")

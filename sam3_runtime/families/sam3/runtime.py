@@ -12,16 +12,15 @@ from sam3_runtime.families.sam3 import gate
 from sam3_runtime.families.sam3.accuracy import losses, measure_pipeline
 from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.families.sam3.pipeline import Pipeline
-from sam3_runtime.families.sam3.prompts import Tokenizer
 from sam3_runtime.families.sam3.reference import Reference
 from sam3_runtime.families.sam3.reference import read_reference as read
+from sam3_runtime.families.sam3.tokens import Tokenizer
 from sam3_runtime.families.sam3.workload import Workload
 from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.records.records import Check, VariantConfig
 
 if TYPE_CHECKING:
-    from sam3_runtime.cli.evaluate import Evaluation
-    from sam3_runtime.cli.stream import StreamOutcome
+    from sam3_runtime.families.sam3.evaluate import Evaluation
 
 
 def open_model(
@@ -67,17 +66,10 @@ def evaluate_data_set(directory: Path, data: Mapping[str, str], output: Path) ->
 
 
 def evaluate(directory: Path, annotations: Path, **options: Any) -> Evaluation:
-    """Run ``sam3-runtime evaluate``: see :mod:`sam3_runtime.cli.evaluate`."""
-    from sam3_runtime.cli.evaluate import evaluate as run
+    """Run ``sam3-runtime evaluate``: see :mod:`sam3_runtime.families.sam3.evaluate`."""
+    from sam3_runtime.families.sam3.evaluate import evaluate as run
 
     return run(directory, annotations, **options)
-
-
-def infer(directory: Path, **options: Any) -> StreamOutcome:
-    """Run ``sam3-runtime infer``: see :mod:`sam3_runtime.cli.infer`."""
-    from sam3_runtime.cli.infer import infer as run
-
-    return run(directory, **options)
 
 
 judge = gate.judged

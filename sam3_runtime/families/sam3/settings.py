@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sam3_runtime.plan.sections import NonNegative, PicturesSection, Positive, RoundsSection, Section, Share
+from sam3_runtime.core.sections import NonNegative, PicturesSection, Positive, RoundsSection, Section, Share
 
 
 class ExportSection(Section):

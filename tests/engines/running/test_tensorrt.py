@@ -32,12 +32,12 @@ from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.imaging.postprocess import Detections, PackedMasks, resize_masks
 from sam3_runtime.measure import verify
-from sam3_runtime.measure.memory import buffers_of, bytes_of
+from sam3_runtime.media.images import TakeFromSources, images_of
 from sam3_runtime.plan import toolchain
 from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.memory import buffers_of, bytes_of
 from sam3_runtime.records.records import EngineRecord, Sizes, Toolchain
 from sam3_runtime.streams.flow import BatchResults, stream
-from sam3_runtime.streams.images import TakeFromSources, images_of
 from tests.engines.running.conftest import InstallTensorRt
 from tests.engines.running.fake_gpu import Card, FakeGpu
 from tests.engines.running.fake_runtime import SCRATCH, WEIGHTS, bound_types, write_gpu_engine, write_gpu_variant
@@ -475,7 +475,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return sha256_of(path)
 
-    monkeypatch.setattr("sam3_runtime.core.integrity.sha256_of", noted)
+    monkeypatch.setattr("sam3_runtime.records.integrity.sha256_of", noted)
     return names
 
 

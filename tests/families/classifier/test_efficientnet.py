@@ -11,11 +11,11 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 
 from demo import efficientnet
+from sam3_runtime.core.source_files import locate
 from sam3_runtime.families.classifier.export.checkpoint import labels_of, lock
 from sam3_runtime.families.classifier.export.reference import logits_of
 from sam3_runtime.families.classifier.export.weights import load_model
 from sam3_runtime.imaging.preprocess import preprocess
-from sam3_runtime.media.source_files import locate
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.records.records import CheckpointLock
 

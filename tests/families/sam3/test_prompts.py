@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import RecordError
-from sam3_runtime.families.sam3.prompts import Prompt, PromptError, Tokenizer, box_rows
+from sam3_runtime.families.sam3.prompts import Prompt, PromptError
+from sam3_runtime.families.sam3.tokens import Tokenizer, box_rows
 from tests.fake_variant import small_tokenizer
 
 BOX = (10.0, 20.0, 30.0, 60.0)

@@ -26,11 +26,11 @@ from sam3_runtime.core.errors import BuildError, Sam3Error
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.deploy.configure import read_records
 from sam3_runtime.families.sam3.export.builds_page import markdown
-from sam3_runtime.measure.memory import predict
 from sam3_runtime.plan.paths import chain
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.plan.toolchain import cpu_name
 from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.memory import predict
 from sam3_runtime.records.records import EngineRecord
 
 PROJECT = Path(__file__).resolve().parents[4]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sam3_runtime.core.gpus import names_of
-from sam3_runtime.measure.memory import CUDA_CONTEXT_MIB, MIB, smallest_card
+from sam3_runtime.records.memory import CUDA_CONTEXT_MIB, MIB, smallest_card
 from sam3_runtime.report.tables import Row, page, table
 
 PREDECESSOR_VRAM_MIB = {1008: 7064, 840: 6050, 672: 4582, 560: 3874}

@@ -13,9 +13,9 @@ pytest.importorskip("filelock")
 
 from sam3_runtime.families.sam3.export.builds import steps_of
 from sam3_runtime.families.sam3.export.builds_page import expectations, markdown
-from sam3_runtime.measure.memory import MIB
 from sam3_runtime.plan.planning import Plan, make_plan
 from sam3_runtime.plan.variants import Variant
+from sam3_runtime.records.memory import MIB
 
 
 def engine(graph: str, file: int, seconds: float = 40.0) -> dict[str, Any]:

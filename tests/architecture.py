@@ -1,20 +1,21 @@
-"""The diagram of sub-packages and their imports in ARCHITECTURE.md.
+"""What is generated in ARCHITECTURE.md: the diagram of imports, and the lines of the worked example's files.
 
-    python -m tests.imports
+    python -m tests.architecture
 
-writes it. An arrow is an import at run time; one that follows from two others is left out.
+writes both. An arrow is an import at run time; one that follows from two others is left out.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGE = PROJECT / "sam3_runtime"
 DOCUMENT = PROJECT / "ARCHITECTURE.md"
-BEGIN, END = "<!-- imports (python -m tests.imports) -->\n", "<!-- end -->"
+BEGIN, END = "<!-- imports (python -m tests.architecture) -->\n", "<!-- end -->"
 
 
 def sub_package(path: Path) -> str:
@@ -25,7 +26,7 @@ def sub_package(path: Path) -> str:
     if first == "families" and len(rest) > 1:
         if "export" in rest:
             return "families/*/export"
-        return "families" if rest[1] in ("spec", "parts", "settings") else "families/*"
+        return "families" if rest[1] in ("spec", "parts", "settings", "prompts") else "families/*"
     return first
 
 
@@ -95,10 +96,26 @@ def _name(node: str) -> str:
     return node.replace("/", "_").replace("*", "x")
 
 
+def example_rows(text: str) -> Iterator[tuple[re.Match[str], list[Path]]]:
+    """Yield each row of the table of the worked example, and the files that it names."""
+    folder = PACKAGE / "families/classifier"
+    for row in re.finditer(r"^\| ((?:`[\w/]+\.py`(?:, )?)+) \| (\d+) \|", text, re.MULTILINE):
+        files = [folder / name for name in re.findall(r"`([\w/]+\.py)`", row[1])]
+        yield row, [file if file.is_file() else folder / "export" / file.name for file in files]
+
+
+def lines_of(files: list[Path]) -> int:
+    """Return the number of lines of ``files``, comments and docstrings included."""
+    return sum(len(file.read_text().splitlines()) for file in files)
+
+
 def main() -> None:
-    """Write the diagram into ARCHITECTURE.md."""
+    """Write ARCHITECTURE.md."""
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    DOCUMENT.write_text(before + BEGIN + diagram() + END + rest.partition(END)[2])
+    text = before + BEGIN + diagram() + END + rest.partition(END)[2]
+    for row, files in example_rows(text):
+        text = text.replace(row[0], f"| {row[1]} | {lines_of(files)} |")
+    DOCUMENT.write_text(text)
 
 
 if __name__ == "__main__":

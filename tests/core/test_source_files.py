@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam3_runtime.core.errors import SourceError
-from sam3_runtime.media.source_files import LeftOut, expand_images, locate, shortened, unique
+from sam3_runtime.core.source_files import LeftOut, expand_images, locate, shortened, unique
 from sam3_runtime.media.sources import load_image
 from tests.media.test_sources import write
 

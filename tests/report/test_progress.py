@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from sam3_runtime.cli.progress import reporter, tracked
+from sam3_runtime.report.progress import reporter, tracked
 
 
 def test_messages_are_printed_as_they_are() -> None:

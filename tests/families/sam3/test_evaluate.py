@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from sam3_runtime import load
-from sam3_runtime.cli.evaluate import Evaluation, evaluate
 from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
 from sam3_runtime.evaluation.metrics import MOST
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
+from sam3_runtime.families.sam3.evaluate import Evaluation, evaluate
 from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.media.sources import load_image

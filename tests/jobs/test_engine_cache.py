@@ -11,7 +11,7 @@ import pytest
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of, this_process
-from sam3_runtime.engines.cache import Entry, UserState, entries, get_or_build, register_links
+from sam3_runtime.jobs.engine_cache import Entry, UserState, entries, get_or_build, register_links
 from sam3_runtime.records.records import EngineRecord, Sizes
 from tests.engine_records import engine_record
 

@@ -9,7 +9,7 @@ import pytest
 
 from sam3_runtime.core.errors import EngineError
 from sam3_runtime.families.sam3.parts import PART_NAMES
-from sam3_runtime.measure.memory import (
+from sam3_runtime.records.memory import (
     CUDA_CONTEXT_MIB,
     MIB,
     buffers_of,

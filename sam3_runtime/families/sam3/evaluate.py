@@ -14,7 +14,6 @@ from pydantic import Field
 from rich.console import Console
 
 from sam3_runtime import __version__
-from sam3_runtime.cli.progress import reporter, tracked
 from sam3_runtime.core.errors import Sam3Error, printable
 from sam3_runtime.core.files import write_atomically
 from sam3_runtime.core.wording import counted
@@ -26,6 +25,7 @@ from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import OfVariant, of_variant
+from sam3_runtime.report.progress import reporter, tracked
 from sam3_runtime.report.tables import grid
 
 

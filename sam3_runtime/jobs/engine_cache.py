@@ -29,8 +29,8 @@ from sam3_runtime.core.files import (
     temporary_name,
     write_atomically,
 )
-from sam3_runtime.core.integrity import difference, stamp
 from sam3_runtime.plan.planning import DEFAULT_CACHE
+from sam3_runtime.records.integrity import difference, stamp
 from sam3_runtime.records.records import EngineRecord
 
 
