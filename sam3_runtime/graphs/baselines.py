@@ -1,21 +1,22 @@
-"""Times a family's PyTorch model as it is, and with ``torch.compile``: what a user has without this project.
+"""Times a family's PyTorch model without this project: the library's own model, and the same with ``torch.compile``.
 
-On the GPU where there is one, otherwise on the CPU. The device is waited for before each reading of the clock. Times do
-not depend on what is seen, so pictures are random. Knows no model, and judges nothing.
+Runs on a GPU where there is one, otherwise on the CPU. The device is synchronised before each reading of the clock.
+Times do not depend on the content of images, so images are random. Independent of the model; measures without limits.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sam3_runtime.core.gpus import find_gpu
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.measure.gpu_monitor import clocks_of, monitor, process_gpu_mib, read
 from sam3_runtime.measure.timing import timed_windows
 from sam3_runtime.plan.toolchain import cpu_name
@@ -24,112 +25,121 @@ from sam3_runtime.records.memory import MIB
 from sam3_runtime.records.records import CheckpointLock
 
 Precision = Literal["float16", "float32"]
-Picture = NDArray[np.uint8]
+IMAGE_SIZE = (720, 1280)
+"""Height and width of the images."""
 
 
-class Timed(Protocol):
-    """A model on its device. ``attention`` is what it attends with."""
+class Contender(Protocol):
+    """A model on its ``device``. ``attention`` names its implementation of attention."""
 
     device: torch.device
     attention: str
 
     def compile(self, backend: str) -> None:
-        """Compile it in place, each shape for itself."""
+        """Compile the model in place, for static shapes."""
 
-    def preprocess(self, pictures: Sequence[Picture]) -> Any:
-        """RGB uint8 [H, W, 3] of one size → what it sees, on the device."""
+    def preprocess(self, images: Sequence[Image]) -> Any:
+        """Convert RGB uint8 images [H, W, 3] of one size to the model's input on its device."""
 
-    def see(self, pixels: Any) -> Any:
-        """What an engine's main part computes."""
+    def encode(self, pixels: Any) -> Any:
+        """Run the model's main part, which is one engine here."""
 
-    def answer(self, pictures: Sequence[Picture]) -> Any:
-        """One round end to end."""
+    def answer(self, images: Sequence[Image]) -> Any:
+        """Run one round end to end."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure: ``compiled`` also with ``torch.compile`` and its ``backend``; ``precision`` None is the default
+    one of the device, float16 on a GPU."""
+
+    compiled: bool = True
+    precision: Precision | None = None
+    backend: str = "inductor"
+
+
+DEFAULTS = Options()
 
 
 def measure(
     locked: CheckpointLock,
-    make: Callable[[torch.device, Precision], Timed],
-    library: str,
+    make: Callable[[torch.device, Precision], Contender],
+    library: Any,
     *,
     resolution: int,
     settings: Mapping[str, Any],
-    picture: tuple[int, int],
-    versions: Mapping[str, str],
-    compiled: bool,
-    precision: Precision | None,
-    backend: str,
+    options: Options,
 ) -> Baseline:
-    """Measure both ways at ``resolution``, at each of ``settings["batches"]`` pictures a round.
+    """Time the models that ``make`` returns, of the Python package ``library``, as they are and compiled.
 
-    Of ``settings``, ``warmup``, ``windows`` and ``rounds`` count here. ``library`` is what the model as it is is
-    called, ``picture`` the height and width of a picture; ``precision`` is float16 on a GPU when left out, and
-    ``backend`` is ``torch.compile``'s.
+    Of ``settings``, those of ``bench:``, this uses ``batches`` (images per round), ``warmup``, ``windows`` and
+    ``rounds``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = precision or ("float16" if device.type == "cuda" else "float32")
+    precision = options.precision or ("float16" if device.type == "cuda" else "float32")
     before = read()
     model = make(device, precision)
-    pictures = list(np.random.default_rng(0).integers(0, 256, (max(settings["batches"]), *picture, 3), np.uint8))
+    images = list(np.random.default_rng(0).integers(0, 256, (max(settings["batches"]), *IMAGE_SIZE, 3), np.uint8))
     with monitor(enabled=device.type == "cuda") as readings:
-        ways = [_measure_way(model, library, pictures, settings, None)]
-        if compiled:
-            ways.append(_measure_way(model, "torch.compile", pictures, settings, backend))
+        ways = [_measure_way(model, library.__name__, images, settings, None)]
+        if options.compiled:
+            ways.append(_measure_way(model, "torch.compile", images, settings, options.backend))
     gpu = find_gpu() if device.type == "cuda" else None
     return Baseline(
         resolution=resolution,
         device=gpu.name if gpu else cpu_name(),
         driver=gpu.driver if gpu else None,
         precision=precision,
-        libraries={"torch": torch.__version__, **versions},
+        libraries={module.__name__: module.__version__ for module in (torch, library)},
         checkpoint=shareable(locked.checkpoint),
         checkpoint_digest=locked.digest,
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         prompts=settings.get("prompts", 0),
         masks=settings.get("masks", 0),
-        picture=picture,
+        picture=IMAGE_SIZE,
         process_mib=process_gpu_mib() if gpu else None,
         clocks=clocks_of(before, readings) if gpu else None,
         ways=tuple(ways),
     )
 
 
-def _wait(model: Timed) -> None:
+def _synchronize(model: Contender) -> None:
     if model.device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def _measure_way(
-    model: Timed, name: str, pictures: Sequence[Picture], settings: Mapping[str, Any], backend: str | None
+    model: Contender, name: str, images: Sequence[Image], settings: Mapping[str, Any], backend: str | None
 ) -> BaselineWay:
     started = time.perf_counter()
     try:
         if backend:
             model.compile(backend)
             for batch in settings["batches"]:
-                model.answer(pictures[:batch])
-            _wait(model)
+                model.answer(images[:batch])
+            _synchronize(model)
         seconds = time.perf_counter() - started
-        runs = tuple(_measure_run(model, pictures[:batch], settings) for batch in settings["batches"])
+        runs = tuple(_measure_run(model, images[:batch], settings) for batch in settings["batches"])
     except RuntimeError as error:  # PyTorch's compiler and its allocator raise nothing narrower
-        print(f"{name} did not run: {error}")
+        print(f"{name} failed: {error}")
         return BaselineWay(name=name, attention=model.attention, failed=type(error).__name__)
-    took = round(seconds, 1) if backend else None
-    return BaselineWay(name=name, attention=model.attention, runs=runs, compile_seconds=took)
+    compile_seconds = round(seconds, 1) if backend else None
+    return BaselineWay(name=name, attention=model.attention, runs=runs, compile_seconds=compile_seconds)
 
 
-def _measure_run(model: Timed, pictures: Sequence[Picture], settings: Mapping[str, Any]) -> BaselineRun:
+def _measure_run(model: Contender, images: Sequence[Image], settings: Mapping[str, Any]) -> BaselineRun:
     on_gpu = model.device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    pixels = model.preprocess(pictures)
+    pixels = model.preprocess(images)
     samples = {
-        "vision": timed_windows(lambda: model.see(pixels), settings, lambda: _wait(model)),
-        "end_to_end": timed_windows(lambda: model.answer(pictures), settings, lambda: _wait(model)),
+        "vision": timed_windows(lambda: model.encode(pixels), settings, lambda: _synchronize(model)),
+        "end_to_end": timed_windows(lambda: model.answer(images), settings, lambda: _synchronize(model)),
     }
     flat = {name: [sample for window in windows for sample in window] for name, windows in samples.items()}
     return BaselineRun(
-        batch=len(pictures),
+        batch=len(images),
         vision=latency(flat["vision"]),
         end_to_end=latency(flat["end_to_end"]),
         stable=all(stable(windows) for windows in samples.values()),

@@ -1,8 +1,8 @@
-"""Turns a traced graph into the one that is shipped, and checks what was written.
+"""Turns a traced graph into the one that is shipped, and checks the written file.
 
-Weights keep the names of their modules, and are stored as their MatMul takes them; nodes are named
-``<module>/<operator>``; constants are folded, duplicates removed; nothing of the machine that traced it stays (stack
-traces, paths). The opset is 17. Knows nothing of what the graph computes.
+Weights keep the names of their modules and are stored in the layout that their MatMul reads; nodes are named
+``<module>/<operator>``; constants are folded and duplicates removed; traces of the machine (stack traces, paths) are
+deleted. The opset is 17. Independent of what the graph computes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,15 +28,15 @@ IR_VERSION = 8
 """The version of the file format that came with opset 17; TensorRT 8.6 reads it."""
 
 FOLDED_ELEMENTS = 1 << 18
-"""What is computed from larger constants stays in the graph: it would only make the file larger."""
+"""Expressions of larger constants are not folded: that would only enlarge the file."""
 
-# Control flow and look-ups that TensorRT runs badly or not at all; masks that stand between the products of an
-# attention and keep it from being fused; and what ought to have been a constant.
 _FORBIDDEN = (
     "If Loop Scan Scatter ScatterND ScatterElements IsNaN IsInf RoiAlign NonZero Where Einsum GridSample "
     "Cos Dropout RandomNormal RandomNormalLike SequenceEmpty Trilu Tile OneHot"
 )
 FORBIDDEN = frozenset(_FORBIDDEN.split())
+"""Control flow and look-ups that TensorRT runs badly or not at all; masks that prevent the fusion of an attention by
+standing between its two products; and operators that should have been folded into constants."""
 # Changed between opset 17 and 18, but only by inputs or attributes that the checker refuses at 17.
 _SAME_WITHOUT_NEW_ATTRIBUTES = frozenset({"Pad", "Resize", "Split"})
 _NEW_ATTRIBUTES = {"Resize": ("antialias", "keep_aspect_ratio_policy"), "Split": ("num_outputs",)}
@@ -63,22 +64,24 @@ def tidy(model: ir.Model, name: str) -> None:
 
 
 def set_interface(model: ir.Model, spec: Part, fixed: dict[str, int]) -> None:
-    """Give the inputs and outputs the contract's names and dimensions; :class:`ExportError` where they differ."""
+    """Give the inputs and outputs the names and dimensions of ``spec``; ``fixed`` are the values of fixed symbols.
+
+    Raises :class:`ExportError` where the traced graph has other ones.
+    """
     for values, tensors in ((model.graph.inputs, spec.inputs), (model.graph.outputs, spec.outputs)):
         if len(values) != len(tensors):
-            raise ExportError(f"{spec.name} came out with {len(values)} tensors instead of {len(tensors)}")
+            raise ExportError(f"{spec.name} was traced with {len(values)} tensors instead of {len(tensors)}")
         for value, tensor in zip(values, tensors, strict=True):
             wanted = resolve(tensor.shape, fixed)
             traced = tuple(value.shape or ())
-            differs = any(isinstance(t, int) and t != w for t, w in zip(traced, wanted, strict=True))
-            if differs:
-                raise ExportError(f"{spec.name}: {tensor.name} was traced as {traced}, the contract says {wanted}")
+            if any(isinstance(t, int) and t != w for t, w in zip(traced, wanted, strict=True)):
+                raise ExportError(f"{spec.name}: {tensor.name} was traced as {traced} instead of {wanted}")
             value.name = tensor.name
             value.shape = ir.Shape(wanted)
 
 
 def check_file(path: Path, part: str) -> None:
-    """Check a written graph: valid ONNX, none of the forbidden operators. Raises :class:`ExportError`."""
+    """Raise :class:`ExportError` where a written graph is not valid ONNX or contains forbidden operators."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -103,15 +106,13 @@ def point_to_data(path: Path, name: str) -> None:
 
 
 def _store_transposed_weights(graph: ir.Graph) -> None:
-    """Replace Transpose(weight) by a weight stored that way, under the same name: the name is the module's."""
+    """Replace Transpose(weight) by a weight that is stored transposed, under the same name."""
     for node in list(graph):
         source = node.inputs[0] if node.inputs else None
-        if node.op_type != "Transpose" or source is None or source.const_value is None:
-            continue
-        if not source.is_initializer() or len(source.uses()) != 1:
+        if node.op_type != "Transpose" or source is None or not source.is_initializer() or len(source.uses()) != 1:
             continue
         perm = tuple(node.attributes["perm"].as_ints())
-        tensor = source.const_value
+        tensor: Any = source.const_value
         shape = ir.Shape(tensor.shape.numpy()[axis] for axis in perm)
         source.const_value = ir.LazyTensor(
             lambda tensor=tensor, perm=perm, name=source.name: ir.Tensor(  # type: ignore[misc]
@@ -127,7 +128,7 @@ def _store_transposed_weights(graph: ir.Graph) -> None:
 
 
 def _drop_whole_slices(graph: ir.Graph) -> None:
-    """Remove slices that take everything: what PyTorch traces for the colons of an index."""
+    """Remove slices that select everything, which PyTorch traces for the colons of an index."""
     for node in list(graph):
         if node.op_type != "Slice" or len(node.inputs) != 5:
             continue
@@ -142,8 +143,10 @@ def _drop_whole_slices(graph: ir.Graph) -> None:
 
 
 def _fix_reshapes(graph: ir.Graph) -> None:
-    """Write down a shape that is computed only to keep the first dimension, as flattening does: 0 takes it over.
-    TensorRT 8.6 does not know the rank of what the computed one gives."""
+    """Replace a shape that is computed only to keep the first dimension, as by flattening, by a constant: 0 keeps it.
+
+    TensorRT 8.6 cannot infer the rank of a result with a computed shape.
+    """
     for node in graph:
         source, computed = (*node.inputs, None, None)[:2]
         if node.op_type != "Reshape" or source is None or computed is None:
@@ -167,24 +170,24 @@ def _scope(node: ir.Node) -> str:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Name every node ``<module>/<operator>``, numbered where there are several, and its result like it."""
+    """Name every node ``<module>/<operator>``, with a number where there are several, and its results after it."""
     taken: Counter[str] = Counter()
     for node in graph:
         base = f"{_scope(node)}/{node.op_type}".lstrip("/")
         taken[base] += 1
         node.name = base if taken[base] == 1 else f"{base}_{taken[base]}"
-        for place, value in enumerate(node.outputs):
-            value.name = f"{node.name}:{place}"
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}:{index}"
 
 
 def _guard_outputs(graph: ir.Graph) -> None:
-    """An output that is a constant, or an input, comes from an Identity: not every parser accepts it bare."""
-    for place, value in enumerate(graph.outputs):
+    """Put an Identity before each output that is a constant or an input: not every parser accepts those bare."""
+    for index, value in enumerate(graph.outputs):
         if value.producer() is None:
-            node = ir.node("Identity", [value], name=f"output/Identity_{place}")
+            node = ir.node("Identity", [value], name=f"output/Identity_{index}")
             node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
             graph.append(node)
-            graph.outputs[place] = node.outputs[0]
+            graph.outputs[index] = node.outputs[0]
 
 
 def _forget_origin(model: ir.Model, name: str) -> None:
@@ -192,26 +195,21 @@ def _forget_origin(model: ir.Model, name: str) -> None:
     model.producer_name, model.producer_version = "sam3-runtime", None
     model.graph.name, model.graph.doc_string = name, None
     model.graph.metadata_props.clear()
-    for node in model.graph:
-        node.doc_string = None
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.doc_string = None
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.doc_string = None
-        value.metadata_props.clear()
+    results = [value for node in model.graph for value in node.outputs]
+    for each in (*model.graph, *results, *model.graph.inputs, *model.graph.initializers.values()):
+        each.doc_string = None
+        each.metadata_props.clear()
 
 
 def _relabel(model: ir.Model) -> None:
-    """Call the graph opset 17, having made sure that none of its operators means anything else there."""
+    """Declare the graph as opset 17, after checking that its operators have the same meaning there."""
     for node in model.graph:
         if node.op_type in AXES_WERE_AN_ATTRIBUTE:
             _axes_as_attribute(node)
             continue
         new = onnx.defs.get_schema(node.op_type, TRACED_OPSET, node.domain).since_version
         if new > OPSET and node.op_type not in _SAME_WITHOUT_NEW_ATTRIBUTES:
-            raise ExportError(f"{node.op_type} means something else in opset {OPSET} than in {TRACED_OPSET}")
+            raise ExportError(f"{node.op_type} has another meaning in opset {OPSET} than in {TRACED_OPSET}")
         for attribute in _NEW_ATTRIBUTES.get(node.op_type, ()):
             node.attributes.pop(attribute, None)
     model.opset_imports.clear()
@@ -220,11 +218,10 @@ def _relabel(model: ir.Model) -> None:
 
 
 def _axes_as_attribute(node: ir.Node) -> None:
-    axes = node.inputs[1] if len(node.inputs) > 1 else None
-    if axes is not None:
-        known = ir.convenience.get_const_tensor(axes)
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        known = ir.convenience.get_const_tensor(node.inputs[1])
         if known is None:
-            raise ExportError(f"{node.name} reduces axes that are computed", "report this as a defect of the export")
+            raise ExportError(f"{node.name} reduces over computed axes", "report this as a defect of the export")
         node.attributes["axes"] = ir.AttrInt64s("axes", [int(axis) for axis in known.numpy().reshape(-1)])
     node.resize_inputs(1)
     node.attributes.pop("noop_with_empty_axes", None)

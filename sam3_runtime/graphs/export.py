@@ -1,9 +1,8 @@
-"""From a checkpoint to an ONNX file: traces what a family made of a part, tidies the graph, checks it, writes it.
+"""Exports a part of a checkpoint to an ONNX file: traces its PyTorch module, tidies, checks and writes the graph.
 
 Tracing runs no arithmetic, so that a full-size encoder needs little more memory than its weights; it is always in
-float32. What a part computes is the family's ``export/graph.py``; how a traced graph becomes a clean one is in
-``cleanup.py``, and how that becomes a float16 one in ``typed.py`` and ``islands.py``. The same checkpoint and the same
-versions give the same bytes.
+float32. The family's ``export/graph.py`` constructs the module, ``cleanup.py`` tidies the traced graph; ``typed.py`` and
+``islands.py`` convert it to float16. The same checkpoint and the same versions give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.core.files import temporary_name
@@ -42,18 +41,18 @@ def export_graph(
     islands: Collection[str] | None = None,
     **settings: Any,
 ) -> None:
-    """Write the part ``name`` of the checkpoint as ONNX (opset 17) to ``output``, and ``<output>.data`` where the part
-    says so.
+    """Write the part ``name`` of the checkpoint as ONNX (opset 17) to ``output``, and external data beside it.
 
-    ``axes`` are those that a graph of the part differs by; ``settings`` are the family's ``export:``. ``fp16`` stores
-    and computes in float16, except for ``islands`` (by default the family's). Raises :class:`ExportError` when the
-    graph contains what this project does not ship, :class:`CheckpointError` when the weights cannot be had.
+    ``axes`` are those that the part's graphs depend on; ``settings`` are the family's ``export:``. ``fp16`` stores and
+    computes in float16, except in ``islands`` (by default the family's). Whether there is a file ``<output>.data`` is
+    the part's ``external_data``. Raises :class:`ExportError` for wrong arguments and for a graph that contains
+    operators which are not shipped, :class:`CheckpointError` when the weights cannot be read.
     """
     family, part = exporter(lock.family, "graph"), lock.spec.parts[name]
     for axis in lock.spec.keys:
         if axis != BATCH and (axis in part.depends_on) != (axis in axes):
             needs = "does not depend on" if axis in axes else "needs"
-            raise ExportError(f"{name} {needs} {axis}, and was given {axes.get(axis)}")
+            raise ExportError(f"{name} {needs} {axis}, but {axis} is {axes.get(axis)}")
     if precision not in ("fp32", "fp16"):
         raise ExportError(f"precision is {precision!r}", "it is fp32 or fp16")
     module = family.module_of(name, lock, axes, settings)
@@ -73,20 +72,16 @@ def export_graph(
         facts["preprocessing"] = lock.preprocessing.model_dump_json()
     model.metadata_props.update(facts)
     if precision == "fp16":
-        wide = to_float16(model, part)
-        model.metadata_props.update({"precision": precision, "islands": json.dumps(wide)})
+        model.metadata_props.update({"precision": precision, "islands": json.dumps(to_float16(model, part))})
     _write(model, output, part)
 
 
-def _example(shape: tuple[int | str, ...], dtype: str) -> Tensor:
-    return torch.zeros([int(size) for size in shape], dtype=_DTYPES[dtype])
-
-
 def _trace(part: Part, module: nn.Module, fixed: Mapping[str, int], traced: Mapping[str, int]) -> ir.Model:
-    examples = tuple(_example(resolve(tensor.shape, {**fixed, **traced}), tensor.dtype) for tensor in part.inputs)
+    shapes: Any = [resolve(tensor.shape, {**fixed, **traced}) for tensor in part.inputs]
+    examples = tuple(torch.zeros(one, dtype=_DTYPES[each.dtype]) for one, each in zip(shapes, part.inputs, strict=True))
     dims = {name: torch.export.Dim(name) for name in part.dynamic}
     dynamic = tuple(
-        {place: dims[str(size)] for place, size in enumerate(tensor.shape) if size in dims} for tensor in part.inputs
+        {index: dims[str(size)] for index, size in enumerate(tensor.shape) if size in dims} for tensor in part.inputs
     )
     for noisy in ("torch.onnx", "onnx_ir", "onnxscript"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -101,7 +96,7 @@ def _trace(part: Part, module: nn.Module, fixed: Mapping[str, int], traced: Mapp
 
 
 def _write(model: ir.Model, output: Path, part: Part) -> None:
-    """Write under temporary names beside ``output``, check there, and rename: the data first."""
+    """Write and check under temporary names beside ``output``, then rename, the data first."""
     data = output.with_name(f"{output.name}.data")
     graph_part, data_part = temporary_name(output), temporary_name(data)
     output.parent.mkdir(parents=True, exist_ok=True)

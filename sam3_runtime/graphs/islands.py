@@ -1,6 +1,6 @@
-"""Marks the nodes of a traced graph that stay in float32: those inside of modules that the family names.
+"""Marks the nodes of a traced graph that stay in float32: FP32 exceptions, which the code calls islands.
 
-Knows how a traced node says which module it came from; ``typed.py`` draws the borders.
+An island is the inside of a module of a class that the family names; ``typed.py`` places the Casts at its borders.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 ISLAND = "sam3.island"
-"""Key in a node's ``meta``, which lives in memory alone: the island that the node belongs to."""
+"""Key in a node's ``meta``, which is never written to a file: the island that the node belongs to."""
 
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 
 
 def mark_islands(model: ir.Model, islands: Collection[str]) -> None:
-    """Note on every node of a freshly traced graph which of ``islands``, classes of modules, it is inside of."""
+    """Record for every node of a freshly traced graph which of ``islands``, names of module classes, contains it."""
     for node in model.graph:
         classes = ast.literal_eval(node.metadata_props.get(_CLASSES, "[]"))
         inside = [name.rpartition(".")[2] for name in classes[:-1]]

@@ -1,4 +1,4 @@
-"""Reads what an exported ONNX graph says about itself, without its weights."""
+"""Reads an exported ONNX graph's metadata and structure, without its weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from sam3_runtime.core.errors import BuildError
 from sam3_runtime.core.files import sha256_of
@@ -20,18 +21,20 @@ from sam3_runtime.records.records import Preprocessing
 
 QuantizeName = Literal["int8", "fp8"]
 PrecisionName = Literal["fp32", "fp16"]
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_WEIGHTS_PASS = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Cast")
 AXES_WERE_AN_ATTRIBUTE = frozenset(["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"])
-"""Reductions that have their axes as an attribute in opset 17, and as an input from 18 on."""
+"""Reductions whose axes are an attribute in opset 17 and an input from opset 18 on."""
 
 
 @dataclass(frozen=True)
 class Graph:
     """An exported graph's identity: its name (``decoder_q50``), digest with external data, opset, and metadata.
-    ``axes`` are those that it differs by.
 
-    ``islands`` are the nodes that compute in float32 in a float16 graph, by island, those with a floating-point result
-    alone. ``products`` are the matrix products and convolutions with the size of their weights, which is what each
-    costs for one position of its output; those of two activations have none.
+    ``axes`` are the values of the axes that it depends on. ``islands`` are the nodes of a float16 graph that compute in
+    float32, by island, without those that have no floating-point result. ``products`` maps matrix products and
+    convolutions to the size of their weights, which is the cost of one position of the output; 0 for a product of two
+    activations.
     """
 
     name: str
@@ -50,31 +53,34 @@ class Graph:
 
     @property
     def spec(self) -> FamilySpec:
+        """The family that the graph belongs to."""
         return family_of(self.family)
 
     @property
     def part(self) -> Part:
+        """The part of the model that the graph computes."""
         return self.spec.part_of(self.name)
 
     @property
     def fixed(self) -> dict[str, int]:
-        """The values of the symbols that it fixes."""
+        """The values of the symbolic dimensions that are fixed in the graph."""
         return self.spec.fixed(self.spec.dims(**self.dims), self.axes)
 
 
 def read_graph(path: Path) -> Graph:
-    """Raises :class:`BuildError` when the file is no graph of this project's."""
+    """Read the graph at ``path``; raise :class:`BuildError` when the file is not a graph that this project exported."""
     try:
         model = onnx.load(path, load_external_data=False)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
+        keys = family_of(metadata.get("family")).keys
         return Graph(
             name=path.stem,
             sha256=sha256_of(path, *external_files(path, model)),
             checkpoint_digest=metadata["checkpoint_digest"],
             dims=json.loads(metadata["dims"]),
             family=metadata.get("family"),
-            axes=_axes(metadata),
-            preprocessing=_preprocessing(metadata),
+            axes={key: int(metadata[key]) for key in keys if metadata.get(key, "") not in ("", "None")},
+            preprocessing=Preprocessing.model_validate_json(metadata.get("preprocessing", "{}")),
             quantize=metadata.get("quantize"),  # type: ignore[arg-type]
             calibration_key=metadata.get("calibration_key"),
             opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
@@ -92,13 +98,13 @@ def read_graph(path: Path) -> Graph:
 def _islands(model: Any, listed: dict[str, list[str]]) -> dict[str, tuple[str, ...]]:
     values = [*model.graph.value_info, *model.graph.output]
     floating = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    # A Cast says itself what it writes.
+    # The type of a Cast is its own attribute.
     wide = {node.name for node in model.graph.node if node.op_type != "Cast" and floating.intersection(node.output)}
     return {island: tuple(name for name in names if name in wide) for island, names in listed.items()}
 
 
 def _products(model: Any) -> dict[str, int]:
-    """Weights reach a product as they are, or by way of a DequantizeLinear and a Transpose."""
+    """Map the products to the sizes of their weights, which may pass a DequantizeLinear or a Transpose before."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     found = {}
     for node in model.graph.node:  # in order of computation
@@ -109,27 +115,7 @@ def _products(model: Any) -> dict[str, int]:
     return found
 
 
-_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
-_WEIGHTS_PASS = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Cast")
-
-
 def external_files(path: Path, model: Any) -> list[Path]:
-    """The files beside ``path`` that hold its weights, sorted."""
-    names = {
-        entry.value
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [path.parent / name for name in sorted(names)]
-
-
-def _axes(metadata: dict[str, str]) -> dict[str, int]:
-    """Those that the graph differs by."""
-    found = {key: metadata.get(key, "") for key in family_of(metadata.get("family")).keys}
-    return {key: int(value) for key, value in found.items() if value not in ("", "None")}
-
-
-def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
-    return Preprocessing.model_validate_json(metadata.get("preprocessing", "{}"))
+    """Return the files beside ``path`` that contain the weights of its ``model``, sorted."""
+    tensors = filter(uses_external_data, model.graph.initializer)
+    return sorted({path.parent / ExternalDataInfo(tensor).location for tensor in tensors})

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from sam3_runtime.families.classifier.export import baselines
 from sam3_runtime.families.classifier.export.baselines import Contender, measure_baseline
 from sam3_runtime.families.classifier.export.reference import logits_of
+from sam3_runtime.graphs import baselines
+from sam3_runtime.graphs.baselines import Options
 from sam3_runtime.records.measurements import Baseline
 from sam3_runtime.records.records import CheckpointLock
 
@@ -19,14 +20,14 @@ SETTINGS: dict[str, Any] = {"warmup": 1, "windows": 2, "rounds": 1, "batches": [
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "PICTURE", (30, 40))
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "IMAGE_SIZE", (30, 40))
 
 
 def test_both_ways_at_every_batch(lock: CheckpointLock, folder: Path, tmp_path: Path) -> None:
     """Compiled with torch's own tracer alone."""
     locked = lock.model_copy(update={"checkpoint": "work/checkpoint"})
-    found = measure_baseline(locked, str(folder), 96, SETTINGS, backend="eager")
+    found = measure_baseline(locked, str(folder), 96, SETTINGS, options=Options(backend="eager"))
     assert [(way.name, way.failed) for way in found.ways] == [("timm", None), ("torch.compile", None)]
     for way in found.ways:
         assert [run.batch for run in way.runs] == [1, 3]

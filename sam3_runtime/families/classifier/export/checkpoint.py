@@ -18,7 +18,7 @@ from sam3_runtime.core.files import digest_of, write_atomically
 from sam3_runtime.families.classifier.labels import Labels
 from sam3_runtime.families.classifier.parts import LABELS, ClassifierDims
 from sam3_runtime.families.classifier.spec import CLASSIFIER
-from sam3_runtime.graphs.checkpoints import VERIFIED, CheckpointFolder, download, index_weights, read_config
+from sam3_runtime.graphs.checkpoints import CheckpointFolder, download, index_weights, read_config
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
 
 RANDOM_SEED = 3
@@ -46,7 +46,6 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     else:
         folder, commit = _find(checkpoint, revision)
         config, digest = folder.config, folder.digest()
-        VERIFIED[digest] = folder.stamp()
     dims = ClassifierDims.from_config(config)
     channels = (config["pretrained_cfg"].get("input_size") or (3,))[0]
     if dims.classes < 1 or channels != 3:

@@ -31,7 +31,6 @@ from sam3_runtime.families.classifier.export.checkpoint import (
     timm_name,
 )
 from sam3_runtime.families.classifier.parts import ClassifierDims
-from sam3_runtime.graphs.checkpoints import verify
 from sam3_runtime.records.records import CheckpointLock
 
 _BIAS = 0.02
@@ -113,7 +112,7 @@ def _taking(config: Mapping[str, Any], dims: ClassifierDims, resolution: int) ->
 
 def _read_weights(model: nn.Module, lock: CheckpointLock) -> None:
     folder = folder_of(lock)
-    verify(folder, lock)
+    folder.verify(lock)
     # How many batches a norm has seen counts for training alone, and not every checkpoint has it.
     wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in folder.weights]

@@ -1,13 +1,12 @@
-"""Measures what a user has without this project: transformers with SDPA, and the same with ``torch.compile``.
+"""Times transformers' SAM3 without this project: with SDPA, and the same with ``torch.compile``.
 
     python -m sam3_runtime.families.sam3.export.baselines --checkpoint random --resolution 672 --output baseline.json
 
-On the GPU where there is one, in float16; otherwise on the CPU in float32. Timed are the vision encoder (pixels on the
-device) and a round end to end, as ``measure/benchmark.py`` has it: pictures in the host's memory are resized on the
-device, every prompt looks at every picture, and the best masks of each are brought to the picture's size. They
-stay on the device, where transformers leaves them; boxes and scores come to the host. Text is encoded beforehand. The
-device is waited for before each reading of the clock. Times do not depend on what is seen, so pictures and words are
-random. Knows transformers 5.17 and newer; judges nothing.
+Runs on a GPU in float16 where there is one, otherwise on the CPU in float32. Two times are taken: that of the vision
+encoder (pixels on the device), and that of a round end to end, as in ``measure/benchmark.py``: images in host memory are
+resized on the device, every prompt is run on every image, and the best masks of each are resized to the image. Masks
+stay on the device, where transformers leaves them; boxes and scores are copied to the host. Text is encoded beforehand.
+Images and words are random. Needs transformers 5.17 or newer.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,19 +27,18 @@ from sam3_runtime.core.errors import Sam3Error
 from sam3_runtime.families.sam3.export.checkpoint import lock
 from sam3_runtime.families.sam3.export.weights import load_model
 from sam3_runtime.families.sam3.settings import BenchSection
-from sam3_runtime.graphs.baselines import Precision, measure
+from sam3_runtime.graphs.baselines import DEFAULTS, Options, Precision, measure
+from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.records.measurements import Baseline
 from sam3_runtime.records.records import CheckpointLock
 
-PICTURE = (720, 1280)
-"""Height and width of the pictures."""
 _WORDS = 8  # valid tokens of each prompt
 _IDS = 512  # a small checkpoint has no more
 _COMPILED = ("vision_encoder", "detr_encoder", "detr_decoder", "mask_decoder")
 
 
 class Contender:
-    """``Sam3Model`` on its device, looking for ``prompts`` things at once."""
+    """``Sam3Model`` on its device, with ``prompts`` prompts, of each of which the best ``masks`` are returned."""
 
     def __init__(self, model: Any, prompts: int, masks: int, device: torch.device, precision: Precision) -> None:
         self.dtype = getattr(torch, precision)
@@ -57,53 +54,56 @@ class Contender:
         self._text = model.get_text_features(input_ids=ids, attention_mask=self._mask).pooler_output
 
     def compile(self, backend: str) -> None:
-        """Compile the model's parts in place, each shape for itself."""
+        """Compile the model's parts in place, for static shapes."""
         for name in _COMPILED:
             getattr(self.model, name).compile(mode="default", dynamic=False, backend=backend)
 
-    def preprocess(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """RGB uint8 [H, W, 3] of one size → [B, 3, R, R] from -1 to 1, resized as transformers does it on a GPU."""
-        pixels = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2).float()
+    def preprocess(self, images: Sequence[Image]) -> Tensor:
+        """Convert RGB uint8 [H, W, 3] of one size to [B, 3, R, R] from -1 to 1, as transformers does on a GPU."""
+        pixels = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2).float()
         size = (self.resolution, self.resolution)
         resized = functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
         return (resized.round_().clamp_(0, 255) / 127.5 - 1).to(self.dtype)
 
-    def see(self, pixels: Tensor) -> Any:
-        """Vision encoder."""
+    def encode(self, pixels: Tensor) -> Any:
+        """Run the vision encoder."""
         return self.model.get_vision_features(pixels)
 
-    def answer(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
-        """One round; in as few calls as there can be: all prompts on a picture, or all pictures for a prompt."""
-        seen = self.see(self.preprocess(pictures))
-        size = pictures[0].shape[:2]
-        count, prompts = len(pictures), len(self._text)
-        if count <= prompts:
-            calls = [(slice(place, place + 1), slice(0, prompts)) for place in range(count)]
-        else:
-            calls = [(slice(0, count), slice(place, place + 1)) for place in range(prompts)]
-        return [mask for images, texts in calls for mask in self._decode(seen, images, texts, size)]
+    def answer(self, images: Sequence[Image]) -> list[Tensor]:
+        """Return the best masks bool [masks, H, W] of each image and prompt.
 
-    def _decode(self, seen: Any, images: slice, texts: slice, size: tuple[int, int]) -> list[Tensor]:
-        """Some prompts on one picture, or one prompt on some pictures: the masks kept, at the picture's size."""
+        The decoder is called as few times as possible: with all prompts for an image, or with all images for a prompt.
+        """
+        vision = self.encode(self.preprocess(images))
+        height, width = images[0].shape[:2]
+        count, prompts = len(images), len(self._text)
+        if count <= prompts:
+            calls = [(slice(index, index + 1), slice(0, prompts)) for index in range(count)]
+        else:
+            calls = [(slice(0, count), slice(index, index + 1)) for index in range(prompts)]
+        return [mask for rows, texts in calls for mask in self._decode(vision, rows, texts, (height, width))]
+
+    def _decode(self, vision: Any, images: slice, texts: slice, size: tuple[int, int]) -> list[Tensor]:
+        """Decode some prompts for one image, or one prompt for some images; the best masks at the image's size."""
         rows = max(images.stop - images.start, texts.stop - texts.start)
 
         def row(values: Iterable[Tensor], part: slice) -> tuple[Tensor, ...]:
             return tuple(value[part].expand(rows, *value.shape[1:]) for value in values)
 
-        features = type(seen)(
-            fpn_hidden_states=row(seen.fpn_hidden_states, images),
-            fpn_position_encoding=row(seen.fpn_position_encoding, images),
+        features = type(vision)(
+            fpn_hidden_states=row(vision.fpn_hidden_states, images),
+            fpn_position_encoding=row(vision.fpn_position_encoding, images),
         )
         text, mask = row((self._text, self._mask), texts)
         embedded = transformers.modeling_outputs.BaseModelOutputWithPooling(pooler_output=text)
-        said = self.model(vision_embeds=features, text_embeds=embedded, attention_mask=mask)
-        scores = said.pred_logits.sigmoid() * said.presence_logits.sigmoid()
+        found = self.model(vision_embeds=features, text_embeds=embedded, attention_mask=mask)
+        scores = found.pred_logits.sigmoid() * found.presence_logits.sigmoid()
         best = scores.topk(self._masks, dim=1)
-        boxes = said.pred_boxes.gather(1, best.indices[..., None].expand(-1, -1, 4))
-        kept = [found[chosen].sigmoid() for found, chosen in zip(said.pred_masks, best.indices, strict=True)]
-        masks = [functional.interpolate(one[None], size, mode="bilinear", align_corners=False)[0] > 0.5 for one in kept]
+        boxes = found.pred_boxes.gather(1, best.indices[..., None].expand(-1, -1, 4))
+        selected = [masks[chosen].sigmoid() for masks, chosen in zip(found.pred_masks, best.indices, strict=True)]
+        resized = [functional.interpolate(one[None], size, mode="bilinear", align_corners=False)[0] for one in selected]
         best.values.cpu(), boxes.cpu()
-        return masks
+        return [masks > 0.5 for masks in resized]
 
 
 @torch.no_grad()
@@ -113,14 +113,11 @@ def measure_baseline(
     *,
     resolution: int,
     settings: Mapping[str, Any],
-    compiled: bool = True,
-    precision: Precision | None = None,
-    backend: str = "inductor",
+    options: Options = DEFAULTS,
 ) -> Baseline:
-    """Measure both ways at ``resolution``, at each of ``settings["batches"]`` pictures a round.
+    """Measure transformers' model at ``resolution`` pixels; ``location`` is where the locked weights are.
 
-    ``locked`` names the weights, ``location`` says where they are. Of ``settings``, those of ``bench:`` count here:
-    ``prompts`` (a number), ``masks``, ``warmup``, ``windows`` and ``rounds``. ``backend`` is ``torch.compile``'s.
+    ``settings`` are those of ``bench:``, where ``prompts`` is a number.
     """
 
     def make(device: torch.device, precision: Precision) -> Contender:
@@ -128,33 +125,23 @@ def measure_baseline(
         model.set_attn_implementation("sdpa")
         return Contender(model, settings["prompts"], settings["masks"], device, precision)
 
-    return measure(
-        locked,
-        make,
-        "transformers",
-        resolution=resolution,
-        settings=settings,
-        picture=PICTURE,
-        versions={"transformers": transformers.__version__},
-        compiled=compiled,
-        precision=precision,
-        backend=backend,
-    )
+    return measure(locked, make, transformers, resolution=resolution, settings=settings, options=options)
 
 
 def main() -> None:
+    """Run the command."""
     bench = BenchSection()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="a hub name, a folder, or random")
     parser.add_argument("--revision", help="of a hub checkpoint")
     parser.add_argument("--resolution", type=int, required=True)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="pictures a round; several may be given")
-    parser.add_argument("--prompts", type=int, default=len(bench.prompts), help="how many things are looked for")
-    parser.add_argument("--masks", type=int, default=bench.masks, help="best masks kept of each prompt")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="images per round; several may be given")
+    parser.add_argument("--prompts", type=int, default=len(bench.prompts), help="how many prompts")
+    parser.add_argument("--masks", type=int, default=bench.masks, help="best masks to return of each prompt")
     for name in ("warmup", "windows", "rounds"):
         parser.add_argument(f"--{name}", type=int, default=getattr(bench, name))
-    parser.add_argument("--precision", choices=("float16", "float32"), help="float16 on a GPU when left out")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--precision", choices=("float16", "float32"), help="default: float16 on a GPU")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     settings = {name: getattr(arguments, name) for name in ("prompts", "masks", "warmup", "windows", "rounds")}
@@ -165,8 +152,7 @@ def main() -> None:
             arguments.checkpoint,
             resolution=arguments.resolution,
             settings=settings,
-            compiled=not arguments.no_compile,
-            precision=arguments.precision,
+            options=Options(not arguments.no_compile, arguments.precision),
         )
         found.write(arguments.output)
     except Sam3Error as error:

@@ -15,7 +15,7 @@ from sam3_runtime.core.files import digest_of, write_atomically
 from sam3_runtime.families.sam3.export.tokenizer import small_tokenizer_json
 from sam3_runtime.families.sam3.parts import ModelDims
 from sam3_runtime.families.sam3.spec import SAM3
-from sam3_runtime.graphs.checkpoints import VERIFIED, CheckpointFolder, download, index_weights, read_config
+from sam3_runtime.graphs.checkpoints import CheckpointFolder, download, index_weights, read_config
 from sam3_runtime.records.records import CheckpointLock
 
 RANDOM = "random"
@@ -48,7 +48,6 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     if commit is None:
         revision = None
     digest = folder.digest()
-    VERIFIED[digest] = folder.stamp()
     return CheckpointLock(checkpoint=checkpoint, revision=revision, commit=commit, digest=digest, dims=dims.to_dict())
 
 

@@ -2,8 +2,8 @@
 
 This models a GPU: a node computes and accumulates in float32, as tensor cores and NVIDIA's normalisations do, and its
 result has float16's 11 bits. Without the added nodes ONNX Runtime does not show this, as its CPU keeps float32 between
-the nodes of a float16 graph. The largest value of every result is recorded before it is rounded, so that an overflow has
-a number. For measurements: nothing is fused.
+the nodes of a float16 graph. The largest value of every result is recorded before it is rounded, so that an overflow
+has a number. For measurements: nothing is fused.
 """
 
 from __future__ import annotations

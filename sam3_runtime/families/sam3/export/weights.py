@@ -18,7 +18,6 @@ from transformers.initialization import no_init_weights
 
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.families.sam3.export.checkpoint import RANDOM, RANDOM_SEED, folder_of
-from sam3_runtime.graphs.checkpoints import verify
 from sam3_runtime.records.records import CheckpointLock
 
 _VIDEO_PREFIX = "detector_model."
@@ -72,7 +71,7 @@ def load_model(lock: CheckpointLock, resolution: int) -> Any:
 
 def _read_weights(lock: CheckpointLock, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     folder = folder_of(lock)
-    verify(folder, lock)
+    folder.verify(lock)
     video = any(name.startswith(_VIDEO_PREFIX) for name in folder.weights)
     stored = {f"{_VIDEO_PREFIX}{name}" if video else name: name for name in shapes}
     missing = [name for name in stored if name not in folder.weights]

@@ -11,10 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from sam3_runtime.families.sam3.export import baselines  # noqa: E402
 from sam3_runtime.families.sam3.export.baselines import Contender, measure_baseline  # noqa: E402
 from sam3_runtime.families.sam3.export.checkpoint import lock  # noqa: E402
 from sam3_runtime.families.sam3.export.weights import load_model  # noqa: E402
+from sam3_runtime.graphs import baselines  # noqa: E402
+from sam3_runtime.graphs.baselines import Options  # noqa: E402
 from sam3_runtime.imaging.preprocess import preprocess  # noqa: E402
 from sam3_runtime.records.measurements import Baseline  # noqa: E402
 from sam3_runtime.records.records import Preprocessing  # noqa: E402
@@ -31,15 +32,17 @@ def contender(demo_checkpoint: Path) -> Contender:
 
 
 @pytest.fixture(autouse=True)
-def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "PICTURE", (30, 40))
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "IMAGE_SIZE", (30, 40))
 
 
 def test_both_ways_at_every_batch(demo_checkpoint: Path, tmp_path: Path) -> None:
     """Compiled with torch's own tracer alone: its code generator is tried on the GPU machine."""
     location = str(demo_checkpoint)
     locked = lock(location).model_copy(update={"checkpoint": "work/checkpoint"})
-    found = measure_baseline(locked, location, resolution=RESOLUTION, settings=SETTINGS, backend="eager")
+    found = measure_baseline(
+        locked, location, resolution=RESOLUTION, settings=SETTINGS, options=Options(backend="eager")
+    )
     assert [way.name for way in found.ways] == ["transformers", "torch.compile"]
     for way in found.ways:
         assert (way.failed, way.attention) == (None, "sdpa")
@@ -65,8 +68,8 @@ def test_a_compiler_that_fails_is_said(demo_checkpoint: Path, monkeypatch: pytes
 
 
 @torch.no_grad()
-def test_every_prompt_sees_every_picture(contender: Contender, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = list(np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), np.uint8))
+def test_every_prompt_is_run_on_every_image(contender: Contender, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = list(np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), np.uint8))
     rows = []
     decode = Contender._decode
 
@@ -75,10 +78,10 @@ def test_every_prompt_sees_every_picture(contender: Contender, monkeypatch: pyte
         return decode(self, seen, images, texts, size)
 
     monkeypatch.setattr(Contender, "_decode", count)
-    one = contender.answer(pictures[:1])
+    one = contender.answer(images[:1])
     assert rows == [(1, 2)]
     assert [mask.shape for mask in one] == [(3, 30, 40)] * 2
-    three = contender.answer(pictures)
+    three = contender.answer(images)
     assert rows[1:] == [(3, 1), (3, 1)]
     assert torch.equal(three[0], one[0])
     assert torch.equal(three[3], one[1])
@@ -86,6 +89,6 @@ def test_every_prompt_sees_every_picture(contender: Contender, monkeypatch: pyte
 
 @torch.no_grad()
 def test_the_preprocessing_is_the_runtimes(contender: Contender) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (90, 200, 3), np.uint8)
-    ours = preprocess([picture], RESOLUTION, Preprocessing())
-    assert np.abs(contender.preprocess([picture]).numpy() - ours).max() <= 2 / 127.5
+    image = np.random.default_rng(1).integers(0, 256, (90, 200, 3), np.uint8)
+    ours = preprocess([image], RESOLUTION, Preprocessing())
+    assert np.abs(contender.preprocess([image]).numpy() - ours).max() <= 2 / 127.5
