@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def counted(number: float, noun: str) -> str:
     """Return a number and its ``noun`` (in the singular): ``1 image``, ``0 images``, ``2 entries``, ``3 boxes``."""
     shown = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{shown} {noun if number == 1 else _plural(noun)}"
+
+
+def few(names: Sequence[str], most: int = 8) -> str:
+    """``a, b, c and 4 more``: the first ``most`` of ``names``, and how many others there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _plural(noun: str) -> str:

@@ -1,8 +1,8 @@
 """Exports a part of a checkpoint to an ONNX file: traces its PyTorch module, tidies, checks and writes the graph.
 
 Tracing runs no arithmetic, so that a full-size encoder needs little more memory than its weights; it is always in
-float32. The family's ``export/graph.py`` constructs the module, ``cleanup.py`` tidies the traced graph; ``typed.py`` and
-``islands.py`` convert it to float16. The same checkpoint and the same versions give the same bytes.
+float32. The family's ``export/graph.py`` constructs the module, ``cleanup.py`` tidies the traced graph; ``typed.py``
+and ``islands.py`` convert it to float16. The same checkpoint and the same versions give the same bytes.
 """
 
 from __future__ import annotations

@@ -1,2 +1,1 @@
-"""8-bit vision encoders: ranges measured in PyTorch, written into the ONNX graph. Job time only; the runtime never
-imports it."""
+"""8-bit graphs: ranges measured in PyTorch or by TensorRT, and written into ONNX graphs. Not for the runtime."""

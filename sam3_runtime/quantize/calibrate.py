@@ -1,16 +1,15 @@
-"""Lets TensorRT (10 and older) measure the scales of a graph itself, on frames of a video or on pictures.
+"""Lets TensorRT (10 and older) measure the scales of a graph itself, on frames of a video or on images.
 
-A calibration is a build whose engine is thrown away: TensorRT asks for batches of frames while it runs, and hands over
-its cache of scales. Frames go through the runtime's own preprocessing, on the processor, while the GPU runs those
-before. PyTorch is not needed. Knows neither the cache's form nor how a network is built.
+A calibration is a build whose engine is thrown away: TensorRT requests batches of frames while it runs, and returns its
+cache of scales. Frames go through the runtime's own preprocessing, on the CPU, while the GPU processes those before.
+PyTorch is not needed.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,11 @@ from sam3_runtime.core.wording import counted
 from sam3_runtime.engines.building import Task
 from sam3_runtime.engines.building.tensorrt_calibrators import make_calibrator
 from sam3_runtime.engines.building.tensorrt_messages import OutOfMemory
-from sam3_runtime.families.base import RESOLUTION, Range
-from sam3_runtime.graphs.read import Graph, read_graph
-from sam3_runtime.imaging.preprocess import FloatArray, preprocess
+from sam3_runtime.families.base import Range
+from sam3_runtime.graphs.read import read_graph
+from sam3_runtime.imaging.preprocess import FloatArray
 from sam3_runtime.quantize.calibration_cache import CalibratorRecord, failures, parse_cache
-from sam3_runtime.quantize.frames import Frames, batches, measured_on, prepared
-
-Announce = Callable[[str], None]
-Upload = Callable[[FloatArray], int]
+from sam3_runtime.quantize.frames import Frames, Log, batches, with_progress
 
 _THREADS = 8  # frames prepared ahead, 20 MB each at 1008
 
@@ -41,35 +37,39 @@ def calibrate(
     report: Path,
     params: Mapping[str, Any],
     settings: Mapping[str, Any],
-    announce: Announce = print,
+    log: Log = print,
 ) -> None:
-    """Calibrate the float32 ``graph``; write TensorRT's ``cache`` and ``report``, what it holds for.
+    """Calibrate the float32 ``graph``; write TensorRT's ``cache``, and its :class:`CalibratorRecord` to ``report``.
 
     ``params`` are ``source`` (a list), ``frames``, ``batch``, ``algorithm``, for percentiles ``percentile``, and
-    ``toolchain``; ``settings`` the builder's that need not be those of the engine. Raises :class:`CalibrationError`
-    where no frame can be used or TensorRT finds no scales, :class:`BuildError` for what TensorRT refuses.
+    ``toolchain``; ``settings`` the builder's that may differ from those of the engine. Raises
+    :class:`CalibrationError` where no frame can be used or TensorRT finds no scales, :class:`BuildError` where
+    TensorRT refuses the graph.
     """
     started = time.monotonic()
     facts = read_graph(graph)
-    resolution = _checked(facts, graph)
-    frames = Frames(params["source"], params["frames"])
-    preprocessing = facts.preprocessing
-    batch = min(params["batch"], frames.expected())
-    pixels = prepared(
-        frames, lambda image: preprocess([image], resolution, preprocessing), min(os.cpu_count() or 1, _THREADS)
-    )
-    feed = Feed(batches(pixels, batch), frames, announce)
+    if facts.precision != "fp32" or facts.quantize:
+        kind = facts.quantize or facts.precision
+        raise CalibrationError(
+            f"{graph} is {kind}: calibrators take float32 graphs", f"delete it and run snakemake {graph}"
+        )
+    frames = Frames(params["source"], params["frames"], log)
+    expected = frames.expected()
+    batch = min(params["batch"], expected)
     task = Task(
         graph=facts,
         path=graph.resolve(),
         engine=cache,
         ranges=dict.fromkeys(facts.part.dynamic, Range(batch, batch, batch)),
         settings=settings,
-        announce=announce,
+        announce=log,
         precision="fp32",
         toolchain=params["toolchain"],
     )
-    data, zeros = _run(task, feed, params["algorithm"], params.get("percentile"))
+    pixels = batches(frames.pixels(facts, _THREADS), batch)
+    first = next(pixels)  # before anything is built: a source without frames fails here
+    pixels = with_progress(chain([first], pixels), expected, "calibration by TensorRT", log)
+    data, zeros = _run(task, pixels, first.nbytes, params)
     header, values = parse_cache(data)
     failed = failures(values, zeros)
     scales = {name: value for name, value in values.items() if name not in failed}
@@ -77,12 +77,12 @@ def calibrate(
         reasons = "; ".join(dict.fromkeys(failed.values())) or "its cache is empty"
         raise CalibrationError(
             f"TensorRT found no scale for any tensor of {graph.name} ({reasons})",
-            "look at the frames of calibration.source, or use `calibration: {method: qdq}`",
+            "check the frames of calibration.source, or use `calibration: {method: qdq}`",
         )
     with written_whole(cache) as temporary:
         temporary.write_bytes(data)
     record = CalibratorRecord(
-        **measured_on(frames, facts, preprocessing, params, started),
+        **frames.measurement(facts, params, started),
         tensorrt=params["toolchain"]["version"],
         batch=batch,
         header=header,
@@ -92,96 +92,70 @@ def calibrate(
         missing=tuple(name for name in float_tensors(graph) if name not in values),
     ).sealed()
     record.write(report)
-    shortage = frames.shortage()
-    if shortage:
-        announce(shortage)
-    frames_taken = counted(record.frames, "frame")
-    print(f"{record.algorithm} over {frames_taken}, {record.seconds:.0f} s: {record.summary()}", flush=True)
-
-
-def _checked(facts: Graph, graph: Path) -> int:
-    """The resolution of a graph that can be calibrated."""
-    again = f"delete it and run snakemake {graph}"
-    if RESOLUTION not in facts.axes:
-        raise CalibrationError(f"{graph} does not say its resolution", again)
-    if facts.precision != "fp32" or facts.quantize:
-        kind = facts.quantize or facts.precision
-        raise CalibrationError(f"{graph} is {kind}: calibrators take float32 graphs", again)
-    return facts.axes[RESOLUTION]
+    used = counted(record.frames, "frame")
+    print(f"{record.algorithm} over {used}, {record.seconds:.0f} s: {record.summary()}", flush=True)
 
 
 class Feed:
-    """What TensorRT's calibrator asks for and gives: batches until there are no more, and the cache.
+    """The callbacks of TensorRT's calibrator: batches from ``pixels``, each copied by ``upload``, and the cache.
 
-    TensorRT calls it from C++ that knows no exception: ``failure`` keeps what went wrong, and the batches end there.
-    The first batch is prepared when this is made, so that a source without frames fails before anything is built.
+    TensorRT calls it from C++ code that handles no exceptions: an error ends the batches and is kept in ``failure``.
     """
 
-    def __init__(self, found: Iterator[FloatArray], frames: Frames, announce: Announce) -> None:
-        first = next(found)
-        self.nbytes = first.nbytes
-        self.upload: Upload | None = None
+    def __init__(self, pixels: Iterator[FloatArray], upload: Callable[[FloatArray], int]) -> None:
         self.cache: bytes | None = None
         self.failure: Exception | None = None
-        self._left = chain([first], found)
-        self._expected = frames.expected()
-        self._announce = announce
-        self._taken = 0
-        self._said: float | None = None
+        self._pixels, self._upload = pixels, upload
 
     def next_batch(self) -> int | None:
-        """The address of the next batch on the GPU; nothing after the last."""
+        """Copy the next batch to the GPU and return its address there; None after the last batch."""
         try:
-            batch = next(self._left, None)
-            if batch is None or self.upload is None:
-                return None
-            self._tell(len(batch))
-            return self.upload(batch)
+            batch = next(self._pixels, None)
+            return None if batch is None else self._upload(batch)
         except Exception as error:
             self.failure = error
             return None
 
     def keep(self, cache: bytes) -> None:
+        """Take over TensorRT's cache."""
         if self.failure is None:
             self.cache = cache
 
     def is_done(self) -> bool:
-        """Whether the rest of the build is of no use."""
+        """Return whether the rest of the build can be skipped."""
         return self.cache is not None or self.failure is not None
 
-    def _tell(self, size: int) -> None:
-        """Say how far it is, and after the first batch how long it will take."""
-        now = time.monotonic()
-        if self._said is not None and self._taken == size:
-            rest = (now - self._said) / size * (self._expected - size)
-            self._announce(f"TensorRT calibrates on {counted(self._expected, 'frame')}: about {rest:.0f} s more")
-        self._said = now
-        self._taken = min(self._taken + size, self._expected)
-        print(f"calibrating on frame {self._taken} of {self._expected}", flush=True)
 
-
-def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tuple[bytes, Collection[str]]:
-    """Let TensorRT take what ``feed`` has. Returns its cache, and the tensors that it called uniformly zero."""
+def _run(
+    task: Task, pixels: Iterator[FloatArray], nbytes: int, params: Mapping[str, Any]
+) -> tuple[bytes, Collection[str]]:
+    """Run TensorRT's calibration on batches of ``nbytes``; return its cache, and the tensors that it calls zero."""
     from sam3_runtime.engines.building import tensorrt
+    from sam3_runtime.engines.running.cuda import Cuda
 
-    def make(trt: Any) -> Any:
-        return make_calibrator(
-            trt,
-            algorithm,
-            percentile,
-            batch=task.ranges["B"].opt,
-            next_batch=feed.next_batch,
-            keep=feed.keep,
-        )
+    batch = task.ranges["B"].opt
+    with closing(Cuda()) as cuda:
+        block = cuda.alloc(nbytes)
 
-    with _device(feed):
+        def upload(pixels: FloatArray) -> int:
+            cuda.upload(block, pixels)
+            cuda.synchronize()
+            return block.pointer
+
+        feed = Feed(pixels, upload)
+
+        def make(trt: Any) -> Any:
+            algorithm, percentile = params["algorithm"], params.get("percentile")
+            next_batch, keep = feed.next_batch, feed.keep
+            return make_calibrator(trt, algorithm, percentile, batch=batch, next_batch=next_batch, keep=keep)
+
         try:
-            zeros = tensorrt.calibrate(task, make, task.ranges["B"].opt, feed.is_done)
+            zeros = tensorrt.calibrate(task, make, batch, feed.is_done)
         except OutOfMemory as error:
-            raise CalibrationError(
-                error.message, f"set a smaller `calibration: {{batch: …}}` than {task.ranges['B'].opt}"
-            ) from None
+            hint = f"set a smaller `calibration: {{batch: …}}` than {batch}"
+            raise CalibrationError(error.message, hint) from None
         finally:
+            block.free()
             if feed.failure is not None:
                 raise feed.failure
     if not feed.cache:
@@ -189,31 +163,10 @@ def _run(task: Task, feed: Feed, algorithm: Any, percentile: float | None) -> tu
     return feed.cache, zeros
 
 
-@contextmanager
-def _device(feed: Feed) -> Iterator[None]:
-    """Let ``feed`` upload its batches to the GPU, each to the place of the one before."""
-    from sam3_runtime.engines.running.cuda import Cuda
-
-    cuda = Cuda()
-    try:
-        block = cuda.alloc(feed.nbytes)
-
-        def upload(batch: FloatArray) -> int:
-            cuda.upload(block, batch)
-            cuda.synchronize()
-            return block.pointer
-
-        feed.upload = upload
-        yield
-        block.free()
-    finally:
-        cuda.close()
-
-
 def float_tensors(graph: Path) -> list[str]:
-    """The graph's float32 tensors that are computed or fed, as opposed to weights, in order."""
-    model = onnx.load(graph, load_external_data=False)
-    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    """Return the names of the graph's float32 inputs and results, in order."""
+    model = onnx.load(graph, load_external_data=False).graph
+    values = [*model.input, *model.value_info, *model.output]
     floating = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    computed = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
-    return [name for name in computed if name in floating]
+    names = [*(value.name for value in model.input), *(name for node in model.node for name in node.output)]
+    return [name for name in names if name in floating]

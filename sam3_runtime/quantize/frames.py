@@ -1,15 +1,18 @@
-"""The frames that scales are measured on: drawn evenly, counted, digested, and prepared while others are computed on.
+"""The frames that scales are measured on: drawn evenly, counted, hashed, and preprocessed in parallel with their use.
 
-Knows neither PyTorch nor TensorRT, nor what is measured.
+Independent of PyTorch and TensorRT, and of what is measured.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -17,29 +20,34 @@ import numpy as np
 
 from sam3_runtime.core.errors import CalibrationError, SourceError
 from sam3_runtime.core.source_files import expand_images, is_video
+from sam3_runtime.core.wording import counted
+from sam3_runtime.families.base import RESOLUTION
 from sam3_runtime.graphs.read import Graph
-from sam3_runtime.imaging.preprocess import FloatArray, Image
+from sam3_runtime.imaging.preprocess import FloatArray, Image, preprocess
 from sam3_runtime.media.sources import evenly_drawn_frames, read_video
-from sam3_runtime.records.records import Preprocessing
 
-Prepare = Callable[[Image], FloatArray]
+Log = Callable[[str], None]
+"""Receives messages for people who wait."""
+
+_PROGRESS_INTERVAL = 10.0  # seconds
 
 
 class Frames:
-    """The frames of a draw, once; counts and digests what it hands out.
+    """``limit`` frames of ``source``, or as many as there are, to be iterated once; they are counted and hashed.
 
-    Iterating raises :class:`CalibrationError` where a source cannot be read or gives no frame at all.
+    Iterating raises :class:`CalibrationError` where a source cannot be read or has no frame at all. ``log`` gets a
+    message where there are fewer frames than ``limit``.
     """
 
-    def __init__(self, source: Sequence[str], asked: int) -> None:
-        self._source = source
-        self.asked = asked
+    def __init__(self, source: Sequence[str], limit: int, log: Log = print) -> None:
+        self._source, self._log = source, log
+        self.limit = limit
         self.used = 0
         self.digest = hashlib.sha256()
 
     def __iter__(self) -> Iterator[Image]:
         try:
-            for _, image in evenly_drawn_frames(self._source, self.asked):
+            for _, image in evenly_drawn_frames(self._source, self.limit):
                 self.digest.update(repr(image.shape).encode())
                 self.digest.update(np.ascontiguousarray(image).data)
                 self.used += 1
@@ -49,56 +57,48 @@ class Frames:
         if self.used == 0:
             raise CalibrationError(
                 f"calibration.source: no frame could be read from {', '.join(self._source)}",
-                "name a video, a picture or a folder of pictures",
+                "name a video, an image or a folder of images",
             )
+        if self.used < self.limit:
+            self._log(f"calibration.source has {self.used} of the {self.limit} frames asked for: all of them are used")
 
     def expected(self) -> int:
-        """How many there will be, as far as file lists and headers tell."""
+        """Return the number of frames, as far as file lists and video headers tell."""
         try:
-            specs = [source for source in self._source if not is_video(source)]
-            pictures = len(expand_images(specs, left_out=lambda _: None))  # which iterating logs
-            total = pictures + sum(_promised(source) for source in self._source if is_video(source))
+            images = [source for source in self._source if not is_video(source)]
+            total = len(expand_images(images, left_out=lambda _: None))  # iterating logs those
+            for source in filter(is_video, self._source):
+                with read_video(source) as video:
+                    total += video.info.frames or 0
         except SourceError as error:
             raise CalibrationError(f"calibration.source: {error}") from None
-        return min(total or self.asked, self.asked)
+        return min(total or self.limit, self.limit)
 
-    def shortage(self) -> str | None:
-        """What to say where fewer frames were used than asked for."""
-        if self.used >= self.asked:
-            return None
-        return f"calibration.source has {self.used} of the {self.asked} frames asked for: all of them are used"
+    def pixels(self, graph: Graph, threads: int) -> Iterator[FloatArray]:
+        """Preprocess each frame for ``graph``: [1, 3, R, R], ``threads`` frames ahead of their use at most."""
+        size, how = graph.axes[RESOLUTION], graph.preprocessing
+        return prepared(self, lambda image: preprocess([image], size, how), min(os.cpu_count() or 1, threads))
 
-
-def measured_on(
-    frames: Frames, graph: Graph, preprocessing: Preprocessing, params: Mapping[str, Any], started: float
-) -> dict[str, Any]:
-    """The fields of a :class:`Measurement`, its key to be sealed; ``started`` is of the monotonic clock."""
-    return {
-        "key": "",
-        "onnx_sha256": graph.sha256,
-        "checkpoint_digest": graph.checkpoint_digest,
-        "preprocessing": preprocessing,
-        "frames": frames.used,
-        "frames_asked": frames.asked,
-        "frames_sha256": frames.digest.hexdigest(),
-        "algorithm": params["algorithm"],
-        "percentile": params.get("percentile"),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    def measurement(self, graph: Graph, params: Mapping[str, Any], started: float) -> dict[str, Any]:
+        """Return the fields of an unsealed :class:`Measurement`; ``started`` is a reading of the monotonic clock."""
+        return {
+            "key": "",
+            "onnx_sha256": graph.sha256,
+            "checkpoint_digest": graph.checkpoint_digest,
+            "preprocessing": graph.preprocessing,
+            "frames": self.used,
+            "frames_asked": self.limit,
+            "frames_sha256": self.digest.hexdigest(),
+            "algorithm": params["algorithm"],
+            "percentile": params.get("percentile"),
+            "seconds": round(time.monotonic() - started, 1),
+        }
 
 
-def _promised(video: str) -> int:
-    with read_video(video) as opened:
-        return opened.info.frames or 0
-
-
-def prepared(frames: Iterable[Image], prepare: Prepare, threads: int) -> Iterator[FloatArray]:
-    """``prepare`` of each frame, in order; with ``threads``, of that many frames ahead beside the caller's work."""
-    if not threads:
-        yield from map(prepare, frames)
-        return
+def prepared(frames: Iterable[Image], prepare: Callable[[Image], FloatArray], threads: int) -> Iterator[FloatArray]:
+    """Apply ``prepare`` to each frame, in order, to ``threads`` frames ahead of the caller; 0: to none ahead."""
     ahead: deque[Future[FloatArray]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
         for image in frames:
             ahead.append(pool.submit(prepare, image))
             if len(ahead) > threads:
@@ -108,7 +108,7 @@ def prepared(frames: Iterable[Image], prepare: Prepare, threads: int) -> Iterato
 
 
 def batches(pixels: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
-    """[1, …] arrays joined to [size, …]; the last is filled up with those before it, so that no frame is lost."""
+    """Join arrays [1, …] to [size, …]; the last one is filled up with frames before it, so that no frame is lost."""
     before: list[FloatArray] = []
     waiting: list[FloatArray] = []
     for one in pixels:
@@ -118,3 +118,24 @@ def batches(pixels: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
             before, waiting = waiting, []
     if waiting:
         yield np.concatenate(list(islice(cycle(waiting + before), size)))
+
+
+def with_progress(pixels: Iterable[FloatArray], total: int, label: str, log: Log) -> Iterator[FloatArray]:
+    """Pass on arrays of ``total`` frames; ``log`` the remaining time after the first array, and print it later on.
+
+    The clock starts when the first array is passed on: counting the frames of a video may take long before that.
+    """
+    done, started, reported = 0, 0.0, -math.inf
+    for batch in pixels:
+        started = started or time.monotonic()
+        yield batch
+        show = log if done == 0 else partial(print, flush=True)
+        done, now = done + len(batch), time.monotonic()
+        if done < total and now - reported > _PROGRESS_INTERVAL:
+            left = (now - started) / done * (total - done)
+            show(f"{label}: about {_duration(left)} more ({done} of {counted(total, 'frame')} done)")
+            reported = now
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,13 +1,11 @@
-"""What was measured, on what: the JSON in ``calibration/`` that the quantised graph is made from.
-
-Knows neither how ranges are found nor how they are written into a graph. Pure: pydantic alone.
-"""
+"""The records of measured ranges: the JSON files in ``calibration/`` that quantised graphs are made from. Pure."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -23,10 +21,9 @@ Amax = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Measurement(Record):
-    """Scales measured on frames: ``key`` is what they hold for. The same inputs give the same file, but for
-    ``seconds``."""
+    """Scales measured on frames; the same inputs give the same file, except for ``seconds``."""
 
-    key: str
+    key: str = Field(description="digest of everything that the scales depend on")
     onnx_sha256: str = Field(description="of the graph with its external data")
     checkpoint_digest: str
     preprocessing: Preprocessing
@@ -38,6 +35,7 @@ class Measurement(Record):
     seconds: float
 
     def depends_on(self) -> dict[str, Any]:
+        """Return what the key is a digest of."""
         return {
             "frames": self.frames_sha256,
             "preprocessing": self.preprocessing.model_dump(mode="json"),
@@ -47,24 +45,35 @@ class Measurement(Record):
         }
 
     def expected_key(self) -> str:
-        """The digest of everything that the scales depend on."""
+        """Return the key of this content."""
         return digest_of(self.depends_on())
 
+    def check(self, path: Path, graph: Path, sha256: str) -> None:
+        """Raise :class:`CalibrationError` where this record at ``path`` is not of ``graph`` with that digest."""
+        again = f"delete {path} and run snakemake {path}"
+        if self.onnx_sha256 != sha256:
+            other, this = self.onnx_sha256[:12], sha256[:12]
+            raise CalibrationError(f"{path} was measured on another graph ({other}) than {graph} ({this})", again)
+        if self.key != self.expected_key():
+            raise CalibrationError(f"{path} was edited: its content does not match its own key", again)
+
     def sealed(self) -> Self:
+        """Return the record with its key."""
         return self.model_copy(update={"key": self.expected_key()})
 
 
 class Calibration(Measurement):
-    """The range of every input of a Linear or Conv2d of one vision encoder.
+    """The range of the input of every Linear and Conv2d of one graph.
 
-    ``amax`` maps modules to the largest absolute value that 8 bits shall stand for, ``without`` the other modules
-    with weights to the reason why they have none.
+    ``amax`` maps modules to the largest absolute value that 8 bits should represent, ``without`` the other modules
+    with weights to the reason why they have no range.
     """
 
     amax: dict[str, Amax]
     without: dict[str, str]
 
     def summary(self) -> str:
+        """Return lines for a log: how many layers have scales, and those without one."""
         layers = counted(len(self.amax) + len(self.without), "layer")
         lines = [f"{layers} with weights, {len(self.amax)} of them with a scale"]
         lines += [f"  without: {module} ({reason})" for module, reason in self.without.items()]
@@ -72,7 +81,7 @@ class Calibration(Measurement):
 
 
 def match_modules(patterns: Iterable[str], modules: Iterable[str]) -> set[str]:
-    """The modules that one of the patterns (``neck.*``) matches; :class:`CalibrationError` for one that has none."""
+    """Return the modules that match a pattern such as ``neck.*``; raise :class:`CalibrationError` where none does."""
     modules = list(modules)
     matched: set[str] = set()
     for pattern in patterns:
@@ -80,8 +89,8 @@ def match_modules(patterns: Iterable[str], modules: Iterable[str]) -> set[str]:
         if not found:
             near = difflib.get_close_matches(pattern, modules, n=3, cutoff=0.4) or modules[:3]
             raise CalibrationError(
-                f"calibration.exclude: {pattern!r} matches no layer of the vision encoder",
-                f"near it are {', '.join(near)}; patterns match whole names, as in neck.* or layers.0.*",
+                f"calibration.exclude: {pattern!r} matches no layer",
+                f"similar names are {', '.join(near)}; patterns match whole names, as in neck.* or layers.0.*",
             )
         matched.update(found)
     return matched

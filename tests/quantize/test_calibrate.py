@@ -145,7 +145,7 @@ def test_a_line_of_infinity_is_no_scale(
     record = CalibratorRecord.read(report)
     assert set(record.scales) == {"images", "c"}
     assert set(record.failed) == {"ab", "of zeros"}
-    assert "TensorRT said" in record.failed["of zeros"]
+    assert "TensorRT reported" in record.failed["of zeros"]
     assert record.missing == ("up",), "what has a line was measured"
     assert cache.read_bytes() == trt.cache, "TensorRT's own file stays as it is"
     said = capsys.readouterr().out
@@ -177,7 +177,9 @@ def test_fewer_frames_than_asked_are_used_and_said(small_graph: Path, tmp_path: 
 def test_how_long_it_takes_is_said_after_the_first_batch(small_graph: Path, tmp_path: Path) -> None:
     said: list[str] = []
     run(small_graph, tmp_path, said, batch=1)
-    assert said == [text for text in said if text.startswith("TensorRT calibrates on 3 frames: about ")]
+    assert said == [
+        text for text in said if text.startswith("calibration by TensorRT: about ") and "(1 of 3 frames done)" in text
+    ]
     assert len(said) == 1
 
 

@@ -84,9 +84,9 @@ def test_what_is_no_scale_is_told_with_the_likely_reason() -> None:
     for name, reason in (
         ("i", "infinite"),
         ("z", "range of 0"),
-        ("n", "no number"),
+        ("n", "NaN"),
         ("m", "below 0"),
-        ("said", "TensorRT said"),
+        ("said", "TensorRT reported"),
     ):
         assert reason in found[name]
 
@@ -95,7 +95,7 @@ def test_the_summary_says_what_is_missing_and_what_failed(files: list[str]) -> N
     record = record_of(files)
     assert record.summary().splitlines() == [
         "3 tensors got a scale",
-        "  1 without one (of the graph, and not in the cache: not measured): c",
+        "  1 without one (not in the cache: not measured): c",
     ]
     failed = {f"t{number}": "infinite" for number in range(10)} | {"z": "zeros"}
     lines = record.model_copy(update={"failed": failed, "missing": ()}).summary().splitlines()
@@ -147,18 +147,18 @@ def test_a_build_without_a_cache_has_none(small_graph: Path) -> None:
 
 def test_a_cache_of_other_frames_is_refused(files: list[str], small_graph: Path) -> None:
     Path(files[0]).write_bytes(CACHE.replace(b"3c010204", b"3c020408"))
-    with pytest.raises(CalibrationError, match=r"is not the cache that .* is about.*other frames"):
+    with pytest.raises(CalibrationError, match=r"is not the cache that .* describes.*other frames"):
         open_cache(files, small_graph, TENSORRT)
 
 
 def test_a_cache_of_another_tensorrt_is_refused(files: list[str], small_graph: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"made by TensorRT 8\.6\.1, and 10\.9\.0 builds here"):
+    with pytest.raises(CalibrationError, match=r"made by TensorRT 8\.6\.1, but 10\.9\.0 builds here"):
         open_cache(files, small_graph, "10.9.0")
 
 
 def test_a_cache_of_another_graph_is_refused(files: list[str], small_graph: Path) -> None:
     record_of(files).model_copy(update={"onnx_sha256": "0" * 64}).sealed().write(Path(files[1]))
-    with pytest.raises(CalibrationError, match="made for another graph"):
+    with pytest.raises(CalibrationError, match="measured on another graph"):
         open_cache(files, small_graph, TENSORRT)
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -21,8 +22,8 @@ from sam3_runtime.graphs.read import read_graph
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.plan.toolchain import eight_bit_products
-from sam3_runtime.quantize import collect
-from sam3_runtime.quantize.collect import measure_scales
+from sam3_runtime.quantize import collect, frames
+from sam3_runtime.quantize.collect import Observer, measure_scales
 from sam3_runtime.quantize.insert import quantize_graph
 from sam3_runtime.quantize.record import Calibration
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
@@ -154,18 +155,18 @@ def test_the_time_is_estimated_before_the_second_frame(encoder: Encoder, tmp_pat
     monkeypatch.setattr(collect.torch.cuda, "is_available", lambda: False)
     said: list[str] = []
     counted: list[int] = []
-    original = collect.preprocess
+    original = frames.preprocess
 
     def counting(*arguments: Any) -> Any:
         counted.append(len(said))
         return original(*arguments)
 
-    monkeypatch.setattr(collect, "preprocess", counting)
+    monkeypatch.setattr(frames, "preprocess", counting)
     params = {"source": PHOTOGRAPHS, "frames": 3, "algorithm": "minmax"}
     measure_scales(encoder.lock, encoder.graph, tmp_path / "scales.json", params, said.append)
     assert counted == [0, 1, 1]
     assert said[0].startswith("calibration of r168 on the CPU: about ")
-    assert "3 frames" in said[0]
+    assert "(1 of 3 frames done)" in said[0]
 
 
 # What goes wrong --------------------------------------------------------------------------------------------------
@@ -197,6 +198,17 @@ def test_a_graph_of_another_checkpoint(encoder: Encoder, tmp_path: Path) -> None
     other = Encoder(encoder.lock.model_copy(update={"digest": "0" * 64}), encoder.graph)
     with pytest.raises(CalibrationError, match="is of checkpoint"):
         measure(other, tmp_path / "scales.json")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_activation_that_is_not_finite_is_an_error_that_names_the_layer(value: float) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    observer = Observer(module)
+    module(torch.ones(1, 2))
+    observer.check()
+    module(torch.tensor([[1.0, value]]))
+    with pytest.raises(CalibrationError, match="the input of 0 is not finite"):
+        observer.check()
 
 
 # From scales to an engine -----------------------------------------------------------------------------------------

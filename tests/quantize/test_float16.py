@@ -100,14 +100,14 @@ def test_twice_gives_the_same_bytes(half_graph: Path, calibrate: Calibrate, form
     assert half_graph.with_name("one.onnx").read_bytes() == half_graph.with_name("two.onnx").read_bytes()
 
 
-def test_an_operator_that_means_something_else_in_opset_19_is_refused(half_graph: Path) -> None:
+def test_an_operator_with_another_meaning_in_opset_19_is_refused(half_graph: Path) -> None:
     model = onnx.load(half_graph)
     model.graph.node.append(helper.make_node("ReduceLogSum", ["c"], ["mean"], name="mean", axes=[1]))
     model.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT16, [None, 1]))
     onnx.save(model, half_graph)
     scales = half_graph.with_name("scales.json")
     calibration_of(read_graph(half_graph).sha256, {"a": 1.0}).write(scales)
-    with pytest.raises(CalibrationError, match="mean: ReduceLogSum means something else in opset 19"):
+    with pytest.raises(CalibrationError, match="mean: ReduceLogSum has another meaning in opset 19"):
         quantized(half_graph, scales, "int8")
 
 

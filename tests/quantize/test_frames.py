@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sam3_runtime.core.errors import CalibrationError
-from sam3_runtime.quantize.frames import Frames, batches, prepared
+from sam3_runtime.quantize.frames import Frames, batches, prepared, with_progress
 from tests.videos import with_edits, write_clip
 
 PHOTOGRAPH = "package:skimage/data/coffee.png"
@@ -65,16 +65,29 @@ def test_what_fails_while_preparing_is_raised_in_its_turn() -> None:
         next(found)
 
 
-def test_a_shortage_is_said_with_both_numbers() -> None:
-    frames = Frames([PHOTOGRAPH], 5)
+def test_a_shortage_is_logged_with_both_numbers() -> None:
+    logged: list[str] = []
+    frames = Frames([PHOTOGRAPH], 5, logged.append)
     assert frames.expected() == 1
     assert len(list(frames)) == 1
-    said = frames.shortage()
-    assert said is not None
-    assert "has 1 of the 5 frames" in said
-    enough = Frames([PHOTOGRAPH], 1)
-    assert len(list(enough)) == 1
-    assert enough.shortage() is None
+    assert logged == ["calibration.source has 1 of the 5 frames asked for: all of them are used"]
+    assert len(list(Frames([PHOTOGRAPH], 1, logged.append))) == len(logged) == 1
+
+
+def test_the_remaining_time_is_logged_once_after_the_first_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    logged: list[str] = []
+    found = with_progress(batches(numbers(6), 2), 6, "calibration", logged.append)
+    next(found)
+    assert logged == []
+    assert len(list(found)) == 2
+    assert logged == ["calibration: about 0 s more (2 of 6 frames done)"]
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_logged_about_a_single_batch() -> None:
+    logged: list[str] = []
+    assert len(list(with_progress(batches(numbers(2), 2), 2, "calibration", logged.append))) == 1
+    assert logged == []
 
 
 def test_what_lies_beside_pictures_fails_no_calibration_and_is_logged_once(

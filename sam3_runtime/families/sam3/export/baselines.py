@@ -3,10 +3,10 @@
     python -m sam3_runtime.families.sam3.export.baselines --checkpoint random --resolution 672 --output baseline.json
 
 Runs on a GPU in float16 where there is one, otherwise on the CPU in float32. Two times are taken: that of the vision
-encoder (pixels on the device), and that of a round end to end, as in ``measure/benchmark.py``: images in host memory are
-resized on the device, every prompt is run on every image, and the best masks of each are resized to the image. Masks
-stay on the device, where transformers leaves them; boxes and scores are copied to the host. Text is encoded beforehand.
-Images and words are random. Needs transformers 5.17 or newer.
+encoder (pixels on the device), and that of a round end to end, as in ``measure/benchmark.py``: images in host memory
+are resized on the device, every prompt is run on every image, and the best masks of each are resized to the image.
+Masks stay on the device, where transformers leaves them; boxes and scores are copied to the host. Text is encoded
+beforehand. Images and words are random. Needs transformers 5.17 or newer.
 """
 
 from __future__ import annotations

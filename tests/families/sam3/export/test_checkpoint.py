@@ -109,7 +109,7 @@ def _outside(folder: Path) -> None:
     [
         (_no_config, "has no config.json"),
         (_other_model, "model_type 'bert'"),
-        (_broken_config, "is no JSON"),
+        (_broken_config, "is not JSON"),
         (_no_weights, "has neither model.safetensors nor"),
         (_pickle, "pytorch_model.bin but no model.safetensors"),
         (_truncated, "is damaged"),
@@ -152,9 +152,9 @@ def _hub_error(name: str) -> Exception:
     ("error", "message"),
     [
         ("GatedRepoError", "is gated"),
-        ("RepositoryNotFoundError", "neither a folder here nor a model"),
+        ("RepositoryNotFoundError", "neither a local folder nor a model"),
         ("RevisionNotFoundError", "has no revision 'v9'"),
-        (None, "cannot be had from the hub"),
+        (None, "cannot be downloaded from the hub"),
     ],
 )
 def test_hub_errors(monkeypatch: pytest.MonkeyPatch, error: str | None, message: str) -> None:
