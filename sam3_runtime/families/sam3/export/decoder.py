@@ -1,11 +1,11 @@
 """The decoder for export: prompt tokens and image features to boxes, scores and the masks of the best queries.
 
-Rows are P prompts for one image (N = 1) or for P images (N = P). Features are never copied per prompt, but for the
-smallest map: its tokens are N in the first self-attention and repeated to P for what follows. The presence token
-travels as row 0 of the queries to the end; its box is a dummy, and its position and box bias are zero. What the first
-decoder layer computes from weights alone is a constant. The masks' 1×1 convolution is applied to the queries instead of
-to the pixels, which is the same product and a thousandth of the work. Weights come from the sub-modules of
-``Sam3Model``. Arithmetic on boxes is in modules of its own, as a float16 graph keeps it in float32 (``islands.py``).
+Rows are P prompts for one image (N = 1) or for P images (N = P). Features are not copied per prompt, except for the
+smallest map: its tokens have N rows in the first self-attention and are repeated to P rows after it. The presence token
+is row 0 of the queries throughout; its box is a dummy, and its position and box bias are zero. What the first decoder
+layer computes from weights only is a constant. The masks' 1×1 convolution is applied to the queries instead of to the
+pixels, which is the same product with a thousandth of the work. Weights come from the sub-modules of ``Sam3Model``.
+Arithmetic on boxes is in separate modules, as a float16 graph keeps it in float32 (``islands.py``).
 """
 
 from __future__ import annotations
@@ -23,65 +23,44 @@ from sam3_runtime.families.sam3.export.geometry import SinePosition
 from sam3_runtime.families.sam3.export.layers import (
     Attention,
     AttentionForm,
+    EncoderLayer,
     GroupNorm,
     Rows,
     add,
     additive_mask,
     gather_rows,
-    repeated,
     reshape,
 )
 
 BOX_EPS = 1e-3
-"""Of transformers' ``inverse_sigmoid``."""
+"""``eps`` of transformers' ``inverse_sigmoid``."""
 
 
 class BoxCorners(nn.Module):
-    """(x1, y1) and (x2, y2) of boxes [..., 4] cxcywh."""
+    """(x1, y1) and (x2, y2) of boxes."""
 
     def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Convert boxes [..., 4] cxcywh to two corners [..., 2]."""
         centre, half = boxes[..., :2], boxes[..., 2:] * 0.5
         return centre - half, centre + half
 
 
 class BoxDistance(nn.Module):
-    """Signed logarithm of how far the image's rows or columns ``cell`` [g, 1] are from the ``sides`` of boxes."""
+    """The signed logarithm of the distance of the image's rows or columns from the sides of boxes."""
 
     def forward(self, cell: Tensor, sides: Tensor) -> Tensor:
+        """Compare ``cell`` [g, 1] with ``sides`` [..., 1, 2], all 0..1: [..., g, 2]."""
         distance = (cell - sides) * 8.0
         return torch.sign(distance) * (torch.log(torch.abs(distance) + 1.0) * (1.0 / math.log(8.0)))
 
 
 class BoxRefinement(nn.Module):
-    """Boxes 0..1 moved by ``change``, which counts in logits; it stays away from both ends by ``BOX_EPS``."""
+    """Moves boxes by a change of their logits; coordinates stay ``BOX_EPS`` away from 0 and 1 before."""
 
     def forward(self, boxes: Tensor, change: Tensor) -> Tensor:
+        """Return ``boxes`` [..., 4] cxcywh 0..1, moved."""
         logits = torch.log(boxes.clamp(min=BOX_EPS) / (1.0 - boxes).clamp(min=BOX_EPS))
         return torch.sigmoid(change + logits)
-
-
-class EncoderLayer(nn.Module):
-    """DETR encoder layer: image tokens attend to themselves, then to the prompt."""
-
-    def __init__(self, source: Any, heads: int, form: AttentionForm) -> None:
-        super().__init__()
-        self.norm1: nn.LayerNorm = source.layer_norm1
-        self.self_attn = Attention(source.self_attn, heads, form)
-        self.norm2: nn.LayerNorm = source.layer_norm2
-        self.cross_attn = Attention(source.cross_attn, heads, form)
-        self.norm3: nn.LayerNorm = source.layer_norm3
-        self.mlp: nn.Module = source.mlp
-
-    def forward(self, x: Tensor, position: Tensor, prompt: Tensor, bias: Tensor, is_repeated: bool) -> Tensor:
-        """``x`` is [P, T, C], or [N, T, C] where it is not yet repeated; the result is [P, T, C]."""
-        normed = self.norm1(x)
-        placed = normed + position
-        x = x + self.self_attn(placed, placed, normed)
-        if not is_repeated:
-            x = repeated(x, prompt)
-        x = x + self.cross_attn(self.norm2(x), prompt, prompt, bias)
-        out: Tensor = x + self.mlp(self.norm3(x))
-        return out
 
 
 class DecoderLayer(nn.Module):
@@ -99,6 +78,7 @@ class DecoderLayer(nn.Module):
         self.mlp_norm: nn.LayerNorm = source.mlp_layer_norm
 
     def attend_to_queries(self, x: Tensor, position: Tensor) -> Tensor:
+        """Apply the self-attention to queries [P, 1 + K, C]."""
         placed = x + position
         out: Tensor = self.self_norm(x + self.self_attn(placed, placed, x))
         return out
@@ -106,6 +86,10 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, prompt: Tensor, bias: Tensor, key: Tensor, value: Tensor, around: Tensor
     ) -> Tensor:
+        """Apply the layer after its self-attention to queries [P, 1 + K, C].
+
+        ``bias`` is added to the scores of the ``prompt`` [P, L, C], ``around`` to those of the image [P, T, C].
+        """
         x = self.text_norm(x + self.text_attn(x + position, prompt, prompt, bias))
         x = self.vision_norm(x + self.vision_attn(x + position, key, value, around))
         out: Tensor = self.mlp_norm(x + self.mlp(x))
@@ -149,7 +133,7 @@ class QueryDecoder(nn.Module):
 
     @staticmethod
     def _position_head(source: Any) -> Any:
-        """transformers embeds boxes as (y, x, w, h); the columns are put in (x, y, w, h) order."""
+        """Reorder the columns to (x, y, w, h), as transformers embeds boxes as (y, x, w, h)."""
         linear = source.layer1
         y, x, w, h = linear.weight.chunk(4, dim=1)
         made = nn.Linear(linear.in_features, linear.out_features, device="meta")
@@ -160,12 +144,12 @@ class QueryDecoder(nn.Module):
         return head
 
     def _place(self, boxes: Tensor) -> Tensor:
-        """Position of each query [P, 1 + K, C], from its box; zero for the presence token."""
+        """Return the position of each query [P, 1 + K, C], from its box; zero for the presence token."""
         placed: Tensor = self.position_head(reshape(self.sine(boxes), 0, 0, -1)) * self.is_query
         return placed
 
     def _axis_biases(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """What a query adds to its scores of an image row and of an image column: each [P, heads, 1 + K, g]."""
+        """Return what a query adds to its scores of image rows and of image columns: each [P, heads, 1 + K, g]."""
         low, high = self._corners(boxes)
         sides = torch.stack([low, high], dim=-1).unsqueeze(-2)  # [P, 1 + K, xy, 1, low and high]
         logarithm = self._distance(self.cell, sides)
@@ -177,26 +161,26 @@ class QueryDecoder(nn.Module):
         return reshape(bias_y.unsqueeze(4) + bias_x.unsqueeze(3), 0, self.heads, bias_y.shape[2], self.grid**2)
 
     def _set_apart(self, image: Tensor) -> Tensor:
-        """``image`` [P, T, C] as it is, through a pooling of single cells.
+        """Return ``image`` [P, T, C] unchanged, through a pooling of single cells.
 
-        TensorRT 8.6 cannot compile one kernel for what lies around the border between the DETR encoder and this
-        decoder ("NVRTC Compilation failure" in its log), and then fuses no attention on either side. It never fuses
-        across a pooling.
+        TensorRT 8.6 cannot compile a kernel across the border between the DETR encoder and this decoder ("NVRTC
+        Compilation failure" in its log), and then fuses no attention on either side. It never fuses across a pooling.
         """
         maps = reshape(image.permute(0, 2, 1), 0, image.shape[2], self.grid, self.grid)
         return reshape(F.max_pool2d(maps, 1), 0, image.shape[2], -1).permute(0, 2, 1)
 
     def forward(self, image: Tensor, position: Tensor, prompt: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode ``image`` tokens [P, T, C] with the ``prompt`` [P, L, C] and its ``bias``: queries and boxes."""
         image = self._set_apart(image)
         key = image + position
-        x, boxes, place = self.first_queries, self.first_boxes, self.first_position
+        x, boxes, placed = self.first_queries, self.first_boxes, self.first_position
         axis_biases = self.first_bias_y, self.first_bias_x
         for index, layer in enumerate(cast(Iterable[DecoderLayer], self.layers)):
             if index > 0:
-                place = self._place(boxes)
+                placed = self._place(boxes)
                 axis_biases = self._axis_biases(boxes)
-                x = layer.attend_to_queries(x, place)
-            x = layer(x, place, prompt, bias, key, image, self._spread(*axis_biases))
+                x = layer.attend_to_queries(x, placed)
+            x = layer(x, placed, prompt, bias, key, image, self._spread(*axis_biases))
             boxes = self._refine(boxes, self.box_head(self.norm(x)))
         return x, boxes
 
@@ -214,6 +198,7 @@ class Scoring(nn.Module):
         self.limit: float = source.clamp_max_val
 
     def forward(self, queries: Tensor, prompt: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Score ``queries`` with the ``prompt`` [P, L, C], whose valid tokens are True in ``prompt_mask`` [P, L]."""
         text = self.text_norm(self.text_mlp(prompt) + prompt)
         valid = prompt_mask.to(text.dtype).unsqueeze(-1)
         mean = (text * valid).sum(dim=1, keepdim=True) / valid.sum(dim=1, keepdim=True).clamp(min=1.0)
@@ -245,7 +230,7 @@ class MaskHead(nn.Module):
     def forward(
         self, queries: Tensor, image: Tensor, skips: tuple[Tensor, ...], prompt: Tensor, bias: Tensor, rows: Rows
     ) -> Tensor:
-        """``skips`` are ``fpn_feat_1`` and ``fpn_feat_0``, [N, C, …]."""
+        """Return the masks; ``image`` is [P, T, C], and ``skips`` are ``fpn_feat_1`` and ``fpn_feat_0``, [N, C, …]."""
         x = image + self.prompt_attn(self.norm(image), prompt, prompt, bias)
         x = reshape(x.permute(0, 2, 1), 0, self.channels, self.grid, self.grid)
         for conv, norm, skip in zip(self.convs, self.norms, skips, strict=True):
@@ -282,12 +267,14 @@ class Decoder(nn.Module):
         prompt_features: Tensor,
         prompt_mask: Tensor,
     ) -> tuple[Tensor, ...]:
+        """Return masks [P, Q, 4g, 4g], boxes [P, Q, 4] xyxy 0..1, logits [P, Q], presence [P, 1] and indices [P, Q]."""
         rows = prompt_features.shape[0]
         bias = additive_mask(prompt_mask, prompt_features.dtype)
         image = reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
         for depth, layer in enumerate(self.encoder):
-            image = layer(image, position, prompt_features, bias, is_repeated=depth > 0)
+            context = prompt_features, prompt_features
+            image = layer(image, *context, position=position, cross_bias=bias, is_repeated=depth > 0)
         x, boxes = self.decoder(image, position, prompt_features, bias)
         presence = self.presence_head(self.presence_norm(x[:, 0])).clamp(-self.presence_limit, self.presence_limit)
         all_queries = self.decoder.norm(x[:, 1:])

@@ -1,10 +1,9 @@
-"""The geometry encoder for export: example boxes, looked up in the image's features, as prompt tokens.
+"""The geometry encoder for export: encodes example boxes, with the image's features inside, as prompt tokens.
 
 RoIAlign is separable: for each box, W_y [7, g] · map · W_xᵀ [g, 7], where a row of W averages the hat functions at
-the sample positions of its bin. So it is two matrix products, with no plugin and no coordinate mode. The CLS token is
+the sample positions of its bin. So it is two matrix products, without a plugin or a coordinate mode. The CLS token is
 appended after all boxes; transformers puts it after the last valid one, so that only the order of tokens differs.
-Features of N images serve P prompts, N being 1 or P: they are repeated to P first. Weights come from a
-``Sam3GeometryEncoder``.
+Features of N images, N being 1 or P, are repeated to P prompts first. Weights come from a ``Sam3GeometryEncoder``.
 """
 
 from __future__ import annotations
@@ -14,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam3_runtime.families.sam3.export.layers import Attention, AttentionForm, additive_mask, repeated, reshape
+from sam3_runtime.families.sam3.export.layers import AttentionForm, EncoderLayer, additive_mask, repeated, reshape
 from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL
 
 LARGEST_BOX = 2
-"""Sides of the image; a larger box is sampled more coarsely than torchvision would."""
+"""In sides of the image; a larger box is sampled more coarsely than by torchvision."""
 
 
 class SinePosition(nn.Module):
-    """transformers' sine embedding of coordinates, F values each: sin(x · frequency + phase), cosine being a phase.
-
-    Coordinates are 0..1; input [..., k], output [..., k, F].
-    """
+    """transformers' sine embedding of coordinates, F values each: sin(x · frequency + phase), cosine being a phase."""
 
     frequency: Tensor
     phase: Tensor
@@ -39,14 +35,15 @@ class SinePosition(nn.Module):
         self.register_buffer("phase", (index % 2 * (torch.pi / 2)).float(), persistent=False)
 
     def forward(self, coordinates: Tensor) -> Tensor:
+        """Embed coordinates [..., k] 0..1: [..., k, F]."""
         return torch.sin(coordinates.unsqueeze(-1) * self.frequency + self.phase)
 
 
 class BoxSampling(nn.Module):
-    """Rows of W for one axis: from box sides [P, n] in patches to [P, n, bins, grid].
+    """The rows of W for one axis.
 
-    Equal to ``torchvision.ops.roi_align(aligned=False, sampling_ratio=-1)``: ceil(side / bins) samples a bin, sides
-    of at least 1, positions clamped to 0…g-1 and worth nothing outside -1…g.
+    Equal to ``torchvision.ops.roi_align(aligned=False, sampling_ratio=-1)``: ceil(side / bins) samples per bin, sides of
+    at least 1, positions clamped to 0…g-1 and not counted outside -1…g.
     """
 
     bin: Tensor
@@ -62,6 +59,7 @@ class BoxSampling(nn.Module):
         self.register_buffer("cell", torch.arange(grid, dtype=torch.float32), persistent=False)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return the rows [P, n, bins, grid] of boxes from ``low`` to ``high`` [P, n] in patches."""
         size = (high - low).clamp(min=1.0) / self.bins
         count = torch.ceil(size).clamp(max=float(self.slots)).unsqueeze(-1).unsqueeze(-1)
         size, low = size.unsqueeze(-1).unsqueeze(-1), low.unsqueeze(-1).unsqueeze(-1)
@@ -73,33 +71,16 @@ class BoxSampling(nn.Module):
 
 
 class BoxSides(nn.Module):
-    """(x1, y1) and (x2, y2) in patches of boxes [P, n, 4] cxcywh 0..1."""
+    """The corners of boxes in patches."""
 
     def __init__(self, grid: int) -> None:
         super().__init__()
         self.grid = grid
 
     def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Convert boxes [P, n, 4] cxcywh 0..1 to (x1, y1) and (x2, y2) in patches, each [P, n, 2]."""
         centre, half = boxes[..., :2] * self.grid, boxes[..., 2:] * (0.5 * self.grid)
         return centre - half, centre + half
-
-
-class GeometryLayer(nn.Module):
-    def __init__(self, source: Any, heads: int, form: AttentionForm) -> None:
-        super().__init__()
-        self.norm1: nn.LayerNorm = source.layer_norm1
-        self.self_attn = Attention(source.self_attn, heads, form)
-        self.norm2: nn.LayerNorm = source.layer_norm2
-        self.cross_attn = Attention(source.cross_attn, heads, form)
-        self.norm3: nn.LayerNorm = source.layer_norm3
-        self.mlp: nn.Module = source.mlp
-
-    def forward(self, x: Tensor, bias: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        normed = self.norm1(x)
-        x = x + self.self_attn(normed, normed, normed, bias)
-        x = x + self.cross_attn(self.norm2(x), key, value)
-        out: Tensor = x + self.mlp(self.norm3(x))
-        return out
 
 
 class GeometryEncoder(nn.Module):
@@ -123,7 +104,7 @@ class GeometryEncoder(nn.Module):
         self.vision_norm: nn.LayerNorm = model.vision_layer_norm
         self.final_project: nn.Linear = model.final_proj
         self.prompt_norm: nn.LayerNorm = model.prompt_layer_norm
-        self.layers = nn.ModuleList(GeometryLayer(layer, config.num_attention_heads, form) for layer in model.layers)
+        self.layers = nn.ModuleList(EncoderLayer(layer, config.num_attention_heads, form) for layer in model.layers)
         self.output_norm: nn.LayerNorm = model.output_layer_norm
         negative, positive = model.label_embed.weight
         self.register_buffer("negative", negative, persistent=False)
@@ -132,14 +113,14 @@ class GeometryEncoder(nn.Module):
         self.register_buffer("cls_label", torch.ones(1, 1, dtype=torch.int64), persistent=False)
 
     def _pool_project(self, conv: nn.Conv2d) -> nn.Linear:
-        """A convolution over the whole 7×7 patch is a product; its columns are put in (y, x, channel) order."""
+        """Convert a convolution over the whole 7×7 patch to a product with columns in (y, x, channel) order."""
         made = nn.Linear(self.bins**2 * self.channels, conv.out_channels, device="meta")
         made.weight = nn.Parameter(conv.weight.permute(0, 2, 3, 1).reshape(conv.out_channels, -1), requires_grad=False)
         made.bias = conv.bias  # type: ignore[assignment]
         return made
 
     def _position_project(self, linear: nn.Linear) -> nn.Linear:
-        """transformers feeds (sine of y, sine of x, h, w); the columns are put in (x, y, w, h) order."""
+        """Reorder the columns to (x, y, w, h), as transformers feeds (sine of y, sine of x, h, w)."""
         features = (linear.in_features - 2) // 2
         y, x, h, w = torch.split(linear.weight, [features, features, 1, 1], dim=1)
         made = nn.Linear(linear.in_features, linear.out_features, device="meta")
@@ -148,7 +129,7 @@ class GeometryEncoder(nn.Module):
         return made
 
     def _pool(self, boxes: Tensor, features: Tensor) -> Tensor:
-        """RoIAlign of P normalised maps [P, g², C] for boxes [P, n, 4]: [P, n, 49 C]."""
+        """Apply RoIAlign to normalised maps [P, g², C] for boxes [P, n, 4]: [P, n, 49 C]."""
         low, high = self._sides(boxes)
         down = reshape(self.sampling(low[..., 1], high[..., 1]), 0, -1, self.grid)
         pooled = down @ reshape(features, 0, self.grid, self.grid * self.channels)
@@ -166,10 +147,11 @@ class GeometryEncoder(nn.Module):
     def forward(
         self, input_boxes: Tensor, input_boxes_labels: Tensor, fpn_feat_2: Tensor, fpn_pos_2: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Encode the boxes with the features [N, C, g, g] and their position [1, C, g, g]."""
         image = repeated(reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1), input_boxes)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
         embedded = self._embed(input_boxes, input_boxes_labels, self.vision_norm(image))
-        # Its rows come from the tensor that it joins: TensorRT 8.6 cannot tell that other inputs have as many.
+        # The rows of the CLS token come from the tensor that it joins: TensorRT 8.6 cannot infer that others have as many.
         x = torch.cat([embedded, embedded[:, :1] * 0 + self.cls], dim=1)
         labels = torch.cat([input_boxes_labels, input_boxes_labels[:, :1] * 0 + self.cls_label], dim=1)
         mask = labels != BOX_PADDING_LABEL
@@ -177,5 +159,5 @@ class GeometryEncoder(nn.Module):
         x = self.prompt_norm(self.final_project(x))
         key = image + position
         for layer in self.layers:
-            x = layer(x, bias, key, image)
+            x = layer(x, key, image, self_bias=bias)
         return self.output_norm(x), mask

@@ -1,7 +1,7 @@
 """The text encoder for export: CLIP's text transformer and SAM3's projection, over a fixed number of tokens.
 
 Causality and padding are one additive mask. CLIP's own pooled projection is not part of SAM3. Weights come from
-transformers' ``CLIPTextModel`` and the ``text_projection`` of ``Sam3Model``; tokenising is the runtime's.
+transformers' ``CLIPTextModel`` and the ``text_projection`` of ``Sam3Model``; the runtime tokenises.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from sam3_runtime.families.sam3.export.layers import MASKED, Attention, Attentio
 
 
 class TextLayer(nn.Module):
+    """A pre-norm layer of CLIP's text transformer."""
+
     def __init__(self, source: Any, heads: int, form: AttentionForm) -> None:
         super().__init__()
         self.norm1: nn.LayerNorm = source.layer_norm1
@@ -23,6 +25,7 @@ class TextLayer(nn.Module):
         self.mlp: nn.Module = source.mlp
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Encode tokens [P, T, C]; ``bias`` [P, 1, T, T] is added to the scores."""
         normed = self.norm1(x)
         x = x + self.attn(normed, normed, normed, bias)
         out: Tensor = x + self.mlp(self.norm2(x))
@@ -47,6 +50,7 @@ class TextEncoder(nn.Module):
         self.register_buffer("causal", torch.full((tokens, tokens), MASKED).triu(1), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode the tokens of P prompts."""
         x = self.token_embedding(input_ids) + self.position
         text_mask = attention_mask.bool()
         bias = additive_mask(text_mask, x.dtype) + self.causal
