@@ -161,7 +161,7 @@ def test_a_checkpoint_is_locked_without_importing_pytorch(tmp_path: Path) -> Non
         "import pathlib, sys; from sam3_runtime.families.sam3.export import checkpoint;"
         "from sam3_runtime.jobs import locking;"
         "lock = locking.lock_once(pathlib.Path(sys.argv[1]), 'demo/checkpoint', None, 'demo/checkpoint');"
-        "checkpoint.write_tokenizer(lock, pathlib.Path(sys.argv[2]));"
+        "checkpoint.write_asset(lock, 'tokenizer.json', pathlib.Path(sys.argv[2]));"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "checkpoint.lock"), str(tmp_path / "tokenizer.json")]

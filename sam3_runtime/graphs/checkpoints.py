@@ -7,7 +7,7 @@ suggests for getting a checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.core.files import sha256_of, stamp_of
+from sam3_runtime.core.wording import few
 from sam3_runtime.records.checkpoint_files import INDEX, WEIGHTS, checkpoint_digest, shards_of
 from sam3_runtime.records.records import CheckpointLock
 
@@ -49,6 +50,25 @@ class CheckpointFolder:
                 f"{lock.digest[:12]}",
                 "use another work folder (snakemake --directory ...), or delete checkpoint.lock to build this one anew",
             )
+
+    def read(self, shapes: Mapping[str, Sequence[int]], hint: str) -> dict[str, Any]:
+        """Return the weights with the names and shapes in ``shapes``, as PyTorch tensors of their stored types.
+
+        Raises :class:`CheckpointError` where some are missing, with ``hint``, or have other shapes.
+        """
+        missing = [name for name in shapes if name not in self.weights]
+        if missing:
+            raise CheckpointError(f"{self.path} lacks weights: {few(missing, 5)}", hint)
+        found: dict[str, Any] = {}
+        for shard in self.shards:
+            with safe_open(shard, framework="pt") as file:
+                found |= {name: file.get_tensor(name) for name in shapes if self.weights[name] == shard}
+        for name, value in found.items():
+            if tuple(value.shape) != tuple(shapes[name]):
+                message = f"{name} has shape {tuple(value.shape)}, config.json says {tuple(shapes[name])}"
+                hint = "config.json and the weights are of different models: copy both again"
+                raise CheckpointError(f"{self.path}: {message}", hint)
+        return found
 
 
 @cache

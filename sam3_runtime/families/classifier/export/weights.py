@@ -16,7 +16,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import safe_open
 from timm.data import create_transform, resolve_data_config
 from timm.layers import set_layer_config
 from torch import Tensor, nn
@@ -115,21 +114,10 @@ def _read_weights(model: nn.Module, lock: CheckpointLock) -> None:
     folder.verify(lock)
     # How many batches a norm has seen counts for training alone, and not every checkpoint has it.
     wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    missing = [name for name in wanted if name not in folder.weights]
-    if missing:
-        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise CheckpointError(f"{folder.path} lacks weights: {few}", "use weights that timm.models.save_for_hf wrote")
-    read: dict[str, Tensor] = {}
-    for shard in folder.shards:
-        with safe_open(shard, framework="pt") as file:
-            for name, value in wanted.items():
-                if folder.weights[name] == shard:
-                    read[name] = file.get_tensor(name).to(value.dtype)
-    wrong = [name for name, value in read.items() if value.shape != wanted[name].shape]
-    if wrong:
-        shapes = f"shape {tuple(read[wrong[0]].shape)}, config.json says {tuple(wanted[wrong[0]].shape)}"
-        hint = "config.json and the weights are of different models: copy both again"
-        raise CheckpointError(f"{folder.path}: {wrong[0]} has {shapes}", hint)
+    read = folder.read(
+        {name: value.shape for name, value in wanted.items()}, "use weights that timm.models.save_for_hf wrote"
+    )
+    read = {name: value.to(wanted[name].dtype) for name, value in read.items()}
     model.load_state_dict(read, strict=False)
 
 

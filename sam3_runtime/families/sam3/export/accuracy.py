@@ -1,6 +1,6 @@
-"""Measures what float32 PyTorch reaches on a concept data set: transformers' ``Sam3Model`` as a detector.
+"""Measures the accuracy of transformers' ``Sam3Model`` in float32 on a concept data set.
 
-What it finds goes through the same postprocessing and the same metrics as what engines find. Judges nothing.
+Its outputs go through the same postprocessing and the same metrics as those of engines.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from sam3_runtime.imaging.preprocess import Image
 from sam3_runtime.records.records import CheckpointLock
 
 LEAST_AP = 0.05
-"""Where the reference reaches less, there is nothing that a variant could lose."""
+"""With less, the reference is too weak to show what a variant loses."""
 
 
 def compute_accuracy(
     lock: CheckpointLock, output: Path, *, resolution: int, data: Mapping[str, str], limit: int
 ) -> None:
-    """Ask the model everything about the first ``limit`` pictures, and write its accuracy and them to ``output``.
+    """Run all phrases of ``data`` on its first ``limit`` images; write the accuracy and the images to ``output``.
 
-    Raises :class:`DataSetError` for the data set, :class:`ExportError` where its pictures make the file too large, and
+    Raises :class:`DataSetError` for the data set, :class:`ExportError` where its images make the file too large, and
     :class:`CheckpointError` where the model finds next to nothing.
     """
-    pictures = Path(data["images"]) if "images" in data else None
-    concepts = _readable(read_concepts(Path(data["annotations"]), pictures, limit=limit))
+    images = Path(data["images"]) if "images" in data else None
+    concepts = _readable(read_concepts(Path(data["annotations"]), images, limit=limit))
     size = sum(3 * image.size[0] * image.size[1] for image in concepts.images)
     if size > LARGEST_FILE:
         raise ExportError(
-            f"{counted(len(concepts.images), 'picture')}: {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
-            "lower accuracy.limit, or use smaller pictures",
+            f"{counted(len(concepts.images), 'image')}: {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}",
+            "lower accuracy.limit, or use smaller images",
         )
     detect = TorchDetector(lock, resolution, concepts.phrases)
     answers = [one for listed in answer_all(questions_of(concepts), detect, batch=1) for one in listed]
@@ -55,13 +55,13 @@ def compute_accuracy(
         raise CheckpointError(
             f"the reference of {lock.checkpoint} finds next to nothing on {concepts.name}: "
             f"its box AP is {found.box.ap}",
-            "its categories must be phrases that the model knows; leave `accuracy:` out for random weights",
+            "its categories must be phrases that the model was trained on; with random weights, leave `accuracy:` out",
         )
     write_accuracy_reference(output, AccuracyReference(resolution, lock.digest, concepts, found))
 
 
 def _readable(data: ConceptData) -> ConceptData:
-    """``data`` without the pictures that cannot be read, which the log names."""
+    """Return ``data`` without the images that cannot be read, which are printed."""
     left_out = []
     for image in data.images:
         try:
@@ -70,12 +70,12 @@ def _readable(data: ConceptData) -> ConceptData:
             print(f"left out: {error}")
             left_out.append(image.id)
     if left_out:
-        print(f"left out, see above: {len(left_out)} of the {counted(len(data.images), 'picture')} of {data.name}")
+        print(f"left out, see above: {len(left_out)} of the {counted(len(data.images), 'image')} of {data.name}")
     return data.without(left_out)
 
 
 class TorchDetector:
-    """The whole model in float32, as a finder. Prompts are words; phrases are encoded at once."""
+    """The whole model in float32, for prompts that are among ``phrases``, which are encoded at once."""
 
     @torch.no_grad()
     def __init__(self, lock: CheckpointLock, resolution: int, phrases: Sequence[str]) -> None:
@@ -91,8 +91,9 @@ class TorchDetector:
     def __call__(
         self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], floor: float
     ) -> Iterator[list[Detections]]:
-        for image, asked in zip(images, prompts, strict=True):
-            yield self._detect(image, asked, floor)
+        """Detect the prompts of each image: those that score more than ``floor``, by prompt."""
+        for image, some in zip(images, prompts, strict=True):
+            yield self._detect(image, some, floor)
 
     @torch.no_grad()
     def _detect(self, image: Image, prompts: Sequence[Prompt], floor: float) -> list[Detections]:
@@ -100,11 +101,11 @@ class TorchDetector:
         vision = self._model.get_vision_features(pixels)
         size: Size = (image.shape[0], image.shape[1])
         found = []
-        for place, prompt in enumerate(prompts):
+        for index, prompt in enumerate(prompts):
             embedded, mask = self._texts[prompt.words]
-            said = self._model(vision_embeds=vision, text_embeds=embedded, attention_mask=mask)
+            result = self._model(vision_embeds=vision, text_embeds=embedded, attention_mask=mask)
             names = ("pred_logits", "presence_logits", "pred_boxes", "pred_masks")
-            outputs = {name: said[name].numpy() for name in names}
+            outputs = {name: result[name].numpy() for name in names}
             outputs["query_index"] = np.arange(outputs["pred_logits"].shape[1])[None]
-            found.append(detections_of(outputs, 0, size, prompt=prompt.name, prompt_index=place, threshold=floor))
+            found.append(detections_of(outputs, 0, size, prompt=prompt.name, prompt_index=index, threshold=floor))
         return found

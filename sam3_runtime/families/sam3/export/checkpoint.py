@@ -1,7 +1,7 @@
-"""Checkpoints: where their files are, and what they are (the lock).
+"""Finds checkpoints of SAM3 and describes them in a lock.
 
 A checkpoint is a hub name (``facebook/sam3``), a local folder, or ``random``: the full-size architecture with seeded
-weights. Only safetensors are read. Nothing here needs PyTorch, which takes seconds to import; ``weights.py`` loads.
+weights. Only safetensors are read. PyTorch, which takes seconds to import, is not needed; ``weights.py`` loads.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _HINT_WAYS = (
 def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     """Find ``checkpoint`` (downloading it where it is a hub name) and describe its weights.
 
-    ``revision`` is a branch, tag or commit, of hub checkpoints only. Raises :class:`CheckpointError` when it cannot
-    be had, or is no SAM3 checkpoint in safetensors.
+    ``revision`` is a branch, tag or commit, of hub checkpoints only. Raises :class:`CheckpointError` when the
+    checkpoint is not found, or is not SAM3 in safetensors.
     """
     if checkpoint == RANDOM:
         from transformers import Sam3Config
@@ -44,32 +44,25 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
         return CheckpointLock(checkpoint=RANDOM, revision=None, commit=None, digest=digest, dims=dims.to_dict())
     path, commit = _find(checkpoint, revision)
     folder = _open_folder(path)
-    dims = ModelDims.from_config(folder.config)
-    if commit is None:
-        revision = None
-    digest = folder.digest()
-    return CheckpointLock(checkpoint=checkpoint, revision=revision, commit=commit, digest=digest, dims=dims.to_dict())
+    dims = ModelDims.from_config(folder.config).to_dict()
+    revision = revision if commit else None
+    return CheckpointLock(checkpoint=checkpoint, revision=revision, commit=commit, digest=folder.digest(), dims=dims)
 
 
 def tokenizer_folder(lock: CheckpointLock) -> Path | None:
-    """The folder that holds the checkpoint's ``tokenizer.json``; None for ``random``."""
+    """Return the folder with the checkpoint's ``tokenizer.json``, which must be there; None for ``random``."""
     if lock.checkpoint == RANDOM:
         return None
     folder = folder_of(lock).path
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(
-            f"{folder} has no tokenizer.json", "copy the one of facebook/sam3 there: prompts cannot be read without it"
+            f"{folder} has no tokenizer.json", "copy that of facebook/sam3 there: prompts cannot be read without it"
         )
     return folder
 
 
 def write_asset(lock: CheckpointLock, _name: str, output: Path) -> None:
-    """Write the only one, ``tokenizer.json``, to ``output``."""
-    write_tokenizer(lock, output)
-
-
-def write_tokenizer(lock: CheckpointLock, output: Path) -> None:
-    """Write the checkpoint's ``tokenizer.json`` to ``output``; for ``random`` a small one with ids below 512."""
+    """Write the only asset, ``tokenizer.json``, to ``output``; for ``random`` a small one with ids below 512."""
     folder = tokenizer_folder(lock)
     write_atomically(output, small_tokenizer_json() if folder is None else (folder / "tokenizer.json").read_bytes())
 
@@ -78,7 +71,7 @@ def write_tokenizer(lock: CheckpointLock, output: Path) -> None:
 
 
 def _find(checkpoint: str, revision: str | None) -> tuple[Path, str | None]:
-    """The checkpoint's folder and, where it comes from the hub, its commit."""
+    """Return the checkpoint's folder and, where it comes from the hub, its commit."""
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         return path, None
@@ -89,7 +82,7 @@ def _find(checkpoint: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def folder_of(lock: CheckpointLock) -> CheckpointFolder:
-    """The locked checkpoint's files, downloaded where they are the hub's. Raises :class:`CheckpointError`."""
+    """Return the locked checkpoint's files, after a download from the hub. Raises :class:`CheckpointError`."""
     if lock.commit is not None:
         path = Path(lock.checkpoint).expanduser()
         return _open_folder(path if path.is_dir() else download(lock.checkpoint, lock.commit, _HINT_WAYS)[0])

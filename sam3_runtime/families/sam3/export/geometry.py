@@ -42,8 +42,8 @@ class SinePosition(nn.Module):
 class BoxSampling(nn.Module):
     """The rows of W for one axis.
 
-    Equal to ``torchvision.ops.roi_align(aligned=False, sampling_ratio=-1)``: ceil(side / bins) samples per bin, sides of
-    at least 1, positions clamped to 0…g-1 and not counted outside -1…g.
+    Equal to ``torchvision.ops.roi_align(aligned=False, sampling_ratio=-1)``: ceil(side / bins) samples per bin, sides
+    of at least 1, positions clamped to 0…g-1 and not counted outside -1…g.
     """
 
     bin: Tensor
@@ -151,7 +151,7 @@ class GeometryEncoder(nn.Module):
         image = repeated(reshape(fpn_feat_2, 0, self.channels, -1).permute(0, 2, 1), input_boxes)
         position = reshape(fpn_pos_2, 0, self.channels, -1).permute(0, 2, 1)
         embedded = self._embed(input_boxes, input_boxes_labels, self.vision_norm(image))
-        # The rows of the CLS token come from the tensor that it joins: TensorRT 8.6 cannot infer that others have as many.
+        # CLS tokens are made from the tensor that they join, as TensorRT 8.6 cannot infer that both have P rows.
         x = torch.cat([embedded, embedded[:, :1] * 0 + self.cls], dim=1)
         labels = torch.cat([input_boxes_labels, input_boxes_labels[:, :1] * 0 + self.cls_label], dim=1)
         mask = labels != BOX_PADDING_LABEL

@@ -1,7 +1,6 @@
-"""The PyTorch modules of SAM3's parts, with the inputs and outputs of ``parts.py``, from a checkpoint's weights.
+"""Constructs the PyTorch modules of SAM3's parts, with the inputs and outputs of ``parts.py``, from a checkpoint.
 
-What a part computes is in ``vision.py``, ``text.py``, ``geometry.py`` and ``decoder.py``; ``graphs/export.py`` traces
-it.
+The modules are in ``vision.py``, ``text.py``, ``geometry.py`` and ``decoder.py``; ``graphs/export.py`` traces them.
 """
 
 from __future__ import annotations
@@ -32,15 +31,18 @@ __all__ = ["ISLANDS", "TRACED", "VERSIONS", "Precision", "build_module", "export
 
 Precision = Literal["fp32", "fp16"]
 TRACED = {"B": 2, "P": 3, "N": 2, "n": 5, "L": 7}
-"""Sizes that the dynamic dimensions have while tracing: all different and none of them 1, so that the tracer can
-neither confuse two of them nor take one for constant."""
+"""Sizes of the dynamic dimensions while tracing: different and not 1, so that the tracer neither confuses two of them
+nor takes one for constant."""
 VERSIONS = {"transformers": transformers.__version__}
 
 
 def module_of(part: PartName, lock: CheckpointLock, axes: Mapping[str, int], settings: Mapping[str, Any]) -> nn.Module:
-    """The module of ``part``: float32, eval mode. ``axes`` are the ``resolution`` in pixels and ``queries``, where it
-    depends on them; ``settings`` may have the form of ``attention``. Raises :class:`ExportError`,
-    :class:`CheckpointError`."""
+    """Return the module of ``part`` in float32 and eval mode.
+
+    ``axes`` are the ``resolution`` in pixels and ``queries``, where the part depends on them; ``settings`` may have the
+    form of ``attention``. Raises :class:`ExportError` for values that the checkpoint cannot have, and
+    :class:`CheckpointError` when the weights cannot be read.
+    """
     attention = settings.get("attention", "fusable")
     if attention not in ("fusable", "plain"):
         raise ExportError(f"attention is {attention!r}", "it is fusable or plain")
@@ -59,9 +61,8 @@ def export_part(
     precision: Precision = "fp32",
     islands: Collection[str] = tuple(ISLANDS),
 ) -> None:
-    """:func:`export_graph`, with each axis and setting by its name."""
-    given = {"resolution": resolution, "queries": queries}
-    axes = {axis: value for axis, value in given.items() if value is not None}
+    """Call :func:`export_graph` with each axis and setting by its name."""
+    axes = {axis: value for axis, value in (("resolution", resolution), ("queries", queries)) if value is not None}
     export_graph(part, lock, output, axes=axes, precision=precision, islands=islands, attention=attention)
 
 
@@ -73,7 +74,7 @@ def build_module(
     queries: int | None = None,
     attention: AttentionForm = "fusable",
 ) -> nn.Module:
-    """Likewise of the module."""
+    """Return the module of ``part``, with each axis and setting by its name and without checks."""
     config = load_config(lock, resolution)
     with torch.no_grad():
         return _BUILDERS[part](lock, config, resolution or 0, queries or 0, attention).eval().requires_grad_(False)
@@ -83,7 +84,7 @@ def _check_axes(lock: CheckpointLock, axes: Mapping[str, int]) -> None:
     dims, resolution, queries = lock.model_dims, axes.get("resolution"), axes.get("queries")
     if resolution is not None and (resolution % dims.patch or resolution <= 0):
         raise ExportError(
-            f"resolution {resolution} is no multiple of the patch of {dims.patch} pixels",
+            f"resolution {resolution} is not a multiple of the patch of {dims.patch} pixels",
             f"use {max(1, round(resolution / dims.patch)) * dims.patch}",
         )
     if queries is not None and not 0 < queries <= dims.queries:

@@ -1,8 +1,8 @@
-"""Writes what float32 PyTorch says about the verification pictures: transformers' ``Sam3Model`` and its processor.
+"""Writes the outputs of transformers' ``Sam3Model`` and its processor, in float32, for the verification images.
 
-Each picture is asked every prompt, an example box alone with a counter-example, and words with an example box. The
-file keeps what verification compares and no more (100 MB at most): all scores and boxes, whole masks of what was
-detected, seeded samples of the rest. ``sam3_runtime/families/sam3/reference.py`` reads it, and says what is in it.
+The cases of an image are each prompt, an example box with a counter-example and no words, and words with an example
+box. The file contains what verification compares (100 MB at most): all scores and boxes, whole masks of detections, and
+seeded samples of the rest. ``sam3_runtime/families/sam3/reference.py`` reads it and documents its content.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from sam3_runtime.records.records import CheckpointLock
 SCORE_THRESHOLD = 0.3  # transformers' own
 FEATURE_SAMPLES = 32768
 MASK_SAMPLES = 256
-BEST = 20  # masks kept in hand until the threshold is known
+BEST = 20  # masks that are held until the threshold is known
 GAP_RANKS = range(5, 21)  # a threshold between two scores lies below one of these ranks
 LARGEST_FILE = 100_000_000  # bytes
-BOXES_ONLY_TEXT = "visual"  # transformers' words for a prompt without words
+BOXES_ONLY_TEXT = "visual"  # transformers' text for a prompt without words
 SEED = 0
 
 Arrays = dict[str, NDArray[Any]]
@@ -43,7 +43,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass
 class _Answer:
-    """What the model said to one case, before the threshold is known."""
+    """The model's outputs for one case, before the threshold is known."""
 
     picture: str
     text: str
@@ -51,7 +51,7 @@ class _Answer:
     labels: tuple[int, ...]
     tensors: Arrays
     scores: NDArray[np.float32]
-    masks: dict[int, NDArray[np.float16]]  # of the queries that may be kept
+    masks: dict[int, NDArray[np.float16]]  # of the queries that may be detections
     threshold: float = 0.0
 
 
@@ -68,22 +68,23 @@ def compute_reference(
 
     ``threshold`` is the score from which a detection counts: 0.3 where any score reaches it, otherwise (random
     weights) one for each case, in the largest gap between its 5th and its 21st score. Raises
-    :class:`CheckpointError` where nothing at all is detected, :class:`ExportError` where the file grows too large.
+    :class:`CheckpointError` where nothing is detected, :class:`ExportError` without images or prompts, and where the
+    file grows too large.
     """
     if not images or not prompts:
-        raise ExportError("a reference needs pictures and prompts", "set reference.source and reference.prompts")
-    asker = _Asker(lock, resolution, threshold or SCORE_THRESHOLD)
+        raise ExportError("a reference needs images and prompts", "set reference.source and reference.prompts")
+    model = _Model(lock, resolution, threshold or SCORE_THRESHOLD)
     texts = list(dict.fromkeys([*prompts, BOXES_ONLY_TEXT]))
-    tensors = asker.read_texts(texts)
+    tensors = model.encode_texts(texts)
     answers: list[_Answer] = []
-    for place, (name, image) in enumerate(images.items()):
-        tensors[f"pictures.{place}.image"] = np.ascontiguousarray(image)
-        answers += asker.ask(name, image, prompts)
-        tensors |= {f"pictures.{place}.{level}": values for level, values in asker.sampled.items()}
-    tensors |= {"fpn_pos_2": asker.position} | {f"index.{level}": index for level, index in asker.index.items()}
+    for index, (name, image) in enumerate(images.items()):
+        tensors[f"pictures.{index}.image"] = np.ascontiguousarray(image)
+        answers += model.run_cases(name, image, prompts)
+        tensors |= {f"pictures.{index}.{level}": values for level, values in model.sampled.items()}
+    tensors |= {"fpn_pos_2": model.position} | {f"index.{level}": sample for level, sample in model.index.items()}
     _choose_thresholds(answers, threshold, lock.checkpoint)
-    for place, answer in enumerate(answers):
-        tensors |= {f"cases.{place}.{name}": value for name, value in _kept(answer).items()}
+    for index, answer in enumerate(answers):
+        tensors |= {f"cases.{index}.{name}": value for name, value in _with_detections(answer).items()}
     description = {
         "format": FORMAT,
         "resolution": resolution,
@@ -100,8 +101,9 @@ def compute_reference(
     _save(tensors, description, output)
 
 
-class _Asker:
-    """The model, its processor, and the picture that is being looked at."""
+class _Model:
+    """The model, its processor, and the encoded image; ``index`` and ``sampled`` are the positions and values that the
+    file has of each tensor."""
 
     def __init__(self, lock: CheckpointLock, resolution: int, least: float) -> None:
         self.model: Any = load_model(lock, resolution)
@@ -115,8 +117,8 @@ class _Asker:
         self._random = np.random.default_rng(SEED)
 
     @torch.no_grad()
-    def read_texts(self, texts: Sequence[str]) -> Arrays:
-        """Tokens and text features of every text: [T, L] and [T, L, C]."""
+    def encode_texts(self, texts: Sequence[str]) -> Arrays:
+        """Return the tokens [T, L] and the text features [T, L, C] of T texts."""
         found: dict[str, list[Tensor]] = {"input_ids": [], "attention_mask": [], "text_features": [], "text_mask": []}
         for text in texts:
             tokens = self.processor(text=text, return_tensors="pt")
@@ -127,38 +129,38 @@ class _Asker:
                 found[key].append(value)
         return {f"texts.{key}": torch.cat(values).numpy() for key, values in found.items()}
 
-    def ask(self, name: str, image: NDArray[np.uint8], prompts: Sequence[str]) -> Iterator[_Answer]:
-        """Every case of one picture; its sampled features are in ``sampled`` afterwards."""
-        picture = Image.fromarray(image)
-        self._see(picture)
-        answers = [self._answer(name, picture, text) for text in prompts]
+    def run_cases(self, name: str, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> Iterator[_Answer]:
+        """Run every case of one image; its sampled features are in ``sampled`` afterwards."""
+        image = Image.fromarray(pixels)
+        self._encode(image)
+        answers = [self._run(name, image, text) for text in prompts]
         yield from answers
         best = max(answers, key=lambda answer: float(answer.scores.max()))
-        positive = _box_in_pixels(best.tensors["pred_boxes"][int(best.scores.argmax())], picture.size)
-        negative = _far_corner(positive, picture.size)
-        yield self._answer(name, picture, BOXES_ONLY_TEXT, (positive, negative), (1, 0))
-        yield self._answer(name, picture, best.text, (positive,), (1,))
+        positive = _box_in_pixels(best.tensors["pred_boxes"][int(best.scores.argmax())], image.size)
+        negative = _far_corner(positive, image.size)
+        yield self._run(name, image, BOXES_ONLY_TEXT, (positive, negative), (1, 0))
+        yield self._run(name, image, best.text, (positive,), (1,))
 
     @torch.no_grad()
-    def _see(self, picture: Image.Image) -> None:
-        pixels = self.processor(images=picture, return_tensors="pt")["pixel_values"]
+    def _encode(self, image: Image.Image) -> None:
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
         self._vision = self.model.get_vision_features(pixels)
         for level, values in zip(SAMPLED, self._vision.fpn_hidden_states, strict=False):
             flat = values[0].reshape(-1).numpy()
-            self.sampled[level] = flat[self._places(level, flat.size, FEATURE_SAMPLES)]
+            self.sampled[level] = flat[self._sample(level, flat.size, FEATURE_SAMPLES)]
         position = self._vision.fpn_position_encoding[2][0].reshape(-1).numpy()
         self.position = position[self.index["fpn_feat_2"]]
 
-    def _places(self, name: str, size: int, count: int) -> NDArray[np.int64]:
+    def _sample(self, name: str, size: int, count: int) -> NDArray[np.int64]:
+        """Return the positions of ``count`` of ``size`` values of the tensor ``name``, the same for all images."""
         if name not in self.index:
             drawn = self._random.choice(size, min(size, count), replace=False)
             self.index[name] = np.sort(drawn).astype(np.int64)
-        places: NDArray[np.int64] = self.index[name]
-        return places
+        return self.index[name]
 
     @torch.no_grad()
-    def _answer(
-        self, name: str, picture: Image.Image, text: str, boxes: tuple[Box, ...] = (), labels: tuple[int, ...] = ()
+    def _run(
+        self, name: str, image: Image.Image, text: str, boxes: tuple[Box, ...] = (), labels: tuple[int, ...] = ()
     ) -> _Answer:
         embedded, mask = self._texts[text]
         tensors: Arrays = {}
@@ -166,20 +168,20 @@ class _Asker:
         if boxes:
             rows = [[list(box) for box in boxes]]
             read = self.processor(
-                images=picture, input_boxes=rows, input_boxes_labels=[list(labels)], return_tensors="pt"
+                images=image, input_boxes=rows, input_boxes_labels=[list(labels)], return_tensors="pt"
             )
             prompt = {key: read[key] for key in ("input_boxes", "input_boxes_labels")}
             prompt["input_boxes"] = prompt["input_boxes"].float()
             tensors |= self._geometry(**prompt) | {key: value[0].numpy() for key, value in prompt.items()}
-        said = self.model(vision_embeds=self._vision, text_embeds=embedded, attention_mask=mask, **prompt)
-        scores = (said.pred_logits.sigmoid() * said.presence_logits.sigmoid())[0].numpy()
-        masks = said.pred_masks[0].numpy()
+        found = self.model(vision_embeds=self._vision, text_embeds=embedded, attention_mask=mask, **prompt)
+        scores = (found.pred_logits.sigmoid() * found.presence_logits.sigmoid())[0].numpy()
+        masks = found.pred_masks[0].numpy()
         flat = masks.reshape(len(masks), -1)
         tensors |= {
-            "pred_logits": said.pred_logits[0].numpy(),
-            "pred_boxes": said.pred_boxes[0].numpy(),
-            "presence_logits": said.presence_logits[0].numpy(),
-            "mask_samples": flat[:, self._places("masks", flat.shape[1], MASK_SAMPLES)],
+            "pred_logits": found.pred_logits[0].numpy(),
+            "pred_boxes": found.pred_boxes[0].numpy(),
+            "presence_logits": found.presence_logits[0].numpy(),
+            "mask_samples": flat[:, self._sample("masks", flat.shape[1], MASK_SAMPLES)],
         }
         ranked = np.argsort(-scores, kind="stable")
         keep = [int(query) for rank, query in enumerate(ranked) if rank < BEST or scores[query] > self.least]
@@ -200,7 +202,7 @@ class _Asker:
 
 
 def make_processor(lock: CheckpointLock, resolution: int) -> Any:
-    """transformers' processor of the checkpoint, for pictures of any size."""
+    """Return transformers' processor of the checkpoint, for images of any size."""
     folder = tokenizer_folder(lock)
     tokenizer = small_tokenizer() if folder is None else transformers.AutoTokenizer.from_pretrained(str(folder))
     size = {"height": resolution, "width": resolution}
@@ -208,7 +210,7 @@ def make_processor(lock: CheckpointLock, resolution: int) -> Any:
 
 
 def _box_in_pixels(box: NDArray[np.float32], size: tuple[int, int]) -> Box:
-    """xyxy 0..1 as whole pixels inside a picture of ``size`` (width, height), at least 8 a side."""
+    """Convert xyxy 0..1 to whole pixels inside an image of ``size`` (width, height), at least 8 per side."""
     sides = []
     for low, high, length in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):
         start = min(max(round(float(low) * length), 0), length - 8)
@@ -218,7 +220,7 @@ def _box_in_pixels(box: NDArray[np.float32], size: tuple[int, int]) -> Box:
 
 
 def _far_corner(box: Box, size: tuple[int, int]) -> Box:
-    """An eighth of the picture in the corner farthest from ``box``: what is not looked for."""
+    """Return a box of an eighth of each side in the corner farthest from ``box``, as a counter-example."""
     width, height = size[0] // 8, size[1] // 8
     x = 0 if box[0] + box[2] > size[0] else size[0] - width
     y = 0 if box[1] + box[3] > size[1] else size[1] - height
@@ -230,7 +232,7 @@ def _choose_thresholds(answers: Sequence[_Answer], threshold: float | None, chec
     if threshold is not None and best <= threshold:
         raise CheckpointError(
             f"the reference of {checkpoint} detects nothing: its best score is {best:.4f}, the threshold {threshold}",
-            "lower reference.threshold or leave it out, or choose pictures and prompts that fit each other",
+            "lower reference.threshold or leave it out, or choose images that show the prompts",
         )
     for answer in answers:
         if threshold is not None:
@@ -240,13 +242,13 @@ def _choose_thresholds(answers: Sequence[_Answer], threshold: float | None, chec
 
 
 def widest_gap(scores: NDArray[np.float32]) -> float:
-    """The middle of the largest gap between neighbours of the ranked scores, below ranks 5 to 20."""
+    """Return the middle of the largest gap between adjacent ranked scores, below ranks 5 to 20."""
     ranked = np.sort(scores.astype(np.float64))[::-1]
     rank = max((rank for rank in GAP_RANKS if rank < len(ranked)), key=lambda rank: ranked[rank - 1] - ranked[rank])
     return float((ranked[rank - 1] + ranked[rank]) / 2)
 
 
-def _kept(answer: _Answer) -> Arrays:
+def _with_detections(answer: _Answer) -> Arrays:
     kept = [query for query in answer.masks if answer.scores[query] > answer.threshold]
     side = next(iter(answer.masks.values())).shape
     masks = np.stack([answer.masks[query] for query in kept]) if kept else np.empty((0, *side), np.float16)
@@ -257,7 +259,7 @@ def _save(tensors: Arrays, description: Mapping[str, Any], output: Path) -> None
     size = sum(value.nbytes for value in tensors.values())
     if size > LARGEST_FILE:
         message = f"the reference would take {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}"
-        raise ExportError(message, "list fewer or smaller pictures, or fewer prompts, under reference")
+        raise ExportError(message, "list fewer or smaller images, or fewer prompts, under reference")
     contiguous = {name: np.ascontiguousarray(value) for name, value in sorted(tensors.items())}
     with written_whole(output) as temporary:
         save_file(contiguous, str(temporary), {METADATA: json.dumps(description, sort_keys=True)})

@@ -1,6 +1,6 @@
-"""A small CLIP tokenizer learnt from a list of words, for checkpoints that have none of their own.
+"""A small CLIP tokenizer learnt from a list of words, for the demo's checkpoint and the checkpoint ``random``.
 
-The demo's checkpoint and the checkpoint ``random`` use it. It knows nothing of weights; all its ids are below 512.
+All ids are below 512.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ WORDS = tuple(_WORDS.split())
 
 
 def small_tokenizer() -> Any:
-    """A ``transformers.CLIPTokenizer`` whose byte-pair merges are learnt from ``WORDS``; 32 tokens at most."""
+    """Return a ``transformers.CLIPTokenizer`` whose byte-pair merges are learnt from ``WORDS``; 32 tokens at most."""
     from transformers import CLIPTokenizer
 
     characters = [chr(code) for code in range(33, 127)]
-    # Every character also exists as a word's last one, so that no word is unknown.
+    # Every character is also a token as the last one of a word, so that no word is unknown.
     alphabet = ["<|startoftext|>", "<|endoftext|>", *characters, *(f"{character}</w>" for character in characters)]
     merges = _learn_merges(VOCABULARY - len(alphabet))
     symbols = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges)])
@@ -35,16 +35,16 @@ def small_tokenizer() -> Any:
 
 
 def small_tokenizer_json() -> bytes:
-    """The content of ``tokenizer.json`` for :func:`small_tokenizer`."""
+    """Return the content of ``tokenizer.json`` for :func:`small_tokenizer`."""
     with TemporaryDirectory() as folder:
         small_tokenizer().save_pretrained(folder)
         return (Path(folder) / "tokenizer.json").read_bytes()
 
 
 def _learn_merges(count: int) -> list[tuple[str, str]]:
-    """The ``count`` most frequent byte pairs of ``WORDS``, one after the other; ties go to the alphabet.
+    """Return the ``count`` most frequent byte pairs of ``WORDS``, one after the other, ties in alphabetical order.
 
-    The library's own trainer breaks ties by the order of a hash table, and so writes another file every time.
+    The library's own trainer resolves ties by the order of a hash table, and so writes another file every time.
     """
     words = [[*word[:-1], f"{word[-1]}</w>"] for word in WORDS]
     merges: list[tuple[str, str]] = []

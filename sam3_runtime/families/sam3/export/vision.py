@@ -1,14 +1,13 @@
 """The vision encoder for export: tokens stay in window order from the patch embedding to the neck.
 
-LayerNorm, MLP and residuals work on single tokens, so that order is nothing to them; a windowed layer is then a
-reshape, and a global layer is right in any order whose rotation tables are permuted alike. One permutation at each
-end remains. Q, K and V are one product; the rows of Q and K are permuted within each head, so that the pairwise
-rotation becomes a half split; the scale is folded into Q (``fusable``). The fourth level of the neck, which the
-detector drops, is left out.
+LayerNorm, MLP and residuals work on single tokens in any order; a windowed layer is then a reshape, and a global layer
+is correct in any order if its rotation tables are permuted alike. One permutation at each end remains. Q, K and V are
+one product; the rows of Q and K are permuted within each head, so that the pairwise rotation becomes a half split; the
+scale is folded into Q (``fusable``). The fourth level of the neck, which the detector does not use, is left out.
 
 Where the grid does not fill whole windows it is padded: pad tokens are zero after the first LayerNorm of a windowed
-layer and are not keys of a global one, as in transformers. The weights are those of a ``Sam3VisionModel`` whose
-config had its image_size set first.
+layer and are not keys of a global one, as in transformers. The weights are those of a ``Sam3VisionModel`` whose config
+had its image_size set first.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ class Windows:
         self.pad = self.side - grid
 
     def order(self, table: Tensor) -> Tensor:
-        """A constant [g, g, C] in row order as [tokens, C] in window order; pads are zero."""
+        """Convert a constant [g, g, C] in row order to [tokens, C] in window order; pads are zero."""
         padded = F.pad(table, (0, 0, 0, self.pad, 0, self.pad))
         split = padded.reshape(self.across, self.window, self.across, self.window, -1)
         return split.permute(0, 2, 1, 3, 4).reshape(self.tokens, -1).contiguous()
 
     def enter(self, features: Tensor) -> Tensor:
-        """[B, C, g, g] as tokens [B, tokens, C] in window order."""
+        """Convert a map [B, C, g, g] to tokens [B, tokens, C] in window order."""
         if self.pad:
             features = F.pad(features, (0, self.pad, 0, self.pad))
         channels = features.shape[1]
@@ -51,7 +50,7 @@ class Windows:
         return reshape(split.permute(0, 2, 4, 3, 5, 1), 0, self.tokens, channels)
 
     def leave(self, tokens: Tensor) -> Tensor:
-        """The inverse of :meth:`enter`."""
+        """Convert tokens [B, tokens, C] in window order to a map [B, C, g, g]."""
         channels = tokens.shape[2]
         split = reshape(tokens, 0, self.across, self.across, self.window, self.window, channels)
         features = reshape(split.permute(0, 5, 1, 3, 2, 4), 0, channels, self.side, self.side)
@@ -61,8 +60,8 @@ class Windows:
 class RotaryAttention(nn.Module):
     """Self-attention within groups of ``length`` tokens, with a half-split rotation of Q and K.
 
-    ``valid`` names the tokens that may be keys, where not all may. ``tokens`` is how many an image has: where the
-    scores of all heads would be too many to address, heads attend in several parts.
+    ``valid`` are the indices of the tokens that may be keys, where not all may. ``tokens`` is the number of an image:
+    where the scores of all heads would be too many to address, heads attend in several parts.
     """
 
     cos: Tensor
@@ -87,7 +86,7 @@ class RotaryAttention(nn.Module):
         self.register_buffer("valid", valid, persistent=False)
 
     def _halve_rows(self) -> None:
-        """Put the even rows of every head of Q and K before the odd ones; V stays."""
+        """Move the even rows of every head of Q and K before the odd ones; V does not change."""
         within = torch.arange(self.head_dim).reshape(-1, 2).T.reshape(-1)
         count = 2 * self.heads
         rows = (torch.arange(count).unsqueeze(1) * self.head_dim + within).reshape(-1)
@@ -101,11 +100,12 @@ class RotaryAttention(nn.Module):
         return x * self.cos + swapped * self.sin
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend within groups of tokens [B, tokens, C]."""
         tokens, channels = x.shape[1], x.shape[2]
         qkv = reshape(self.qkv(x), -1, self.length, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = self._rotate(qkv[0]), self._rotate(qkv[1]), qkv[2]
         if self.valid is not None:
-            # Fewer keys rather than a mask: nothing stands between the two products, and pads cost no arithmetic.
+            # Fewer keys instead of a mask: no node between the two products, and no arithmetic on pads.
             k, v = k.index_select(2, self.valid), v.index_select(2, self.valid)
         if self.parts == 1:
             mixed = self._attend(q, k, v)
@@ -123,13 +123,13 @@ class RotaryAttention(nn.Module):
 
 
 def parts_of(heads: int, scores: int) -> int:
-    """Into how many parts to cut ``heads``, each with that many scores for an image."""
+    """Return into how many parts to split ``heads``, each of which has ``scores`` scores for an image."""
     fitting = (parts for parts in range(1, heads + 1) if heads % parts == 0)
     return next((n for n in fitting if IMAGES_ADDRESSED * heads // n * scores <= _ADDRESSABLE), heads)
 
 
 class VisionLayer(nn.Module):
-    """One transformer layer; ``keep`` [tokens, 1] is zero for pads, in a windowed layer of a padded grid."""
+    """A pre-norm layer; ``keep`` [tokens, 1] is zero for pads, in a windowed layer of a padded grid."""
 
     keep: Tensor | None
 
@@ -142,6 +142,7 @@ class VisionLayer(nn.Module):
         self.register_buffer("keep", keep, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode tokens [B, tokens, C]."""
         normed = self.norm1(x)
         if self.keep is not None:
             normed = normed * self.keep
@@ -173,10 +174,10 @@ class VisionEncoder(nn.Module):
         self.register_buffer("sine", sine.contiguous(), persistent=False)
 
     def _tile(self, positions: Tensor) -> Tensor:
-        """The position table [1, p², C] repeated over the grid, as [g, g, C]."""
+        """Repeat the position table [1, p², C] over the grid: [g, g, C]."""
         side = round(positions.shape[1] ** 0.5)
-        place = torch.arange(self.windows.grid) % side
-        return positions.reshape(side, side, -1)[place][:, place]
+        index = torch.arange(self.windows.grid) % side
+        return positions.reshape(side, side, -1)[index][:, index]
 
     def _layer(self, source: Any, form: AttentionForm) -> VisionLayer:
         windows = self.windows
@@ -187,11 +188,12 @@ class VisionEncoder(nn.Module):
             angles = windows.order(angles.reshape(windows.grid, windows.grid, -1))
             valid = None if keep is None else keep.squeeze(1).nonzero().squeeze(1)
             keep = None
-        # In float64, so that the tables are the same bytes on every processor.
+        # In float64, so that the tables are the same bytes on every CPU.
         cos, sin = angles.double().cos().float(), angles.double().sin().float()
         return VisionLayer(source, RotaryAttention(source.attention, cos, sin, valid, form, windows.tokens), keep)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Encode preprocessed images."""
         x = self.norm(self.windows.enter(self.patch_embed(images)) + self.position)
         for layer in self.layers:
             x = layer(x)

@@ -1,7 +1,7 @@
-"""Loading a checkpoint's weights, and only those that a part needs.
+"""Loads a checkpoint's weights, and only those that a part needs.
 
-Those of ``random`` are each drawn from a generator seeded by the weight's own name, so that a part loaded alone has the
-weights that it has in the whole model. This module does not know what the parts compute.
+Each weight of ``random`` is drawn from a generator seeded by the weight's own name, so that a part has the same weights
+alone as in the whole model.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import Sam3Config, Sam3Model
 from transformers.initialization import no_init_weights
 
-from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.families.sam3.export.checkpoint import RANDOM, RANDOM_SEED, folder_of
 from sam3_runtime.records.records import CheckpointLock
 
@@ -36,7 +34,7 @@ _EMBEDDING_STD = {
 
 
 def load_config(lock: CheckpointLock, resolution: int | None = None) -> Any:
-    """The detector's ``Sam3Config``; ``resolution`` in pixels goes in before anything is constructed from it."""
+    """Return the detector's ``Sam3Config`` with ``resolution`` in pixels, for modules to be constructed from it."""
     if lock.checkpoint == RANDOM:
         config = Sam3Config()
     else:
@@ -50,7 +48,7 @@ def load_config(lock: CheckpointLock, resolution: int | None = None) -> Any:
 def load_module(lock: CheckpointLock, prefix: str, construct: Callable[[], nn.Module]) -> Any:
     """Construct one sub-module of ``Sam3Model`` and give it its weights, in float32 and eval mode.
 
-    ``prefix`` is its place in ``Sam3Model`` (``vision_encoder``; empty for the whole). Nothing else is read or
+    ``prefix`` is its path in ``Sam3Model`` (``vision_encoder``; empty for the whole model). Nothing else is read or
     allocated. Raises :class:`CheckpointError` when weights are missing or are no longer those of the lock.
     """
     with no_init_weights():
@@ -58,13 +56,16 @@ def load_module(lock: CheckpointLock, prefix: str, construct: Callable[[], nn.Mo
     dotted = f"{prefix}." if prefix else ""
     names = {f"{dotted}{name}": (name, tuple(value.shape)) for name, value in module.state_dict().items()}
     shapes = {full: shape for full, (_, shape) in names.items()}
-    weights = _random_weights(shapes) if lock.checkpoint == RANDOM else _read_weights(lock, shapes)
+    if lock.checkpoint == RANDOM:
+        weights = {name: _random_weight(name, shape) for name, shape in shapes.items()}
+    else:
+        weights = _read_weights(lock, shapes)
     module.load_state_dict({names[full][0]: weights[full] for full in names}, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def load_model(lock: CheckpointLock, resolution: int) -> Any:
-    """The whole ``Sam3Model`` at ``resolution`` pixels: the reference, float32, eval mode."""
+    """Return the whole ``Sam3Model`` at ``resolution`` pixels in float32 and eval mode, which is the reference."""
     config = load_config(lock, resolution)
     return load_module(lock, "", lambda: Sam3Model(config))
 
@@ -72,33 +73,14 @@ def load_model(lock: CheckpointLock, resolution: int) -> Any:
 def _read_weights(lock: CheckpointLock, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     folder = folder_of(lock)
     folder.verify(lock)
-    video = any(name.startswith(_VIDEO_PREFIX) for name in folder.weights)
-    stored = {f"{_VIDEO_PREFIX}{name}" if video else name: name for name in shapes}
-    missing = [name for name in stored if name not in folder.weights]
-    if missing:
-        few = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise CheckpointError(f"{folder.path} lacks weights of SAM3: {few}", "use a complete Sam3Model checkpoint")
-    read: dict[str, Tensor] = {}
-    for shard in sorted({folder.weights[name] for name in stored}):
-        with safe_open(shard, framework="pt") as file:
-            for name, plain in stored.items():
-                if folder.weights[name] == shard:
-                    read[plain] = file.get_tensor(name).float()
-    wrong = [name for name, value in read.items() if tuple(value.shape) != shapes[name]]
-    if wrong:
-        message = (
-            f"{folder.path}: {wrong[0]} has shape {tuple(read[wrong[0]].shape)}, config.json says {shapes[wrong[0]]}"
-        )
-        raise CheckpointError(message, "config.json and the weights are of different models: copy both again")
-    return read
-
-
-def _random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    return {name: _random_weight(name, shape) for name, shape in shapes.items()}
+    prefix = _VIDEO_PREFIX if any(name.startswith(_VIDEO_PREFIX) for name in folder.weights) else ""
+    stored = {f"{prefix}{name}": shape for name, shape in shapes.items()}
+    read = folder.read(stored, "use a complete checkpoint of Sam3Model")
+    return {name: read[f"{prefix}{name}"].float() for name in shapes}
 
 
 def _random_weight(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The weight of this name in ``random``: scaled so that activations neither vanish nor explode."""
+    """Return the weight of this name in ``random``, scaled so that activations neither vanish nor explode."""
     if len(shape) == 1 and name.endswith("weight"):
         return torch.ones(shape)
     seed = int.from_bytes(hashlib.sha256(f"{RANDOM_SEED}/{name}".encode()).digest()[:8], "little") >> 1

@@ -63,7 +63,7 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_reference(
     accuracy.compute_accuracy(lock, tmp_path / "reached.safetensors", resolution=224, data=data, limit=6)
     said = capsys.readouterr().out
     assert said.count("left out: ") == 2
-    assert "left out, see above: 2 of the 6 pictures of annotations.json" in said
+    assert "left out, see above: 2 of the 6 images of annotations.json" in said
     reference = read_accuracy_reference(tmp_path / "reached.safetensors")
     assert [image.id for image in reference.data.images] == [1, 3, 4, 6]
     assert reference.accuracy.pairs == 16

@@ -152,7 +152,7 @@ def test_video_layout_gives_the_same_graph(graph_path: Any, video_checkpoint: Pa
     ("part", "options", "message"),
     [
         ("vision-encoder", {}, "needs resolution"),
-        ("vision-encoder", {"resolution": 100}, "no multiple of the patch"),
+        ("vision-encoder", {"resolution": 100}, "not a multiple of the patch"),
         ("text-encoder", {"resolution": 182}, "does not depend on resolution"),
         ("decoder", {"resolution": 182, "queries": 201}, "the checkpoint has 200"),
         ("text-encoder", {"attention": "flash"}, "attention is 'flash'"),
