@@ -1,10 +1,10 @@
-"""Measures what building costs: each export and each build alone, through the workflow itself, into one JSON.
+"""Measures time and memory of each export and each build alone, through the workflow itself.
 
     python -m sam3_runtime.families.sam3.export.builds --variants docs/results/rtx.variants.yaml --folder FOLDER
 
 `make rtx-table` runs it. Every step is one `snakemake FILE`, one after the other, so that its seconds and its peak
-memory are its own; what an earlier run has measured and Snakemake finds up to date is not done again. Writes the JSON
-and the Markdown beside it. Knows no backend; POSIX, like the workflow.
+memory are its own; steps that an earlier run measured and that Snakemake finds up to date are not repeated. Writes JSON
+and Markdown beside it. For any backend; POSIX, like the workflow.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ Steps = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where Snakemake runs, by which variants file."""
+class Workflow:
+    """Snakemake in a work folder, with a variants file."""
 
     folder: Path
     variants: Path
 
     def make(self, file: str) -> dict[str, float] | None:
-        """Make one file; its seconds and the peak memory (MiB) of its largest process, or nothing if it was made.
+        """Make one file; return seconds and the peak memory (MiB) of the largest process, or None if it was up to date.
 
-        Seconds are those of the command, its own start included. Raises :class:`BuildError` when it fails.
+        The seconds include the start of the command. Raises :class:`BuildError` when it fails.
         """
         command = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(PROJECT / "Snakefile"), "--nolock"),
@@ -60,11 +60,11 @@ class Workshop:
             process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=subprocess.STDOUT)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        said = log.read_text(errors="replace")
+        messages = log.read_text(errors="replace")
         if process.returncode:
-            raise BuildError(f"{file} was not made:\n{said[-3000:]}", f"see {self.folder}/logs")
+            raise BuildError(f"{file} was not made:\n{messages[-3000:]}", f"see {self.folder}/logs")
         seconds, peak = time.monotonic() - started, usage.ru_maxrss / 1024
-        return None if "Nothing to be done" in said else {"seconds": round(seconds, 1), "peak_mib": round(peak, 1)}
+        return None if "Nothing to be done" in messages else {"seconds": round(seconds, 1), "peak_mib": round(peak, 1)}
 
 
 STAGES = {
@@ -73,25 +73,28 @@ STAGES = {
     "build": ("build",),
     "configure": ("configure",),
 }
-"""What is measured together, of the stages of :mod:`sam3_runtime.plan.paths`."""
+"""The stages of :mod:`sam3_runtime.plan.paths` that are measured together."""
 
 
 def steps_of(plan: Plan, variant: Variant) -> dict[str, list[str]]:
-    """The files that make a variant, in order, by what is measured together; the first file of each job."""
+    """Return the files of a variant in order, the first of each job, by the stages that are measured together."""
     steps = list(chain(plan, variant))
     return {name: [step.files[0] for step in steps if step.stage in stages] for name, stages in STAGES.items()}
 
 
 def measure(variants: Path, folder: Path, output: Path) -> dict[str, Any]:
-    """Make every variant that ``variants`` lists in the work folder ``folder``, and write ``output`` (JSON) and its
-    Markdown after each, so that an interrupted run goes on where it was."""
+    """Make every variant of the file ``variants`` in the work folder ``folder``, and return what ``output`` contains.
+
+    ``output`` (JSON) and its Markdown are written after each variant, so that an interrupted run can be continued.
+    Raises :class:`BuildError` when a step fails, or was made before without being measured.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plan = make_plan(variants, folder)
-    workshop = Workshop(folder.absolute(), variants.absolute())
+    workflow = Workflow(folder.absolute(), variants.absolute())
     known: Steps = json.loads(output.read_text())["steps"] if output.is_file() else {}
-    workshop.make("checkpoint.lock")
+    workflow.make("checkpoint.lock")
     idle = time.monotonic()
-    workshop.make("checkpoint.lock")
+    workflow.make("checkpoint.lock")
     start = round(time.monotonic() - idle, 1)
     steps: Steps = {}
     rows: list[dict[str, Any]] = []
@@ -100,9 +103,9 @@ def measure(variants: Path, folder: Path, output: Path) -> dict[str, Any]:
         added = []
         for file in (file for files in steps_of(plan, variant).values() for file in files if file not in steps):
             print(f"{name}: {file}", flush=True)
-            taken = workshop.make(file) or known.get(file)
+            taken = workflow.make(file) or known.get(file)
             if taken is None:
-                raise BuildError(f"{file} was made before, and not measured", f"measure in an empty folder: {folder}")
+                raise BuildError(f"{file} was made before without being measured", f"use a folder other than {folder}")
             steps[file] = taken
             added.append(file)
         rows.append(_row(folder, plan, variant, steps, added))
@@ -113,7 +116,7 @@ def measure(variants: Path, folder: Path, output: Path) -> dict[str, Any]:
 
 
 def _row(folder: Path, plan: Plan, variant: Variant, steps: Steps, added: list[str]) -> dict[str, Any]:
-    """One variant: where its four engines came from, what they are, and what they will take."""
+    """Return the row of one variant: time and memory of its steps, its engines, and the predicted memory."""
     records = read_records(folder / "engines" / variant.name)
     files = steps_of(plan, variant)
     return {
@@ -162,6 +165,7 @@ def _result(plan: Plan, start: float, steps: Steps, rows: list[dict[str, Any]]) 
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", type=Path, default=PROJECT / "docs/results/rtx.variants.yaml")
     parser.add_argument("--folder", type=Path, required=True, help="an empty work folder, or that of an earlier run")

@@ -1,7 +1,7 @@
-"""What float16 costs: the float16 graphs, each result rounded, against float32 PyTorch. ``parity.py`` asks for it.
+"""Measures the loss of float16: the float16 graphs, with each result rounded, against PyTorch in float32.
 
-The small checkpoint looks at the demo's photographs, and one part reads what the last one said, as in a pipeline; the
-full size (``random``) looks at one picture. Islands are judged by what a part loses without each. Judges no engine.
+The small checkpoint runs on the demo's photographs, each part on the outputs of the parts before, as in a pipeline; the
+full size (``random``) runs on one image. Each island is switched off in turn. Part of ``parity.py``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sam3_runtime.families.sam3.export.scene import ROWS, Scene
 from sam3_runtime.families.sam3.export.weights import load_model
 from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName
 from sam3_runtime.families.sam3.settings import ReferenceSection
+from sam3_runtime.imaging.postprocess import scores_of
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.records.records import CheckpointLock, Preprocessing
@@ -31,10 +32,10 @@ from sam3_runtime.records.records import CheckpointLock, Preprocessing
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 Detections = dict[str, Any]
-"""``same`` queries or not, and the ``gap`` between the float32 scores on both sides of the threshold."""
+"""``same``: whether the same queries are detected; ``gap``: between the float32 scores next to the threshold."""
 
 CANDIDATES = ("BoxDistance", "SinePosition", "Scoring", "MaskHead", "GroupNorm", "LayerNorm")
-"""Modules that might have been islands: what they would gain is measured as well."""
+"""Modules that could be islands: what they would gain is measured as well."""
 _TRIED: dict[PartName, tuple[str, ...]] = {
     "geometry-encoder": ("BoxSides", "BoxSampling", "SinePosition", "LayerNorm"),
     "decoder": ("BoxCorners", "BoxRefinement", *CANDIDATES),
@@ -45,20 +46,20 @@ _BOXES = 7
 
 
 def photographs(resolution: int, count: int | None = None) -> Tensor:
-    """The default verification pictures, [count, 3, R, R]."""
+    """Return the preprocessed default verification images [count, 3, R, R]."""
     names = ReferenceSection().source[:count]
     return torch.from_numpy(preprocess([load_image(name) for name in names], resolution, Preprocessing()))
 
 
 def loss(got: Array, wanted: Array) -> dict[str, float]:
-    """1 - cosine of everything, and the largest absolute error; infinite for a NaN."""
+    """Return 1 - cosine of the flattened arrays, and the largest absolute error; both infinite for NaN."""
     one, other = got.astype(np.float64), wanted.astype(np.float64)
     error = float(np.abs(one - other).max(initial=0.0))
     return {"cosine_loss": _angle(one.ravel(), other.ravel()), "error": error if np.isfinite(error) else float("inf")}
 
 
 def _angle(a: Array, b: Array) -> float:
-    """1 - cosine without cancellation: half the squared distance of the two directions."""
+    """Return 1 - cosine without cancellation, as half the squared distance of the two directions."""
     length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
     if not (np.isfinite(length_a) and np.isfinite(length_b) and length_a and length_b):
         return 0.0 if np.array_equal(a, b) else float("inf")
@@ -66,9 +67,9 @@ def _angle(a: Array, b: Array) -> float:
 
 
 class Chain:
-    """The four float16 graphs of a checkpoint, beside the ``scene`` that they look at. The decoder keeps all queries.
+    """The four float16 graphs of a checkpoint, to run on the images and prompts of ``scene``.
 
-    Each answer maps an output to its :func:`loss`; ``largest`` then holds the largest value of each part.
+    The decoder returns all queries. ``largest`` is about all runs.
     """
 
     def __init__(self, scene: Scene, graphs: Mapping[PartName, Path]) -> None:
@@ -76,11 +77,11 @@ class Chain:
         self._graphs = {part: RoundedGraph(path) for part, path in graphs.items()}
 
     def largest(self) -> dict[str, tuple[str, float]]:
-        """Of each part, the node with the largest result, and that value."""
+        """Return for each part the node with the largest result, and that value."""
         return {part: max(graph.largest.items(), key=lambda item: item[1]) for part, graph in self._graphs.items()}
 
     def run(self) -> tuple[dict[str, dict[str, float]], list[Detections]]:
-        """Losses of every output, and for each row, without and with boxes, whether the same queries are detected."""
+        """Return the losses of every output, and the detections of each row, without and with boxes."""
         scene, found = self.scene, {}
         vision = self._graphs["vision-encoder"]({"images": scene.images})
         for name, wanted in zip(vision, [*scene.features, scene.position], strict=True):
@@ -94,37 +95,28 @@ class Chain:
         feeds = {"input_boxes": corners, "input_boxes_labels": labels, "fpn_feat_2": features[2]}
         geometry = self._graphs["geometry-encoder"](feeds | {"fpn_pos_2": position})
         encoded, valid = scene.geometry(corners, labels, slice(0, rows))
-        found["geometry_features"] = loss(
-            geometry["geometry_features"][geometry["geometry_mask"]], _masked(encoded, valid)
-        )
+        tokens = geometry["geometry_features"][geometry["geometry_mask"]]
+        found["geometry_features"] = loss(tokens, encoded[valid].numpy())
         read = [torch.from_numpy(text[name]) for name in ("text_features", "text_mask")]
         drawn = [torch.from_numpy(geometry[name]) for name in ("geometry_features", "geometry_mask")]
-        same = []
+        detections: list[Detections] = []
         levels = {f"fpn_feat_{level}": values for level, values in enumerate(features)} | {"fpn_pos_2": position}
         for boxes, prompt in ((0, read), (_BOXES, [torch.cat(pair, dim=1) for pair in zip(read, drawn, strict=True)])):
-            said = self._graphs["decoder"](levels | {"prompt_features": prompt[0], "prompt_mask": prompt[1]})
-            losses, agreed = self._judge(said, scene.detect(*scene.prompt(rows, boxes, slice(0, rows)), slice(0, rows)))
-            for name, one in losses.items():
+            feeds = levels | {"prompt_features": prompt[0], "prompt_mask": prompt[1]}
+            ours = by_query(self._graphs["decoder"](feeds))
+            wanted = scene.detect(*scene.prompt(rows, boxes, slice(0, rows)), slice(0, rows))
+            theirs = {name: wanted[name].numpy() for name in ours}
+            for name, values in ours.items():
+                one = loss(values, theirs[name])
                 known = found.setdefault(name, one)
                 found[name] = {key: max(value, known[key]) for key, value in one.items()}
-            same += agreed
-        return found, same
-
-    def _judge(self, said: Arrays, wanted: Any) -> tuple[dict[str, dict[str, float]], list[Detections]]:
-        ours = by_query(said)
-        theirs = {name: wanted[name].numpy() for name in ours}
-        return {name: loss(ours[name], theirs[name]) for name in ours}, [
-            compare_detections(_scores(ours, row), _scores(theirs, row)) for row in range(len(self.scene.images))
-        ]
-
-
-def _masked(values: Tensor, mask: Tensor) -> Array:
-    chosen: Array = values[mask].numpy()
-    return chosen
+            scores = (scores_of(one["pred_logits"], one["presence_logits"]) for one in (ours, theirs))
+            detections += [compare_detections(*pair) for pair in zip(*scores, strict=True)]
+        return found, detections
 
 
 def by_query(said: Mapping[str, Array]) -> Arrays:
-    """The decoder's outputs in the order of its queries, where all were kept."""
+    """Return the decoder's outputs in the order of its queries, where all were returned."""
     order = np.argsort(said["query_index"], axis=1)
     rows = range(len(order))
     arranged = {
@@ -133,22 +125,18 @@ def by_query(said: Mapping[str, Array]) -> Arrays:
     return arranged | {"presence_logits": said["presence_logits"]}
 
 
-def _scores(said: Arrays, row: int) -> Array:
-    logits, presence = (said[name][row].astype(np.float64) for name in ("pred_logits", "presence_logits"))
-    scores: Array = 1 / (1 + np.exp(-logits)) / (1 + np.exp(-presence))
-    return scores
-
-
 def compare_detections(ours: Array, theirs: Array) -> Detections:
-    """Whether the same queries pass the threshold that the reference would choose for ``theirs``: random weights
-    score nothing above 0.3, so it lies in a gap between two scores."""
-    threshold = widest_gap(theirs.astype(np.float32))
+    """Compare the queries with scores above the threshold that the reference would choose for ``theirs``.
+
+    That is a gap between two scores, as random weights have no score above 0.3.
+    """
+    threshold = widest_gap(theirs)
     gap = float(theirs[theirs > threshold].min() - theirs[theirs <= threshold].max())
     return {"same": bool(np.array_equal(ours > threshold, theirs > threshold)), "gap": gap}
 
 
 def compare_small(lock: CheckpointLock, resolutions: Sequence[int], folder: Path) -> Iterator[dict[str, Any]]:
-    """The chain at each resolution: one row each."""
+    """Run the chain at each resolution; yield one row of results each."""
     for resolution in resolutions:
         graphs: dict[PartName, Path] = {part: folder / f"{part}.onnx" for part in PART_NAMES}
         axes = {"resolution": resolution, "queries": lock.model_dims.queries}
@@ -156,46 +144,38 @@ def compare_small(lock: CheckpointLock, resolutions: Sequence[int], folder: Path
             export_part(part, lock, path, precision="fp16", **PARTS[part].graph_axes(axes))
         chain = Chain(Scene.of(lock, resolution, photographs(resolution, ROWS)), graphs)
         found, same = chain.run()
-        yield {
-            "resolution": resolution,
-            "losses": found,
-            "detections": same,
-            "largest": chain.largest(),
-        }
+        yield {"resolution": resolution, "losses": found, "detections": same, "largest": chain.largest()}
 
 
 # The full size ----------------------------------------------------------------------------------------------------
 
 
 def compare_vision(lock: CheckpointLock, resolution: int, folder: Path) -> dict[str, Any]:
-    """The vision encoder on one photograph, against transformers'."""
+    """Compare the vision encoder with transformers' on one photograph."""
     images = photographs(resolution, 1)
     with torch.no_grad():
-        seen = load_model(lock, resolution).vision_encoder(images)
-    wanted = [*seen.fpn_hidden_states[:3], seen.fpn_position_encoding[2][:1]]
+        vision = load_model(lock, resolution).vision_encoder(images)
+    wanted = [*vision.fpn_hidden_states[:3], vision.fpn_position_encoding[2][:1]]
     path = folder / "vision-encoder.onnx"
     export_part("vision-encoder", lock, path, resolution=resolution, precision="fp16")
     graph = RoundedGraph(path)
     got = graph({"images": images})
     losses = {name: loss(got[name], value.numpy()) for name, value in zip(got, wanted, strict=True)}
-    return {"resolution": resolution, "losses": losses, "largest": _top(graph)}
-
-
-def _top(graph: RoundedGraph, count: int = 3) -> list[tuple[str, float]]:
-    return sorted(graph.largest.items(), key=lambda item: -item[1])[:count]
+    largest = sorted(graph.largest.items(), key=lambda item: -item[1])[:3]
+    return {"resolution": resolution, "losses": losses, "largest": largest}
 
 
 # Islands ----------------------------------------------------------------------------------------------------------
 
 
 def try_islands(lock: CheckpointLock, part: PartName, resolution: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """What the part loses with its islands, without each, without all, and with each candidate as one more."""
+    """Measure the part with its islands, without each, without all, and with each candidate as one more."""
     queries = lock.model_dims.queries
     feeds = seeded_feeds(lock, part, resolution)
     with torch.no_grad():
         module = build_module(part, lock, **PARTS[part].graph_axes({"resolution": resolution, "queries": queries}))
-        said = dict(zip((tensor.name for tensor in PARTS[part].outputs), module(*feeds.values()), strict=True))
-    wanted = _floats({name: value.numpy() for name, value in said.items()})
+        results = zip(PARTS[part].outputs, module(*feeds.values()), strict=True)
+    wanted = _floats({tensor.name: value.numpy() for tensor, value in results})
     default = set(ISLANDS)
     tried = [("as exported", default), ("no island", set())]
     tried += [(f"{'without' if name in default else 'with'} {name}", default ^ {name}) for name in _TRIED[part]]
@@ -213,7 +193,7 @@ def rounded_losses(
     islands: Collection[str],
     folder: Path,
 ) -> dict[str, dict[str, float]]:
-    """The losses of one part, exported with these islands."""
+    """Return the losses of one part, exported with these islands."""
     path = folder / f"{part}.onnx"
     sizes = PARTS[part].graph_axes({"resolution": resolution, "queries": lock.model_dims.queries})
     export_part(part, lock, path, precision="fp16", islands=islands, **sizes)
@@ -222,13 +202,13 @@ def rounded_losses(
 
 
 def _floats(outputs: Arrays) -> Arrays:
-    """Outputs that have a loss, in an order that near-ties do not change."""
+    """Select the floating-point outputs, in an order that near-ties do not change."""
     arranged = by_query(outputs) if "query_index" in outputs else outputs
     return {name: value for name, value in arranged.items() if value.dtype.kind == "f"}
 
 
 def seeded_feeds(lock: CheckpointLock, part: PartName, resolution: int) -> dict[str, Tensor]:
-    """Inputs of the geometry encoder or the decoder: normal features; boxes with large, tiny and corner ones."""
+    """Return seeded inputs of the geometry encoder or the decoder: normal features; large, tiny and corner boxes."""
     dims, seeded = lock.model_dims, torch.Generator().manual_seed(resolution)
     grid = dims.grid(resolution)
     known = {"C": dims.channels, "g": grid, "2g": 2 * grid, "4g": 4 * grid}
@@ -247,12 +227,12 @@ def seeded_feeds(lock: CheckpointLock, part: PartName, resolution: int) -> dict[
 
 
 def measure_losses(lock: CheckpointLock, folder: Path) -> dict[str, Any]:
-    """The small checkpoint's part of the results."""
+    """Return the results of the small checkpoint."""
     return {"chain": list(compare_small(lock, (336, 280), folder))}
 
 
 def measure_full(lock: CheckpointLock, folder: Path) -> dict[str, Any]:
-    """The full size's: it takes minutes and up to 16 GB."""
+    """Return the results of the full size; takes minutes and up to 16 GB."""
     tried: tuple[tuple[PartName, int], ...] = (("geometry-encoder", 1008), ("decoder", 672))
     return {
         "vision": [compare_vision(lock, resolution, folder) for resolution in (672, 1008)],

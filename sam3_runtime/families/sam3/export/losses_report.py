@@ -1,4 +1,4 @@
-"""The part of ``docs/parity.md`` about float16: tables from what ``losses.py`` measured. Measures nothing."""
+"""Writes the part of ``docs/parity.md`` about float16, from the results of ``losses.py``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from sam3_runtime.families.sam3.export.islands import ISLANDS
 _HOW = """
 ## What float16 costs
 
-The float16 graphs (`precision: fp16`), run node by node in PyTorch on the CPU: each node computes and adds up in
-float32 from float16 inputs, as tensor cores and NVIDIA's normalisations do, and **every node's result is rounded to the
-type that the graph says** (`export/rounded.py`; run so, the float32 graphs are within 2e-5 of transformers). ONNX
-Runtime's own CPU kernels keep float32 between the nodes, and are no judge. Losses are 1 - cosine to transformers in
-float32, and the largest absolute error. Largest values leave out scores under the additive mask, which are -20000 at
-the least; float16 ends at 65504. Small checkpoint: the demo's photographs, each part reading what the last one said,
-without and with 7 boxes. It knows coloured shapes and finds nothing there, so that its threshold lies in a gap between
-two scores; where that is narrower than what scores change by, there is a tie.
+The float16 graphs (`precision: fp16`) run on the CPU with **every result rounded to the type that the graph declares**
+(`export/rounded.py`): each node computes and accumulates in float32 from float16 inputs, as tensor cores and NVIDIA's
+normalisations do. ONNX Runtime alone keeps float32 between the nodes on a CPU. Losses are 1 - cosine to transformers in
+float32, and the largest absolute error. Largest values do not count scores under the additive mask, which are at least
+-20000; the largest float16 is 65504. Small checkpoint: the demo's photographs, each part on the outputs of the parts
+before, without and with 7 boxes. It was trained on coloured shapes and finds nothing there, so that its threshold is in
+a gap between two scores; where that is narrower than the change of scores, there is a tie.
 """
 
 
 def describe_losses(results: Mapping[str, Any]) -> list[str]:
-    """The lines of ``docs/parity.md`` about float16."""
+    """Return the lines of ``docs/parity.md`` about float16."""
     lines = _HOW.splitlines()
     for row in results["chain"]:
         lines += ["", f"Small checkpoint at {row['resolution']}:", "", "| output | 1 - cosine | largest error |"]
@@ -32,10 +31,9 @@ def describe_losses(results: Mapping[str, Any]) -> list[str]:
         same = [one["gap"] for one in row["detections"] if one["same"]]
         other = [f"{one['gap']:.0e}" for one in row["detections"] if not one["same"]]
         lines += ["", f"Largest values: {values}."]
-        said = f"The same queries are detected in {len(same)} of {len(row['detections'])} cases"
-        lines += [
-            said + (f"; in the others the scores beside the threshold are {', '.join(other)} apart." if other else ".")
-        ]
+        count = f"The same queries are detected in {len(same)} of {len(row['detections'])} cases"
+        ties = f"; in the others the scores next to the threshold are {', '.join(other)} apart" if other else ""
+        lines += [f"{count}{ties}."]
     for row in results.get("vision", ()):
         values = ", ".join(f"{value:.1f} (`{node}`)" for node, value in row["largest"])
         lines += [
@@ -52,11 +50,12 @@ def describe_losses(results: Mapping[str, Any]) -> list[str]:
 def _describe_islands(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "",
-        "## Islands",
+        "## FP32 exceptions (islands)",
         "",
-        "What stays in float32 (`export/islands.py`), and what each is worth. Full size (`random`),",
+        "The modules that stay in float32 (`export/islands.py`), and the effect of each. Full size (`random`), seeded",
+        "inputs, each part alone; the largest absolute error of each output.",
+        "",
     ]
-    lines += ["seeded inputs, each part by itself; the largest absolute error of each output.", ""]
     lines += [f"- `{name}`: {why}" for name, why in ISLANDS.items()]
     for part in dict.fromkeys(row["part"] for row in rows):
         mine = [row for row in rows if row["part"] == part]

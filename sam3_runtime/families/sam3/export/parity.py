@@ -2,11 +2,10 @@
 
     python -m sam3_runtime.families.sam3.export.parity --checkpoint FOLDER --output docs/parity.md [--full]
 
-The numbers go into ``results/export.json`` beside the output, and the table is made from them. ``--full`` also
-exports the full-size architecture (``random``) and measures time and peak memory, each part in its own process, and
-what float16 costs it. What float16 costs the small one is measured in any case (``losses.py``).
-The comparisons themselves are what ``tests/families/sam3/export`` asserts on. Nothing here judges the engines: that is
-``verify.py``.
+The numbers are written to ``results/export.json`` beside the output, which is made from them. ``--full`` also exports
+the full-size architecture (``random``), measures time and peak memory, each part in its own process, and its losses in
+float16. The losses of the small checkpoint in float16 are always measured (``losses.py``). The tests in
+``tests/families/sam3/export`` use these comparisons. Engines are verified by ``measure/verify.py``.
 """
 
 from __future__ import annotations
@@ -58,12 +57,13 @@ class Graph:
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name."""
         values = self._session.run(None, {name: np.ascontiguousarray(value.numpy()) for name, value in feeds.items()})
         return dict(zip(self.outputs, values, strict=True))
 
 
 def largest(a: NDArray[Any], b: Tensor | NDArray[Any]) -> float:
-    """The largest absolute difference; infinite where shapes or types of mask differ."""
+    """Return the largest absolute difference; infinite where the shapes differ."""
     other = b.numpy() if isinstance(b, Tensor) else b
     if a.shape != other.shape:
         return float("inf")
@@ -74,19 +74,24 @@ def largest(a: NDArray[Any], b: Tensor | NDArray[Any]) -> float:
 
 
 def compare_vision(scene: Scene, graph: Graph, batch: int) -> Differences:
+    """Compare the vision encoder on the first ``batch`` images."""
     got = graph({"images": scene.images[:batch]})
     wanted = [*(level[:batch] for level in scene.features), scene.position]
     return {name: largest(got[name], value) for name, value in zip(graph.outputs, wanted, strict=True)}
 
 
 def compare_text(scene: Scene, graph: Graph, rows: int) -> Differences:
+    """Compare the text encoder on the first ``rows`` texts."""
     got = graph({name: value[:rows] for name, value in scene.text.items()})
     wanted = scene.text_features[:rows], scene.text["attention_mask"][:rows].bool()
     return {name: largest(got[name], value) for name, value in zip(graph.outputs, wanted, strict=True)}
 
 
 def compare_geometry(scene: Scene, graph: Graph, rows: int, boxes: int, shared: bool) -> Differences:
-    """Valid tokens only, in order: transformers puts the CLS token before the padding, we after it."""
+    """Compare the geometry encoder on ``boxes`` boxes for each of ``rows`` images, or for one that they share.
+
+    Only valid tokens, in order: transformers puts the CLS token before the padding, the graph after it.
+    """
     images = slice(0, 1 if shared else rows)
     corners, labels = (value[:rows] for value in scene.boxes(boxes))
     feeds = {"input_boxes": corners, "input_boxes_labels": labels}
@@ -100,21 +105,24 @@ def compare_geometry(scene: Scene, graph: Graph, rows: int, boxes: int, shared: 
 
 
 def compare_decoder(scene: Scene, graph: Graph, rows: int, boxes: int, shared: bool) -> Differences:
-    """Row by row of transformers' queries, as ``query_index`` names them."""
+    """Compare the decoder on ``rows`` prompts with ``boxes`` boxes, for an image each or for one that they share.
+
+    Each row with transformers' queries of the indices in ``query_index``.
+    """
     images = slice(0, 1 if shared else rows)
     prompt, mask = scene.prompt(rows, boxes, images)
     got = graph(decoder_feeds(scene, prompt, mask, images))
-    said = scene.detect(prompt, mask, images)
+    wanted = scene.detect(prompt, mask, images)
     index = got["query_index"]
     differences = {
-        name: largest(got[name], np.stack([said[name][row].numpy()[index[row]] for row in range(rows)]))
+        name: largest(got[name], np.stack([wanted[name][row].numpy()[index[row]] for row in range(rows)]))
         for name in ("pred_masks", "pred_boxes", "pred_logits")
     }
-    return differences | {"presence_logits": largest(got["presence_logits"], said.presence_logits)}
+    return differences | {"presence_logits": largest(got["presence_logits"], wanted.presence_logits)}
 
 
 def compare_all(lock: CheckpointLock, resolutions: Sequence[int], folder: Path) -> Iterator[dict[str, Any]]:
-    """Export every part at every resolution into ``folder`` and compare: one row a part, resolution and row count."""
+    """Export every part at every resolution into ``folder``; yield the differences by part, resolution and rows."""
     for resolution in resolutions:
         scene = Scene.of(lock, resolution)
         for part in PART_NAMES:
@@ -143,7 +151,7 @@ def _compare(part: PartName, scene: Scene, graph: Graph, rows: int) -> Differenc
 
 
 def measure(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
-    """Export one full-size part with random weights in this process: seconds, peak memory and file size."""
+    """Export one full-size part with random weights in this process; return seconds, peak memory and file size."""
     axes = PARTS[part].graph_axes({"resolution": size, "queries": QUERIES})
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{part}.onnx"
@@ -158,29 +166,22 @@ def measure(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
 
 
 def _measure_apart(part: PartName, precision: Precision, size: int) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "sam3_runtime.families.sam3.export.parity",
-        "--measure",
-        part,
-        precision,
-        str(size),
-    ]
+    module = "sam3_runtime.families.sam3.export.parity"
+    command = [sys.executable, "-m", module, "--measure", part, precision, str(size)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
 
 def document(results: Mapping[str, Any]) -> str:
-    """``docs/parity.md`` from the results."""
+    """Return the text of ``docs/parity.md`` from the results."""
     lines = [
         "# Parity of the exported graphs",
         "",
         "Generated by `make parity` from `results/export.json`; do not edit. Each number is the largest absolute",
         "difference between the graph in ONNX Runtime (CPU, float32) and transformers' `Sam3Model` in PyTorch, on",
-        "seeded inputs and the demo's checkpoint. Rows are images (vision), prompts (text), or prompts",
-        "with one shared image and with one image each, with and without 7 boxes (geometry: 1 and 7 boxes).",
+        "seeded inputs and the demo's checkpoint. Rows are images (vision), prompts (text), or prompts with one shared",
+        "image and with one image each, with and without 7 boxes (geometry: 1 and 7 boxes).",
         "",
         " · ".join(f"{name} {version}" for name, version in results["versions"].items()),
         "",
@@ -201,6 +202,7 @@ def document(results: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=str)
     parser.add_argument("--output", type=Path, default=Path("docs/parity.md"))
