@@ -1,1 +1,1 @@
-"""From a PyTorch module to an ONNX graph, of any family."""
+"""Exports PyTorch modules of any family to ONNX graphs, at job time."""

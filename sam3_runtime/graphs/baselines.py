@@ -50,8 +50,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure: ``compiled`` also with ``torch.compile`` and its ``backend``; ``precision`` None is the default
-    one of the device, float16 on a GPU."""
+    """Whether to measure ``compiled`` by ``backend`` too; ``precision`` None is float16 on a GPU, else float32."""
 
     compiled: bool = True
     precision: Precision | None = None

@@ -38,8 +38,8 @@ def test_a_timm_model_has_seeded_weights() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnt50", "'resnt50' is neither a folder here nor a model of timm.*\n.*resnet50"),
-        ("resnet50.nope", r"knows no resnet50\.nope\n.*resnet50\.\w+"),
+        ("resnt50", "'resnt50' is neither a local folder nor a model of timm.*\n.*resnet50"),
+        ("resnet50.nope", r"has no resnet50\.nope\n.*resnet50\.\w+"),
     ],
 )
 def test_a_name_that_is_unknown_gets_the_nearest(name: str, message: str) -> None:

@@ -108,7 +108,7 @@ def test_a_transformer_takes_another_size_and_a_mixer_says_which() -> None:
     module = graph.module_of("model", lock, {"resolution": other}, {})
     assert module(torch.zeros(2, 3, other, other)).shape == (2, 1000)
     lock = checkpoint.lock("mixer_s32_224")
-    with pytest.raises(ExportError, match=r"takes no pictures of 256 pixels.*\n.*use resolution: 224"):
+    with pytest.raises(ExportError, match=r"does not support images of 256 pixels.*\n.*use resolution: 224"):
         graph.module_of("model", lock, {"resolution": 256}, {})
     with pytest.raises(ExportError, match="no part 'decoder'"):
         graph.module_of("decoder", lock, {"resolution": 224}, {})

@@ -180,7 +180,7 @@ def test_a_reference_is_read_as_written(reference: Path, photos: Photos, tmp_pat
 def test_a_reference_has_pictures_and_an_end(
     lock: CheckpointLock, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ExportError, match="needs pictures"):
+    with pytest.raises(ExportError, match="needs images"):
         compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images={})
     monkeypatch.setattr(records, "LARGEST_FILE", 2_000_000)
     with pytest.raises(ExportError, match=r"4 images: 3 MB, more than 2"):

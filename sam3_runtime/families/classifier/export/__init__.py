@@ -1,1 +1,1 @@
-"""What turns a timm model into graphs and references, at job time: PyTorch and timm are needed."""
+"""Exports timm models to graphs and references, at job time; needs PyTorch and timm."""

@@ -1,4 +1,4 @@
-"""Measures what float32 PyTorch reaches on a folder of labelled pictures. Judges nothing."""
+"""Measures the accuracy of the model in float32 PyTorch on a folder of labelled images."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ from sam3_runtime.records.records import CheckpointLock
 def compute_accuracy(
     lock: CheckpointLock, output: Path, *, resolution: int, data: Mapping[str, str], limit: int
 ) -> None:
-    """Ask the model about ``limit`` pictures of the labelled folder ``data["folder"]``, and write what it says, what is
-    right, and the pictures to ``output``. Pictures that cannot be read are left out, and the log names them.
+    """Run the model on ``limit`` images of the labelled folder ``data["folder"]``; write the reference to ``output``.
 
-    Raises :class:`SourceError` for the folder, :class:`ExportError` where its pictures make the file too large, and
+    The file has the images, the logits and the labels. Images that cannot be read are left out and printed. Raises
+    :class:`SourceError` for the folder, :class:`ExportError` where its images make the file too large, and
     :class:`CheckpointError` where the model recognises nothing.
     """
     classes = ClassifierDims(**lock.dims).classes
     labelled = read_labelled(Path(data["folder"]), labels_of(config_of(lock), classes), limit)
     read = load_all(labelled, lambda problem: print(f"left out: {problem}"))
-    pictures = {one.name: image for one, image in read}
-    truth = [one.truth for one, _ in read]
-    if not pictures:
-        raise SourceError(f"none of the pictures in {data['folder']} can be read", "see above")
-    check_size(list(pictures.values()), "lower accuracy.limit, or use smaller pictures")
-    logits, shown = logits_of(lock, resolution, list(pictures.values())), np.asarray(truth, np.int64)
-    reached = accuracy_of(logits, shown)
-    print(f"float32 PyTorch at {resolution}: {len(truth)} pictures, {reached}")
+    images = {one.name: image for one, image in read}
+    if not images:
+        raise SourceError(f"none of the images in {data['folder']} can be read", "see above")
+    check_size(list(images.values()), "lower accuracy.limit, or use smaller images")
+    logits, truth = logits_of(lock, resolution, list(images.values())), np.asarray([one.truth for one, _ in read])
+    reached = accuracy_of(logits, truth)
+    print(f"float32 PyTorch at {resolution}: {len(truth)} images, {reached}")
     if reached["top5"] == 0:
         raise CheckpointError(
             f"the reference of {lock.checkpoint} recognises nothing in {data['folder']}",
-            "its folders must be the model's classes; leave `accuracy:` out for random weights",
+            "its folders must be named after the model's classes; with random weights, leave `accuracy:` out",
         )
-    write_reference(output, Reference(resolution, lock.digest, VERSIONS, pictures, logits, shown))
+    write_reference(output, Reference(resolution, lock.digest, VERSIONS, images, logits, truth))

@@ -1,4 +1,4 @@
-"""Checkpoints of timm's models: where their files are, what they are (the lock), and what their classes are called.
+"""Finds checkpoints of timm's models, describes them in a lock, and names their classes.
 
 A checkpoint is a local folder (``config.json`` in timm's form and safetensors), a hub name
 (``timm/resnet50.a1_in1k``), or the name of a timm model (``resnet50``): that architecture with seeded weights. timm,
@@ -29,14 +29,14 @@ _WAYS = (
     "timm/resnet50.a1_in1k, or to a timm model such as resnet50 (random weights, timing only)"
 )
 _FITS = {"center": "crop", "squash": "stretch"}
-"""timm's ways to make a picture square, as :class:`Preprocessing` has them."""
+"""timm's ways to make an image square, and their names in :class:`Preprocessing`."""
 
 
 def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     """Find ``checkpoint`` (downloading it where it is a hub name) and describe its weights.
 
-    ``revision`` is a branch, tag or commit, of hub checkpoints only. Raises :class:`CheckpointError` when it cannot
-    be had, is no classifier of timm's in safetensors, or sees pictures in a way that is not known here.
+    ``revision`` is a branch, tag or commit, of hub checkpoints only. Raises :class:`CheckpointError` when the
+    checkpoint is not found, is not a classifier of timm in safetensors, or has an unsupported preprocessing.
     """
     name = timm_name(checkpoint)
     config: Mapping[str, Any]
@@ -49,8 +49,8 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
     dims = ClassifierDims.from_config(config)
     channels = (config["pretrained_cfg"].get("input_size") or (3,))[0]
     if dims.classes < 1 or channels != 3:
-        what = "has no classes" if dims.classes < 1 else f"takes pictures of {channels} channels, not RGB"
-        raise CheckpointError(f"{checkpoint} {what}", "use a classifier of RGB pictures")
+        what = "has no classes" if dims.classes < 1 else f"takes images of {channels} channels, not RGB"
+        raise CheckpointError(f"{checkpoint} {what}", "use a classifier of RGB images")
     return CheckpointLock(
         checkpoint=checkpoint,
         revision=revision if commit else None,
@@ -64,23 +64,23 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
 
 
 def write_asset(lock: CheckpointLock, name: str, output: Path) -> None:
-    """Write ``labels.json``: what each class is called, and its synset where that is known."""
+    """Write ``labels.json``: the name of each class, and its synset where that is known."""
     if name != LABELS:
         raise CheckpointError(f"a classifier has no {name}", f"it has {LABELS}")
     write_atomically(output, labels_of(config_of(lock), ClassifierDims(**lock.dims).classes).to_json())
 
 
-# What is in it ----------------------------------------------------------------------------------------------------
+# Content ----------------------------------------------------------------------------------------------------
 
 
 def config_of(lock: CheckpointLock) -> Mapping[str, Any]:
-    """The locked checkpoint's configuration, in timm's form. Raises :class:`CheckpointError`."""
+    """Return the locked checkpoint's configuration, in timm's form. Raises :class:`CheckpointError`."""
     name = timm_name(lock.checkpoint)
     return folder_of(lock).config if name is None else config_of_name(name)
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
-    """How the checkpoint sees pictures; :class:`CheckpointError` for a way that this project has not."""
+    """Return the checkpoint's preprocessing; raise :class:`CheckpointError` where this project does not support it."""
     from timm.data import resolve_data_config
 
     found = resolve_data_config({}, pretrained_cfg=dict(config["pretrained_cfg"]))
@@ -88,7 +88,7 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
     known = Preprocessing.model_fields["resample"].annotation.__args__  # type: ignore[union-attr]
     if mode not in _FITS or resample not in known:
         raise CheckpointError(
-            f"{config['architecture']}: crop_mode {mode!r} with interpolation {found['interpolation']!r} is not known",
+            f"{config['architecture']}: unsupported crop_mode {mode!r} with interpolation {found['interpolation']!r}",
             f"crop_mode may be {' or '.join(_FITS)}, interpolation {', '.join(one.partition('-')[0] for one in known)}",
         )
     values = {"fit": _FITS[mode], "crop": found["crop_pct"], "resample": resample}
@@ -96,8 +96,11 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
 
 
 def labels_of(config: Mapping[str, Any], classes: int) -> Labels:
-    """From the configuration's ``label_names`` and ``label_descriptions``, else ImageNet's where timm knows a subset of
-    that many classes, else ``class 0`` and so on. :class:`CheckpointError` where there are not ``classes`` of them."""
+    """Return the labels of ``config``: its ``label_names`` and ``label_descriptions``.
+
+    Without those, they are ImageNet's where timm has a subset of ``classes`` classes, else ``class 0`` and so on.
+    Raises :class:`CheckpointError` where there are not ``classes`` of them.
+    """
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     where = config if config.get("label_names") else config.get("pretrained_cfg") or {}
@@ -119,13 +122,13 @@ def labels_of(config: Mapping[str, Any], classes: int) -> Labels:
     return Labels([str(name) for name in shown], synsets)
 
 
-# Where it is ------------------------------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------------------------------
 
 
 def timm_name(checkpoint: str) -> str | None:
-    """The timm model that ``checkpoint`` names, with random weights; None for a folder or a hub name.
+    """Return the name of a timm model (with random weights); None where ``checkpoint`` is a folder or a hub name.
 
-    :class:`CheckpointError` for what is none of these.
+    Raises :class:`CheckpointError` for anything else.
     """
     path = Path(checkpoint).expanduser()
     if path.is_dir() or (_HUB_NAME.fullmatch(checkpoint) and not path.exists()):
@@ -138,16 +141,16 @@ def timm_name(checkpoint: str) -> str | None:
     architecture, _, tag = checkpoint.partition(".")
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, 3)
-        message = f"checkpoint {checkpoint!r} is neither a folder here nor a model of timm {timm.__version__}"
+        message = f"checkpoint {checkpoint!r} is neither a local folder nor a model of timm {timm.__version__}"
         raise CheckpointError(message, f"did you mean {' or '.join(near)}?" if near else _WAYS)
     if tag and checkpoint not in (tagged := timm.list_pretrained(f"{architecture}.*")):
         near = difflib.get_close_matches(checkpoint, tagged, 5, 0)
-        raise CheckpointError(f"timm {timm.__version__} knows no {checkpoint}", f"it has {', '.join(near)}")
+        raise CheckpointError(f"timm {timm.__version__} has no {checkpoint}", f"it has {', '.join(near)}")
     return checkpoint
 
 
 def config_of_name(name: str) -> dict[str, Any]:
-    """What the hub's ``config.json`` would say of that timm model, as far as it says what the model computes."""
+    """Return what the hub's ``config.json`` of that timm model has about the model's computation."""
     import timm
 
     found = timm.get_pretrained_cfg(name)
@@ -159,21 +162,21 @@ _COMPUTES = {
     "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes",
     "label_names", "label_descriptions",
 }  # fmt: skip
-"""The fields of timm's configuration that the seeded weights are identified by: where files are is not among them."""
+"""The fields of timm's configuration in the digest of seeded weights; those about files are not among them."""
 
 
 def random_digest(config: Mapping[str, Any]) -> str:
-    """What identifies the seeded weights of ``config``."""
+    """Return the digest of the seeded weights of ``config``."""
     return digest_of({"seed": RANDOM_SEED, "config": config})
 
 
 def folder_of(lock: CheckpointLock) -> CheckpointFolder:
-    """The locked checkpoint's files, downloaded where they are the hub's. Raises :class:`CheckpointError`."""
+    """Return the locked checkpoint's files, after a download from the hub. Raises :class:`CheckpointError`."""
     return _find(lock.checkpoint, lock.commit)[0]
 
 
 def _find(checkpoint: str, revision: str | None) -> tuple[CheckpointFolder, str | None]:
-    """The checkpoint's folder and, where it comes from the hub, its commit."""
+    """Return the checkpoint's folder and, where it comes from the hub, its commit."""
     path, commit = Path(checkpoint).expanduser(), None
     if not path.is_dir():
         path, commit = download(checkpoint, revision, _WAYS)

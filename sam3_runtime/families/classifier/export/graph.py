@@ -1,4 +1,4 @@
-"""The module that the export traces. How it is traced is not known here."""
+"""Constructs the PyTorch module that ``graphs/export.py`` traces."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sam3_runtime.records.records import CheckpointLock
 TRACED = {"B": 2}
 """Sizes that the dynamic dimensions have while tracing."""
 ISLANDS: dict[str, str] = {}
-"""Nothing has to stay in float32."""
+"""The FP32 exceptions: none."""
 VERSIONS = {"timm": timm.__version__}
 
 
 def module_of(part: str, lock: CheckpointLock, axes: Mapping[str, int], _settings: Mapping[str, Any]) -> nn.Module:
-    """The model, float32 in eval mode: images [B, 3, R, R] → logits [B, K].
+    """Return the model in float32 and eval mode: images [B, 3, R, R] → logits [B, K].
 
-    Raises :class:`CheckpointError` when the weights cannot be had, :class:`ExportError` for a resolution that the model
-    does not take.
+    Raises :class:`CheckpointError` when the weights cannot be read, :class:`ExportError` for a resolution that the
+    model does not support.
     """
     if part not in CLASSIFIER.parts:
         raise ExportError(f"a classifier has no part {part!r}", f"it has {', '.join(CLASSIFIER.parts)}")

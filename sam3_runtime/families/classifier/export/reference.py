@@ -1,5 +1,8 @@
-"""Writes what float32 PyTorch says about the verification pictures: timm's model behind timm's own transform, so that
-this project's preprocessing is judged too. ``families/classifier/reference.py`` reads the file."""
+"""Writes the outputs of timm's model in float32 PyTorch for the verification images.
+
+The images go through timm's own transform, so that verification includes this project's preprocessing.
+``families/classifier/reference.py`` reads the file.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,21 @@ def compute_reference(
 ) -> None:
     """Run the model over ``images`` (name → RGB uint8 [H, W, 3]) and write ``output``.
 
-    Raises :class:`ExportError` where the file grows too large or there is nothing to look at.
+    Raises :class:`ExportError` where the file grows too large or there are no images.
     """
     if not images:
-        raise ExportError("a reference needs pictures", "set reference.source")
-    check_size(list(images.values()), "list fewer or smaller pictures under reference")
+        raise ExportError("a reference needs images", "set reference.source")
+    check_size(list(images.values()), "list fewer or smaller images under reference")
     logits = logits_of(lock, resolution, list(images.values()))
     write_reference(output, Reference(resolution, lock.digest, VERSIONS, dict(images), logits))
 
 
 @torch.no_grad()
 def logits_of(lock: CheckpointLock, resolution: int, images: Sequence[Image]) -> NDArray[np.float32]:
-    """Float32 PyTorch's logits [N, K] of N pictures, RGB uint8 [H, W, 3] of any size each."""
+    """Return float32 PyTorch's logits [N, K] of N images, RGB uint8 [H, W, 3] of any size each."""
     model, transform = load_model(lock, resolution), transform_of(lock, resolution)
-    said = []
+    logits = []
     for start in range(0, len(images), _BATCH):
         pixels = [transform(Pillow.fromarray(image)) for image in images[start : start + _BATCH]]
-        said.append(model(torch.stack(pixels)).numpy())
-    return np.concatenate(said).astype(np.float32)
+        logits.append(model(torch.stack(pixels)).numpy())
+    return np.concatenate(logits).astype(np.float32)

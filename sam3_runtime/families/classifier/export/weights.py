@@ -1,17 +1,16 @@
 """Constructs timm models and gives them a checkpoint's weights, or seeded ones.
 
-Seeded weights are each drawn from a generator that is seeded by the weight's own name, so that they are the same on
-every machine. They keep what a gate needs: activations neither vanish nor explode, and different pictures have clearly
-different logits. Without care all logits of a random network point the same way, since what a ReLU lets through has
-the same positive mean everywhere; so each filter sums to zero. This module does not know what is done with a model.
+Each seeded weight is drawn from a generator that is seeded by the weight's own name, so that it is the same on every
+machine. They have what a gate needs: activations neither vanish nor explode, and different images have clearly
+different logits. Plain random weights give all images similar logits, since the outputs of a ReLU have the same
+positive mean everywhere; so each filter sums to zero.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -34,20 +33,21 @@ from sam3_runtime.records.records import CheckpointLock
 
 _BIAS = 0.02
 _LAYER_SCALE = 0.5  # of `gamma`, which scales a residual branch
-_BRANCH = 0.3  # of batch norms that timm itself starts at zero: the ends of residual branches. With 1, fifty layers
-# make noise of a thousandth in a picture one of a fifth in its logits: nothing that float16 could follow.
-_ATTENTION = 1.5  # of queries, keys and values: attention to all places alike makes all pictures alike, and with 3
-# float16 no longer follows.
+_BRANCH = 0.3  # of batch norms that timm initialises to zero: the ends of residual branches. With 1, fifty layers
+# amplify noise of a thousandth in an image to a fifth in its logits, too much for float16.
+_ATTENTION = 1.5  # of queries, keys and values: uniform attention makes all images alike; 3 is too much for float16
 _TOKEN = 0.1  # standard deviation of tokens and positions
-_NOISE = (4, 8)  # pictures, and pixels a side of one value of their noise
+_UNSUPPORTED = (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+"""What models raise for a size that they do not support."""
+_NOISE = (4, 8)  # images, and pixels per side of one value of their noise
 
 
 @torch.no_grad()
 def load_model(lock: CheckpointLock, resolution: int, *, exportable: bool = False) -> Any:
-    """The model of ``lock`` for pictures of ``resolution`` pixels, float32, eval mode, no gradients.
+    """Return the model of ``lock`` for images of ``resolution`` pixels, in float32 and eval mode, without gradients.
 
-    ``exportable``: as timm writes models for ONNX. Raises :class:`CheckpointError` when weights are missing, of another
-    shape or no longer those of the lock, :class:`ExportError` for a resolution that the model does not take.
+    ``exportable`` is timm's form for ONNX. Raises :class:`CheckpointError` when weights are missing, of another shape
+    or no longer those of the lock, :class:`ExportError` for a resolution that the model does not support.
     """
     config, dims = config_of(lock), ClassifierDims(**lock.dims)
     with set_layer_config(exportable=exportable):
@@ -59,19 +59,24 @@ def load_model(lock: CheckpointLock, resolution: int, *, exportable: bool = Fals
                 hint = "delete checkpoint.lock to build this one anew, or install the timm that it was built with"
                 raise CheckpointError(f"timm {timm.__version__} has another {lock.checkpoint} than the lock", hint)
             _draw_weights(model, dims.image_size)
-        if resolution != dims.image_size and hasattr(model, "set_input_size"):
-            with _taking(config, dims, resolution):
+        try:
+            if resolution != dims.image_size and hasattr(model, "set_input_size"):
                 model.set_input_size(img_size=(resolution, resolution))
-        # Once, before anything is traced: some models work out their padding at the first picture.
-        with _taking(config, dims, resolution):
+            # Once, before anything is traced: some models compute their padding for the first image.
             logits = model(torch.zeros(1, 3, resolution, resolution))
+        except _UNSUPPORTED as error:
+            first = str(error).partition("\n")[0] or type(error).__name__
+            raise ExportError(
+                f"{config['architecture']} does not support images of {resolution} pixels: {first}",
+                f"it was made for {dims.image_size}: use resolution: {dims.image_size}",
+            ) from None
     if tuple(logits.shape) != (1, dims.classes):
         raise CheckpointError(f"{config['architecture']} gives {list(logits.shape)}, not [1, {dims.classes}]")
     return model
 
 
 def transform_of(lock: CheckpointLock, resolution: int) -> Any:
-    """timm's own preprocessing for that resolution: a PIL image → float32 [3, R, R]."""
+    """Return timm's own preprocessing for that resolution: a PIL image → float32 [3, R, R]."""
     size = {"input_size": (3, resolution, resolution)}
     return create_transform(**resolve_data_config(size, pretrained_cfg=dict(config_of(lock)["pretrained_cfg"])))
 
@@ -93,32 +98,16 @@ def _construct(config: Mapping[str, Any], classes: int) -> nn.Module:
     return model
 
 
-@contextmanager
-def _taking(config: Mapping[str, Any], dims: ClassifierDims, resolution: int) -> Iterator[None]:
-    """What a model says about a size that it does not take, which may be anything, as an :class:`ExportError`."""
-    try:
-        yield
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-        first = str(error).partition("\n")[0] or type(error).__name__
-        raise ExportError(
-            f"{config['architecture']} takes no pictures of {resolution} pixels: {first}",
-            f"it was made for {dims.image_size}: use resolution: {dims.image_size}",
-        ) from None
-
-
 # A checkpoint's weights -------------------------------------------------------------------------------------------
 
 
 def _read_weights(model: nn.Module, lock: CheckpointLock) -> None:
     folder = folder_of(lock)
     folder.verify(lock)
-    # How many batches a norm has seen counts for training alone, and not every checkpoint has it.
+    # The number of batches that a norm was trained on is not used here, and not every checkpoint has it.
     wanted = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    read = folder.read(
-        {name: value.shape for name, value in wanted.items()}, "use weights that timm.models.save_for_hf wrote"
-    )
-    read = {name: value.to(wanted[name].dtype) for name, value in read.items()}
-    model.load_state_dict(read, strict=False)
+    shapes = {name: value.shape for name, value in wanted.items()}
+    model.load_state_dict(folder.read(shapes, "use weights that timm.models.save_for_hf wrote"), strict=False)
 
 
 # Seeded weights ---------------------------------------------------------------------------------------------------
@@ -131,7 +120,7 @@ def _draw_weights(model: nn.Module, size: int) -> None:
 
 
 def _drawn(name: str, initial: Tensor) -> Tensor:
-    """The weight of this name, whose value in a new model is ``initial``."""
+    """Return the weight of this name, whose value in a new model is ``initial``."""
     last = name.rpartition(".")[2]
     if initial.ndim < 2 and last == "weight":
         return torch.full_like(initial, 1.0 if initial.any() else _BRANCH)
@@ -150,10 +139,12 @@ def _drawn(name: str, initial: Tensor) -> Tensor:
 
 
 def _calibrate(model: nn.Module, size: int) -> None:
-    """Give each batch norm the scale of what comes in: one for all its channels, and a power of two, so that another
-    machine's rounding makes no other. The mean stays zero, as the filters make it."""
-    pictures, side = _NOISE
-    noise = torch.randn((pictures, 3, -(-size // side), -(-size // side)), generator=torch.Generator().manual_seed(0))
+    """Set the variance of each batch norm to that of its input, with one value for all channels and a mean of zero.
+
+    It is rounded to a power of two, so that it does not depend on the rounding of the machine.
+    """
+    images, side = _NOISE
+    noise = torch.randn((images, 3, -(-size // side), -(-size // side)), generator=torch.Generator().manual_seed(0))
     smooth = nn.functional.interpolate(noise, (size, size), mode="bilinear")
 
     def scale(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:

@@ -1,1 +1,1 @@
-"""Export: from a checkpoint to ONNX graphs and the float32 reference. Job time only; the runtime never imports it."""
+"""Exports checkpoints of SAM3 to ONNX graphs and references, at job time; needs PyTorch and transformers."""

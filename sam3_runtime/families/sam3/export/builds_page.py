@@ -23,7 +23,7 @@ _EIGHT_BIT_SHARE = 0.6
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     rows = result["rows"]
     parts = ["# TensorRT-RTX: time and memory of builds, and predicted memory at runtime", _conditions(result)]
     parts += ["## Variants", table(_VARIANT_HEAD, [_variant_cells(row) for row in rows]), _notes(result)]
@@ -124,7 +124,7 @@ def _engine_cells(result: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def expectations(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
-    """What was expected, the limit, and what was reached, for what the rows can answer."""
+    """Yield what is expected, the limit and the value, for what the rows have."""
     engines = [engine for row in rows for engine in row["engines"].values()]
     later = [row["added_seconds"] for row in rows[1:] if row["quantize"] == "none"]
     if later:

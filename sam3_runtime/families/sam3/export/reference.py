@@ -102,8 +102,10 @@ def compute_reference(
 
 
 class _Model:
-    """The model, its processor, and the encoded image; ``index`` and ``sampled`` are the positions and values that the
-    file has of each tensor."""
+    """The model, its processor, and the encoded image.
+
+    ``index`` and ``sampled`` are the positions and values of each tensor that are written.
+    """
 
     def __init__(self, lock: CheckpointLock, resolution: int, least: float) -> None:
         self.model: Any = load_model(lock, resolution)
