@@ -17,6 +17,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
+from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter.rules.common import collapse_slice_rule
 
 from sam3_runtime.core.errors import ExportError
 from sam3_runtime.families.base import Part, resolve
@@ -47,7 +49,7 @@ def tidy(model: ir.Model, name: str) -> None:
     """Bring a graph from ``torch.onnx.export(optimize=False)`` into the shipped form, in place, and name it."""
     _store_transposed_weights(model.graph)
     optimizer.fold_constants(model, input_size_limit=FOLDED_ELEMENTS, output_size_limit=FOLDED_ELEMENTS)
-    _drop_whole_slices(model.graph)
+    RewriteRuleSet([collapse_slice_rule]).apply_to_model(model)  # those of PyTorch's `[:]`
     _fix_reshapes(model.graph)
     for clean in (
         passes.IdentityEliminationPass(),
@@ -125,21 +127,6 @@ def _store_transposed_weights(graph: ir.Graph) -> None:
         source.shape = shape
         node.outputs[0].replace_all_uses_with(source)
         graph.remove(node, safe=True)
-
-
-def _drop_whole_slices(graph: ir.Graph) -> None:
-    """Remove slices that select everything, which PyTorch traces for the colons of an index."""
-    for node in list(graph):
-        if node.op_type != "Slice" or len(node.inputs) != 5:
-            continue
-        bounds = [ir.convenience.get_const_tensor(value) if value is not None else None for value in node.inputs[1:]]
-        source = node.inputs[0]
-        if source is None or any(bound is None or bound.size != 1 for bound in bounds):
-            continue
-        start, end, _, step = (int(bound.numpy().reshape(-1)[0]) for bound in bounds if bound is not None)
-        if (start, end, step) == (0, np.iinfo(np.int64).max, 1) and not node.outputs[0].is_graph_output():
-            node.outputs[0].replace_all_uses_with(source)
-            graph.remove(node, safe=True)
 
 
 def _fix_reshapes(graph: ir.Graph) -> None:

@@ -56,16 +56,8 @@ def calibrate(
     frames = Frames(params["source"], params["frames"], log)
     expected = frames.expected()
     batch = min(params["batch"], expected)
-    task = Task(
-        graph=facts,
-        path=graph.resolve(),
-        engine=cache,
-        ranges=dict.fromkeys(facts.part.dynamic, Range(batch, batch, batch)),
-        settings=settings,
-        announce=log,
-        precision="fp32",
-        toolchain=params["toolchain"],
-    )
+    ranges, toolchain = dict.fromkeys(facts.part.dynamic, Range(batch, batch, batch)), params["toolchain"]
+    task = Task(facts, graph.resolve(), cache, ranges, settings, log, precision="fp32", toolchain=toolchain)
     pixels = batches(frames.pixels(facts, _THREADS), batch)
     first = next(pixels)  # before anything is built: a source without frames fails here
     pixels = with_progress(chain([first], pixels), expected, "calibration by TensorRT", log)
@@ -83,7 +75,7 @@ def calibrate(
         temporary.write_bytes(data)
     record = CalibratorRecord(
         **frames.measurement(facts, params, started),
-        tensorrt=params["toolchain"]["version"],
+        tensorrt=toolchain["version"],
         batch=batch,
         header=header,
         cache_sha256=sha256_of(cache),

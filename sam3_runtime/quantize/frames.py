@@ -109,15 +109,10 @@ def prepared(frames: Iterable[Image], prepare: Callable[[Image], FloatArray], th
 
 def batches(pixels: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
     """Join arrays [1, …] to [size, …]; the last one is filled up with frames before it, so that no frame is lost."""
-    before: list[FloatArray] = []
-    waiting: list[FloatArray] = []
-    for one in pixels:
-        waiting.append(one)
-        if len(waiting) == size:
-            yield np.concatenate(waiting)
-            before, waiting = waiting, []
-    if waiting:
-        yield np.concatenate(list(islice(cycle(waiting + before), size)))
+    left, before = iter(pixels), []
+    while batch := list(islice(left, size)):
+        yield np.concatenate(list(islice(cycle(batch + before), size)))
+        before = batch
 
 
 def with_progress(pixels: Iterable[FloatArray], total: int, label: str, log: Log) -> Iterator[FloatArray]:
