@@ -119,6 +119,7 @@ def test_the_key_follows_frames_algorithm_and_graph(measured: Calibration) -> No
 def test_a_percentile_narrows_the_range(encoder: Encoder, measured: Calibration, tmp_path: Path) -> None:
     cut = measure(encoder, tmp_path / "p.json", algorithm="percentile", percentile=99.0)
     assert cut.percentile == 99.0
+    assert len(cut.amax) == LAYERS
     assert all(cut.amax[layer] <= amax for layer, amax in measured.amax.items())
     assert cut.amax["layers.0.mlp.fc2"] < 0.9 * measured.amax["layers.0.mlp.fc2"]
     assert cut.key != measured.key

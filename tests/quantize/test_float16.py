@@ -148,6 +148,7 @@ def test_features_are_nearly_the_same(encoder: Any, pictures: Any, exact: list[A
     assert (facts.quantize, facts.precision, facts.opset) == (form, "fp16", 19)
     got = RoundedGraph(encoder(f"_{form}"))({"images": pictures})
     plain = RoundedGraph(encoder(""))({"images": pictures})
+    assert list(got) == ["fpn_feat_0", "fpn_feat_1", "fpn_feat_2", "fpn_pos_2"]
     for (name, level), wanted in zip(got.items(), exact, strict=True):
         assert level.dtype == np.float16
         assert 1 - loss(level, wanted)["cosine_loss"] > SMALLEST_COSINE[form], name
@@ -164,6 +165,7 @@ def test_onnx_runtime_runs_it(encoder: Any, pictures: Any, form: QuantizeName) -
     names = [value.name for value in session.get_outputs()]
     got = dict(zip(names, session.run(names, {"images": pictures.numpy().astype(np.float16)}), strict=True))
     rounded = RoundedGraph(encoder(f"_{form}"))({"images": pictures})
+    assert list(rounded) == names == ["fpn_feat_0", "fpn_feat_1", "fpn_feat_2", "fpn_pos_2"]
     for name in names:
         assert loss(got[name], rounded[name])["cosine_loss"] < 0.01, name
 

@@ -56,6 +56,7 @@ def test_graph_is_clean(graph_path: Any, part: PartName) -> None:
     assert not operators & {"Sin"} or part in ("geometry-encoder", "decoder")
     assert [node.op_type for node in model.graph.node].count("Range") == (part in MEETING), "they repeat N rows to P"
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+    assert "Softmax" in operators
     produced = {name: node.op_type for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.op_type == "Softmax":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sam3_runtime.families.sam3.export.parity import (
     compare_geometry,
     compare_text,
     compare_vision,
+    document,
     largest,
 )
 from sam3_runtime.families.sam3.export.scene import decoder_feeds
@@ -146,6 +148,11 @@ def test_padding_changes_nothing(graph: Any, scene: Any) -> None:
     a, b = np.argsort(short["query_index"][0]), np.argsort(long["query_index"][0])
     for name in ("pred_masks", "pred_boxes", "pred_logits"):
         assert largest(short[name][0][a], long[name][0][b]) <= 1e-5, name
+
+
+def test_the_document_is_made_from_the_committed_results(project: Path) -> None:
+    results = json.loads((project / "docs/results/export.json").read_bytes())
+    assert (project / "docs/parity.md").read_text() == document(results)
 
 
 def test_box_sampling_is_roi_align() -> None:

@@ -59,6 +59,7 @@ def test_where_nothing_reaches_the_threshold_it_leaves_some_and_not_all(
     export.compute_reference(demo_lock, tmp_path / "x", resolution=SMALL, images={"a": images["a"]}, prompts=["cat"])
     found = read_reference(tmp_path / "x")
     _check_kept(found)
+    assert len(found.cases) == 3
     assert all(5 <= len(case.kept) <= 20 for case in found.cases)
 
 
