@@ -1,4 +1,4 @@
-"""TensorRT's calibration, with a stand-in for TensorRT that asks for batches and hands over a cache as it does."""
+"""TensorRT's calibration, with a fake TensorRT that requests batches and returns a cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLASSES = ("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator", "IInt8LegacyCalib
 
 
 class Gpu:
-    """Stands in for ``Cuda``: what was uploaded stays readable."""
+    """A fake ``Cuda`` that keeps what was uploaded."""
 
     def __init__(self) -> None:
         self.uploaded: list[np.ndarray[Any, Any]] = []
@@ -56,7 +56,7 @@ class Gpu:
 
 
 class Calibration:
-    """Stands in for TensorRT: takes all batches, then writes ``cache``. Runs ``before`` first, which may raise."""
+    """A fake TensorRT: takes all batches, then writes ``cache``; runs ``before`` first, which may raise."""
 
     def __init__(self) -> None:
         self.task: Task | None = None
@@ -94,11 +94,11 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> Calibration:
     return found
 
 
-def run(graph: Path, folder: Path, said: list[str] | None = None, **changes: Any) -> list[Path]:
+def run(graph: Path, folder: Path, logged: list[str] | None = None, **changes: Any) -> list[Path]:
     files = [folder / "r8_entropy.cache", folder / "r8_entropy.json"]
     toolchain = {"backend": "tensorrt", "version": VERSION}
     params = {"source": PHOTOGRAPHS, "frames": 3, "batch": 2, "algorithm": "entropy", "toolchain": toolchain} | changes
-    calibrate(graph, *files, params, {"workspace_mib": 1024}, [].append if said is None else said.append)
+    calibrate(graph, *files, params, {"workspace_mib": 1024}, [].append if logged is None else logged.append)
     return files
 
 
@@ -148,9 +148,9 @@ def test_a_line_of_infinity_is_no_scale(
     assert "TensorRT reported" in record.failed["of zeros"]
     assert record.missing == ("up",), "what has a line was measured"
     assert cache.read_bytes() == trt.cache, "TensorRT's own file stays as it is"
-    said = capsys.readouterr().out
-    assert "2 tensors got a scale\n" in said
-    assert f"1 without one ({record.failed['ab']}): ab\n" in said
+    logged = capsys.readouterr().out
+    assert "2 tensors got a scale\n" in logged
+    assert f"1 without one ({record.failed['ab']}): ab\n" in logged
 
 
 def test_a_cache_without_any_scale_is_an_error(small_graph: Path, tmp_path: Path, trt: Calibration) -> None:
@@ -167,19 +167,19 @@ def test_the_same_frames_give_the_same_key(small_graph: Path, tmp_path: Path) ->
     assert CalibratorRecord.read(run(small_graph, tmp_path, algorithm="minmax")[1]).key != key
 
 
-def test_fewer_frames_than_asked_are_used_and_said(small_graph: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    record = CalibratorRecord.read(run(small_graph, tmp_path, said, frames=50, batch=8)[1])
+def test_fewer_frames_than_asked_are_used_and_logged(small_graph: Path, tmp_path: Path) -> None:
+    logged: list[str] = []
+    record = CalibratorRecord.read(run(small_graph, tmp_path, logged, frames=50, batch=8)[1])
     assert (record.frames, record.frames_asked, record.batch) == (3, 50, 3)
-    assert "has 3 of the 50 frames" in said[-1]
+    assert "has 3 of the 50 frames" in logged[-1]
 
 
-def test_how_long_it_takes_is_said_after_the_first_batch(small_graph: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    run(small_graph, tmp_path, said, batch=1)
-    assert len(said) == 1
-    assert said[0].startswith("calibration by TensorRT: about ")
-    assert "(1 of 3 frames done)" in said[0]
+def test_how_long_it_takes_is_logged_after_the_first_batch(small_graph: Path, tmp_path: Path) -> None:
+    logged: list[str] = []
+    run(small_graph, tmp_path, logged, batch=1)
+    assert len(logged) == 1
+    assert logged[0].startswith("calibration by TensorRT: about ")
+    assert "(1 of 3 frames done)" in logged[0]
 
 
 def test_computed_float_tensors_are_counted_and_weights_are_not(small_graph: Path) -> None:
@@ -195,7 +195,7 @@ def test_computed_float_tensors_are_counted_and_weights_are_not(small_graph: Pat
 # What goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_pictures_fails_before_anything_is_built(
+def test_a_folder_without_images_fails_before_anything_is_built(
     small_graph: Path, tmp_path: Path, trt: Calibration
 ) -> None:
     empty = tmp_path / "empty"

@@ -49,7 +49,7 @@ def record_of(files: list[str]) -> CalibratorRecord:
     return CalibratorRecord.read(Path(files[1]))
 
 
-# What stands in a cache -------------------------------------------------------------------------------------------
+# The content of a cache -------------------------------------------------------------------------------------------
 
 
 def test_scales_are_the_bits_of_floats() -> None:
@@ -77,16 +77,16 @@ def test_a_damaged_line_is_shown(line: str) -> None:
 
 
 def test_what_is_no_scale_is_told_with_the_likely_reason() -> None:
-    data = CACHE + b"i: 7f800000\nz: 00000000\nn: 7fc00000\nm: ff800000\nsaid: 7f800000\ntiny: 1\n"
+    data = CACHE + b"i: 7f800000\nz: 00000000\nn: 7fc00000\nm: ff800000\nzero: 7f800000\ntiny: 1\n"
     _, values = parse_cache(data)
-    found = failures(values, {"said", "images"})
-    assert found.keys() == {"i", "z", "n", "m", "said"}
+    found = failures(values, {"zero", "images"})
+    assert found.keys() == {"i", "z", "n", "m", "zero"}
     for name, reason in (
         ("i", "infinite"),
         ("z", "range of 0"),
         ("n", "NaN"),
         ("m", "below 0"),
-        ("said", "TensorRT reported"),
+        ("zero", "TensorRT reported"),
     ):
         assert reason in found[name]
 

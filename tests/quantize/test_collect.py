@@ -128,10 +128,10 @@ def test_a_percentile_narrows_the_range(encoder: Encoder, measured: Calibration,
 # Where frames come from -------------------------------------------------------------------------------------------
 
 
-def test_a_folder_gives_what_its_pictures_give(encoder: Encoder, measured: Calibration, tmp_path: Path) -> None:
+def test_a_folder_gives_what_its_images_give(encoder: Encoder, measured: Calibration, tmp_path: Path) -> None:
     for place, name in enumerate(PHOTOGRAPHS):
         assert cv2.imwrite(str(tmp_path / f"{place}.png"), load_image(name)[:, :, ::-1])
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     from_folder = measure(encoder, tmp_path / "scales.json", source=[str(tmp_path)])
     assert from_folder.frames_sha256 == measured.frames_sha256
     assert from_folder.key == measured.key
@@ -143,37 +143,37 @@ def test_a_video_gives_frames_spread_over_it(encoder: Encoder, tmp_path: Path) -
     assert len(two.amax) == LAYERS
 
 
-def test_fewer_frames_than_asked_are_used_and_said(encoder: Encoder, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_fewer_frames_than_asked_are_used_and_logged(encoder: Encoder, tmp_path: Path) -> None:
+    logged: list[str] = []
     params = {"source": PHOTOGRAPHS[:1], "frames": 50, "algorithm": "minmax"}
-    measure_scales(encoder.lock, encoder.graph, tmp_path / "one.json", params, said.append)
+    measure_scales(encoder.lock, encoder.graph, tmp_path / "one.json", params, logged.append)
     result = Calibration.read(tmp_path / "one.json")
     assert (result.frames, result.frames_asked) == (1, 50)
-    assert "has 1 of the 50 frames" in said[-1]
+    assert "has 1 of the 50 frames" in logged[-1]
 
 
 def test_the_time_is_estimated_before_the_second_frame(encoder: Encoder, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(collect.torch.cuda, "is_available", lambda: False)
-    said: list[str] = []
+    logged: list[str] = []
     counted: list[int] = []
     original = frames.preprocess
 
     def counting(*arguments: Any) -> Any:
-        counted.append(len(said))
+        counted.append(len(logged))
         return original(*arguments)
 
     monkeypatch.setattr(frames, "preprocess", counting)
     params = {"source": PHOTOGRAPHS, "frames": 3, "algorithm": "minmax"}
-    measure_scales(encoder.lock, encoder.graph, tmp_path / "scales.json", params, said.append)
+    measure_scales(encoder.lock, encoder.graph, tmp_path / "scales.json", params, logged.append)
     assert counted == [0, 1, 1]
-    assert said[0].startswith("calibration of r168 on the CPU: about ")
-    assert "(1 of 3 frames done)" in said[0]
+    assert logged[0].startswith("calibration of r168 on the CPU: about ")
+    assert "(1 of 3 frames done)" in logged[0]
 
 
 # What goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_pictures(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_folder_without_images(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"calibration\.source: .* contains no image"):
         measure(encoder, tmp_path / "scales.json", source=[str(tmp_path)])
     assert not (tmp_path / "scales.json").exists()

@@ -129,25 +129,25 @@ def encoder(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.from_numpy(preprocess([load_image(name) for name in PHOTOGRAPHS], RESOLUTION, Preprocessing()))
 
 
 @pytest.fixture(scope="module")
-def exact(demo_checkpoint: Path, pictures: torch.Tensor) -> list[Any]:
+def exact(demo_checkpoint: Path, images: torch.Tensor) -> list[Any]:
     """What float32 PyTorch says."""
     module = build_module("vision-encoder", make_lock(str(demo_checkpoint)), resolution=RESOLUTION)
     with torch.no_grad():
-        return [level.numpy() for level in module(pictures)]
+        return [level.numpy() for level in module(images)]
 
 
 @pytest.mark.parametrize("form", FORMAT_NAMES)
-def test_features_are_nearly_the_same(encoder: Any, pictures: Any, exact: list[Any], form: QuantizeName) -> None:
+def test_features_are_nearly_the_same(encoder: Any, images: Any, exact: list[Any], form: QuantizeName) -> None:
     """Every result rounded, to 8 bits where the graph says so: ONNX Runtime's CPU would keep float32 in between."""
     facts = read_graph(encoder(f"_{form}"))
     assert (facts.quantize, facts.precision, facts.opset) == (form, "fp16", 19)
-    got = RoundedGraph(encoder(f"_{form}"))({"images": pictures})
-    plain = RoundedGraph(encoder(""))({"images": pictures})
+    got = RoundedGraph(encoder(f"_{form}"))({"images": images})
+    plain = RoundedGraph(encoder(""))({"images": images})
     assert list(got) == ["fpn_feat_0", "fpn_feat_1", "fpn_feat_2", "fpn_pos_2"]
     for (name, level), wanted in zip(got.items(), exact, strict=True):
         assert level.dtype == np.float16
@@ -157,14 +157,14 @@ def test_features_are_nearly_the_same(encoder: Any, pictures: Any, exact: list[A
 
 
 @pytest.mark.parametrize("form", FORMAT_NAMES)
-def test_onnx_runtime_runs_it(encoder: Any, pictures: Any, form: QuantizeName) -> None:
+def test_onnx_runtime_runs_it(encoder: Any, images: Any, form: QuantizeName) -> None:
     options = ort.SessionOptions()
     # Its optimiser moves an FP8 DequantizeLinear behind a Transpose, which it cannot run in FP8.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(encoder(f"_{form}")), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
-    got = dict(zip(names, session.run(names, {"images": pictures.numpy().astype(np.float16)}), strict=True))
-    rounded = RoundedGraph(encoder(f"_{form}"))({"images": pictures})
+    got = dict(zip(names, session.run(names, {"images": images.numpy().astype(np.float16)}), strict=True))
+    rounded = RoundedGraph(encoder(f"_{form}"))({"images": images})
     assert list(rounded) == names == ["fpn_feat_0", "fpn_feat_1", "fpn_feat_2", "fpn_pos_2"]
     for name in names:
         assert loss(got[name], rounded[name])["cosine_loss"] < 0.01, name

@@ -90,7 +90,7 @@ def test_nothing_is_logged_about_a_single_batch() -> None:
     assert logged == []
 
 
-def test_what_lies_beside_pictures_fails_no_calibration_and_is_logged_once(
+def test_files_beside_images_fail_no_calibration_and_are_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
@@ -107,7 +107,7 @@ def test_a_video_with_an_edit_list_is_a_source(tmp_path: Path) -> None:
     assert frames.expected() == len(list(frames)) == 16
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     whole = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
     (tmp_path / "a.png").write_bytes(whole[:40])
     with pytest.raises(CalibrationError, match=r"calibration\.source: .*a\.png"):

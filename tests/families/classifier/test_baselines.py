@@ -1,4 +1,4 @@
-"""timm beside this project: both ways run on a small checkpoint, and see what is asked."""
+"""timm and torch.compile on a small checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints there are, what identifies them, and what is said about those that cannot be used."""
+"""Kinds of checkpoints, their digests, and the messages about those that cannot be used."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def cosines(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv3_small_100", "vit_tiny_patch16_224", "convnext_atto"])
-def test_pictures_have_different_logits_and_a_little_noise_does_not(name: str, photos: Photos) -> None:
+def test_images_have_different_logits_and_a_little_noise_does_not(name: str, photos: Photos) -> None:
     lock = checkpoint.lock(name)
     images = list(photos.values())
     logits = logits_of(lock, 224, images)

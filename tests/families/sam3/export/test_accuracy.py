@@ -1,4 +1,4 @@
-"""What float32 PyTorch reaches is measured on the pictures that there are."""
+"""The accuracy of float32 PyTorch is measured on the images that can be read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.concepts import coco_file, write
 
 
 class Knowing:
-    """Finds what is there; it knows pictures by their pixels."""
+    """A detector that finds what the data set has; it recognises images by their pixels."""
 
     data: ConceptData
 
@@ -32,8 +32,8 @@ class Knowing:
         self, images: Sequence[Image], prompts: Sequence[Sequence[Prompt]], floor: float
     ) -> Iterator[list[Detections]]:
         del floor
-        for image, asked in zip(images, prompts, strict=True):
-            yield [self._find(image, index, prompt) for index, prompt in enumerate(asked)]
+        for image, some in zip(images, prompts, strict=True):
+            yield [self._find(image, index, prompt) for index, prompt in enumerate(some)]
 
     def _find(self, image: Image, index: int, prompt: Prompt) -> Detections:
         there = self.data.instances.get((self._known[image.tobytes()], self._numbers[prompt.name]), ())
@@ -44,11 +44,11 @@ class Knowing:
         return Detections(prompt.name, index, boxes, np.full(len(there), 0.9, np.float32), masks, np.arange(len(there)))
 
 
-def test_pictures_that_cannot_be_read_are_left_out_of_the_reference(
+def test_images_that_cannot_be_read_are_left_out_of_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, coco_file())
-    (tmp_path / "2.png").write_bytes(b"no picture")
+    (tmp_path / "2.png").write_bytes(b"no image")
     (tmp_path / "5.png").unlink()
     readable = accuracy._readable
 
@@ -61,9 +61,9 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_reference(
     lock: Any = SimpleNamespace(digest="d", checkpoint="demo")
     data = {"annotations": str(path)}
     accuracy.compute_accuracy(lock, tmp_path / "reached.safetensors", resolution=224, data=data, limit=6)
-    said = capsys.readouterr().out
-    assert said.count("left out: ") == 2
-    assert "left out, see above: 2 of the 6 images of annotations.json" in said
+    printed = capsys.readouterr().out
+    assert printed.count("left out: ") == 2
+    assert "left out, see above: 2 of the 6 images of annotations.json" in printed
     reference = read_accuracy_reference(tmp_path / "reached.safetensors")
     assert [image.id for image in reference.data.images] == [1, 3, 4, 6]
     assert reference.accuracy.pairs == 16

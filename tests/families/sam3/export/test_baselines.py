@@ -1,4 +1,4 @@
-"""transformers beside this project: both ways run on the small checkpoint, and look at what is asked."""
+"""transformers and torch.compile on the small checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks, and what is said when a checkpoint cannot be had."""
+"""Locks, and the messages about checkpoints that cannot be used."""
 
 from __future__ import annotations
 
@@ -169,10 +169,10 @@ def test_hub_errors(monkeypatch: pytest.MonkeyPatch, error: str | None, message:
 
 def test_hub_checkpoints_are_locked_to_a_commit(monkeypatch: pytest.MonkeyPatch, copy: Path) -> None:
     snapshot = copy.rename(copy.with_name("0123abcd"))
-    asked: list[Any] = []
+    requested: list[Any] = []
 
     def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision))
+        requested.append((name, revision))
         assert not any(pattern.endswith((".pt", ".bin")) for pattern in allow_patterns)
         return str(snapshot)
 
@@ -180,4 +180,4 @@ def test_hub_checkpoints_are_locked_to_a_commit(monkeypatch: pytest.MonkeyPatch,
     lock = checkpoint.lock("facebook/sam3", "main")
     assert (lock.revision, lock.commit) == ("main", "0123abcd")
     load_config(lock, 182)
-    assert asked == [("facebook/sam3", "main"), ("facebook/sam3", "0123abcd")]
+    assert requested == [("facebook/sam3", "main"), ("facebook/sam3", "0123abcd")]

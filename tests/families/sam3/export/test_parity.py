@@ -119,10 +119,10 @@ def test_the_same_image_in_every_slot_gives_the_same_answer(graph: Any, scene: A
     prompt, mask = scene(SMALL).prompt(1, 0, slice(0, 1))
     levels = {name: torch.from_numpy(value) for name, value in features.items()}
     feeds = levels | {"prompt_features": prompt.expand(3, -1, -1), "prompt_mask": mask.expand(3, -1)}
-    said = graph("decoder", queries=200)(feeds)
-    by_query = [np.argsort(said["query_index"][row]) for row in range(3)]
+    found = graph("decoder", queries=200)(feeds)
+    by_query = [np.argsort(found["query_index"][row]) for row in range(3)]
     for name in ("pred_masks", "pred_boxes", "pred_logits"):
-        ordered = [said[name][row][by_query[row]] for row in range(3)]
+        ordered = [found[name][row][by_query[row]] for row in range(3)]
         assert max(largest(ordered[0], other) for other in ordered) <= 1e-5, name
 
 
@@ -139,7 +139,7 @@ def test_a_prompts_answer_does_not_depend_on_the_others(graph: Any, scene: Any) 
 
 
 def test_padding_changes_nothing(graph: Any, scene: Any) -> None:
-    """A prompt's answer is the same with masked tokens behind it, whatever they hold."""
+    """The result of a prompt does not depend on masked tokens after it."""
     prompt, mask = scene(SMALL).prompt(1, 1, slice(0, 1))
     junk = torch.full((1, 5, prompt.shape[2]), 3.0)
     found = graph("decoder", queries=200)

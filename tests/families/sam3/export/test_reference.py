@@ -34,7 +34,7 @@ def found(file: Path) -> Reference:
     return read_reference(file)
 
 
-def test_every_picture_is_asked_everything(found: Reference, images: dict[str, np.ndarray]) -> None:
+def test_every_image_has_every_case(found: Reference, images: dict[str, np.ndarray]) -> None:
     assert [case.picture for case in found.cases] == ["a"] * 4 + ["b"] * 4
     assert [case.text for case in found.cases[:3]] == ["cat", "red car", "visual"]
     assert [case.labels for case in found.cases[:4]] == [(), (), (1, 0), (1,)]
@@ -85,15 +85,15 @@ def test_it_is_what_the_model_says(found: Reference, demo_lock: CheckpointLock) 
     case = found.cases[6]
     row = found.texts.index(case.text)
     with torch.no_grad():
-        said = load_model(demo_lock, SMALL)(
+        outputs = load_model(demo_lock, SMALL)(
             pixel_values=pixels,
             input_ids=torch.from_numpy(found.input_ids[row : row + 1]),
             attention_mask=torch.from_numpy(found.attention_mask[row : row + 1]),
             input_boxes=torch.from_numpy(case.input_boxes)[None],
             input_boxes_labels=torch.from_numpy(case.input_boxes_labels)[None],
         )
-    assert np.abs(said.pred_logits[0].numpy() - case.pred_logits).max() < 1e-5
-    assert np.abs(said.pred_boxes[0].numpy() - case.pred_boxes).max() < 1e-5
+    assert np.abs(outputs.pred_logits[0].numpy() - case.pred_logits).max() < 1e-5
+    assert np.abs(outputs.pred_boxes[0].numpy() - case.pred_boxes).max() < 1e-5
     assert case.geometry_features.shape == (3, 64)
     assert case.geometry_mask.all()
     (x0, y0, x1, y1), image = case.boxes[0], found.pictures["b"]
