@@ -57,7 +57,7 @@ def calibrate(
     expected = frames.expected()
     batch = min(params["batch"], expected)
     ranges, toolchain = dict.fromkeys(facts.part.dynamic, Range(batch, batch, batch)), params["toolchain"]
-    task = Task(facts, graph.resolve(), cache, ranges, settings, log, precision="fp32", toolchain=toolchain)
+    task = Task(facts, graph.resolve(), cache, ranges, settings, announce=log, precision="fp32", toolchain=toolchain)
     pixels = batches(frames.pixels(facts, _THREADS), batch)
     first = next(pixels)  # before anything is built: a source without frames fails here
     pixels = with_progress(chain([first], pixels), expected, "calibration by TensorRT", log)
