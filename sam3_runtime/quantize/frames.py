@@ -109,7 +109,8 @@ def prepared(frames: Iterable[Image], prepare: Callable[[Image], FloatArray], th
 
 def batches(pixels: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
     """Join arrays [1, …] to [size, …]; the last one is filled up with frames before it, so that no frame is lost."""
-    left, before = iter(pixels), []
+    left = iter(pixels)
+    before: list[FloatArray] = []
     while batch := list(islice(left, size)):
         yield np.concatenate(list(islice(cycle(batch + before), size)))
         before = batch

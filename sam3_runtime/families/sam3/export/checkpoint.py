@@ -39,9 +39,9 @@ def lock(checkpoint: str, revision: str | None = None) -> CheckpointLock:
 
         content = json.loads(Sam3Config().to_json_string())
         content.pop("transformers_version", None)
-        dims = ModelDims.from_config(content)
+        dims = ModelDims.from_config(content).to_dict()
         digest = digest_of({"seed": RANDOM_SEED, "config": content})
-        return CheckpointLock(checkpoint=RANDOM, revision=None, commit=None, digest=digest, dims=dims.to_dict())
+        return CheckpointLock(checkpoint=RANDOM, revision=None, commit=None, digest=digest, dims=dims)
     path, commit = _find(checkpoint, revision)
     folder = _open_folder(path)
     dims = ModelDims.from_config(folder.config).to_dict()
