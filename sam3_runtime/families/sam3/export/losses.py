@@ -23,8 +23,8 @@ from sam3_runtime.families.sam3.export.rounded import RoundedGraph
 from sam3_runtime.families.sam3.export.scene import ROWS, Scene
 from sam3_runtime.families.sam3.export.weights import load_model
 from sam3_runtime.families.sam3.parts import PART_NAMES, PARTS, PartName
+from sam3_runtime.families.sam3.postprocess import scores_of
 from sam3_runtime.families.sam3.settings import ReferenceSection
-from sam3_runtime.imaging.postprocess import scores_of
 from sam3_runtime.imaging.preprocess import preprocess
 from sam3_runtime.media.sources import load_image
 from sam3_runtime.records.records import CheckpointLock, Preprocessing

@@ -7,7 +7,6 @@ seeded samples of the rest. ``sam3_runtime/families/sam3/reference.py`` reads it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from sam3_runtime.core.errors import CheckpointError, ExportError
-from sam3_runtime.core.files import written_whole
+from sam3_runtime.core.tensor_files import write_tensors
 from sam3_runtime.families.sam3.export.checkpoint import tokenizer_folder
 from sam3_runtime.families.sam3.export.tokenizer import small_tokenizer
 from sam3_runtime.families.sam3.export.weights import load_model
@@ -262,6 +260,4 @@ def _save(tensors: Arrays, description: Mapping[str, Any], output: Path) -> None
     if size > LARGEST_FILE:
         message = f"the reference would take {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}"
         raise ExportError(message, "list fewer or smaller images, or fewer prompts, under reference")
-    contiguous = {name: np.ascontiguousarray(value) for name, value in sorted(tensors.items())}
-    with written_whole(output) as temporary:
-        save_file(contiguous, str(temporary), {METADATA: json.dumps(description, sort_keys=True)})
+    write_tensors(output, METADATA, description, dict(sorted(tensors.items())))
