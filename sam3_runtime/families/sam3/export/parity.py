@@ -192,10 +192,10 @@ def document(results: Mapping[str, Any]) -> str:
     parts = ["# Parity of the exported graphs", _METHOD, versions, table((*keys, "largest absolute difference"), rows)]
     if results.get("full"):
         names = {"seconds": "seconds", "peak_mib": "peak memory, MiB", "file_mib": "file, MiB", "nodes": "nodes"}
-        keys = ("part", "precision", "resolution", *names)
-        rows = [[row[key] for key in keys] for row in results["full"]]
+        columns = ["part", "precision", "resolution", *names]
+        rows = [[row[key] for key in columns] for row in results["full"]]
         title = f"## Exporting the full size (`random`, {QUERIES} queries, 2 busy CPU cores)"
-        parts += [title, table([names.get(key, key) for key in keys], rows)]
+        parts += [title, table([names.get(key, key) for key in columns], rows)]
     return page(*parts, *describe_losses(results["float16"]))
 
 
