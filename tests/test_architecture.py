@@ -44,4 +44,4 @@ def test_sub_packages_import_downwards_only() -> None:
 
 def test_the_diagram_is_that_of_the_imports() -> None:
     shown = TEXT.partition(architecture.BEGIN)[2].partition(architecture.END)[0]
-    assert shown == architecture.diagram(), "run python -m tests.imports"
+    assert shown == architecture.diagram(), "run python -m tests.architecture"
