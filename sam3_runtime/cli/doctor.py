@@ -76,7 +76,7 @@ def _unneeded(needed: bool, spec: BackendSpec | None) -> str:
 
 
 def _gpus(spec: BackendSpec | None) -> Iterator[Finding]:
-    """The driver and each GPU. Some backends build without one."""
+    """Return the driver and each GPU. Some backends build without one."""
     gpus, cuda = find_gpus(), cuda_version()
     if not gpus:
         needed = spec is not None and spec.builds_on == "gpu"
@@ -113,7 +113,7 @@ def _libraries(spec: BackendSpec | None) -> Iterator[Finding]:
 
 
 def _import(module: str) -> tuple[str, str | None]:
-    """The version of ``module``, and the last line of the error where it cannot be imported."""
+    """Return the version of ``module``, and the last line of the error where it cannot be imported."""
     command = [sys.executable, "-c", _PROBE, module]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
@@ -136,7 +136,7 @@ def _trtexec(spec: BackendSpec | None) -> Finding:
 
 
 def _cache(folder: Path, plan: Plan) -> Iterator[Finding]:
-    """The engine cache: whether it can be written to, and whether the engines that the folder links are there."""
+    """Check that the engine cache can be written to, and that the engines that the folder links are there."""
     cache = plan.cache_folder()
     links = [link for link in (folder / "engines/store").rglob("*.engine") if link.is_symlink()]
     gone = sum(not link.exists() for link in links)

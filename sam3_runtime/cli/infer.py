@@ -56,7 +56,7 @@ class NamedImages(ImageFiles):
 
 
 def _copy_name(name: str) -> str:
-    """The name of an annotated copy: with a suffix that OpenCV writes, and not too long."""
+    """Return the name of an annotated copy: with a suffix that OpenCV writes, and not too long."""
     folder, slash, last = name.rpartition("/")
     suffix = Path(last).suffix
     stem = last.removesuffix(suffix) if suffix.lower() in _WRITTEN else last

@@ -72,7 +72,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _split(text: str | None) -> list[str] | None:
-    """The items of a list with commas."""
+    """Return the items of a list with commas."""
     return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
 
 
@@ -134,7 +134,7 @@ def infer(
 
 
 def _runtime_of(directory: Path) -> Any:
-    """The runtime module of a variant's family."""
+    """Return the runtime module of a variant's family."""
     from sam3_runtime.deploy.configure import read_config
     from sam3_runtime.families import runtime
 

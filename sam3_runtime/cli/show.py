@@ -56,7 +56,7 @@ def print_variant(console: Console, found: dict[str, Any]) -> None:
 
 
 def _name(found: dict[str, Any]) -> str:
-    """The variant's name, and its folder's if that differs, as for a deployed copy or a link."""
+    """Return the variant's name, and its folder's if that differs, as for a deployed copy or a link."""
     renamed = found["folder"] != found["variant"]
     return f"{found['variant']} (in {escape(found['folder'])})" if renamed else str(found["variant"])
 

@@ -12,7 +12,7 @@ def counted(number: float, noun: str) -> str:
 
 
 def few(names: Sequence[str], most: int = 8) -> str:
-    """``a, b, c and 4 more``: the first ``most`` of ``names``, and how many others there are."""
+    """Return ``a, b, c and 4 more``: the first ``most`` of ``names``, and how many others there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

@@ -254,7 +254,7 @@ def _parse(path: Path) -> _File:
 
 
 def _location(index: int, number: Any) -> str:
-    """The location of an annotation in the file, with its id if it has one."""
+    """Return the location of an annotation in the file, with its id if it has one."""
     return f"annotations.{index}" if number is None else f"annotations.{index} (id {number})"
 
 

@@ -110,7 +110,7 @@ def _filled(color: Color) -> NDArray[np.uint8]:
 
 
 def _label(name: str, score: str, size: int, color: Color, width: int) -> Image:
-    """The label [h, w, 3] of one detection; the name is truncated where the label would be wider than ``width``."""
+    """Return the label [h, w, 3] of one detection; the name is cut where the label would exceed ``width``."""
     # Two pieces, both cached: most labels of a video repeat.
     margin = max(2, size // 5)
     number = _chip(score, size, color, margin, 2 * margin)

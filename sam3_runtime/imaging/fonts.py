@@ -118,7 +118,7 @@ def _contains(path: Path, char: str) -> bool:
 
 @lru_cache(256)
 def _opened(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
-    """A font, variable ones at the weight of labels; None where the file is damaged or does not have this size."""
+    """Return a font, variable ones at the weight of labels; None if the file is damaged or lacks this size."""
     try:
         font = ImageFont.truetype(str(path), size)
     except OSError:
@@ -133,7 +133,7 @@ def _opened(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
 
 @cache
 def _fonts() -> tuple[Path, ...]:
-    """The installed font files, in the order in which they are tried."""
+    """Return the installed font files, in the order in which they are tried."""
     packages = [Path(spec.origin).parent for name in FONT_PACKAGES if (spec := find_spec(name)) and spec.origin]
     system = [Path(os.path.expandvars(folder)).expanduser() for folder in SYSTEM_FOLDERS]
     ranked = []

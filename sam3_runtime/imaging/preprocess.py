@@ -116,7 +116,7 @@ def _resize(image: Image, out: FloatArray) -> None:
 
 
 def _crop(image: Image, resolution: int, preprocessing: Preprocessing) -> Image:
-    """The centre of the resized image, uint8 [R, R, 3]; sizes and offsets are rounded as in torchvision."""
+    """Return the centre of the resized image, uint8 [R, R, 3]; sizes and offsets are rounded as in torchvision."""
     height, width, _ = image.shape
     side = math.floor(resolution / (preprocessing.crop or 1.0))
     tall = wide = side
@@ -186,7 +186,7 @@ def taps_of(source: int, target: int) -> Taps:
 
 @lru_cache(maxsize=64)
 def _bands(source: int, target: int) -> tuple[_Band, ...]:
-    """The resize matrix [target, source], cut into blocks along its diagonal."""
+    """Return the resize matrix [target, source], cut into blocks along its diagonal."""
     taps = taps_of(source, target)
     reach = taps.weights.shape[1]
     matrix = np.zeros((target, source + reach), np.float32)  # taps after the last pixel are zero

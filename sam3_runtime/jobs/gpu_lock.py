@@ -54,7 +54,7 @@ def hold_gpu(gpus: Sequence[int], announce: Callable[[str], None] = print) -> It
 
 
 def _lock_folder() -> Path:
-    """The folder of the locks.
+    """Return the folder of the locks.
 
     Another user who could write there could let this user's files be overwritten through a link, or keep every job
     waiting.

@@ -119,7 +119,7 @@ class _Bench:
         return tuple(map(self._measure_rounds, self._settings["cameras"]))
 
     def _measure_rounds(self, cameras: int) -> CameraBench:
-        """Rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
+        """Time rounds of ``cameras`` images: a warm-up, the timed windows, and a window whose stages are timed."""
         feed = itertools.cycle(self._frames)
         masks: list[int] = []
 

@@ -59,7 +59,7 @@ def _has_empty_tail(file: BinaryIO, size: int) -> bool:
 
 
 def _riff_ends(file: BinaryIO) -> Iterator[int]:
-    """The end of each outermost chunk; long files have several."""
+    """Return the end of each outermost chunk; long files have several."""
     position = 0
     while len(header := file.read(8)) == 8:
         name, length = struct.unpack("<4sI", header)
@@ -71,7 +71,7 @@ def _riff_ends(file: BinaryIO) -> Iterator[int]:
 
 
 def _ebml_ends(file: BinaryIO) -> Iterator[int]:
-    """The ends of the header and of the segment; a segment that was written live has none."""
+    """Return the ends of the header and of the segment; a segment that was written live has none."""
     for _ in range(2):
         _ebml_number(file)  # the element's id
         length, unknown = _ebml_number(file)
@@ -82,7 +82,7 @@ def _ebml_ends(file: BinaryIO) -> Iterator[int]:
 
 
 def _ebml_number(file: BinaryIO) -> tuple[int, int]:
-    """A number of 1 to 8 bytes (one more than the leading zeros of the first), and the value that means unknown."""
+    """Return a number of 1 to 8 bytes (leading zeros of the first, plus one), and the value that means unknown."""
     first = file.read(1)[0]
     length = 9 - first.bit_length()
     unknown = (1 << 7 * length) - 1
@@ -102,7 +102,7 @@ def _mp4(file: BinaryIO, size: int) -> Promise:
 
 
 def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """The name of each box, and the start and end of its content."""
+    """Return the name of each box, and the start and end of its content."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -122,7 +122,7 @@ def _contents(data: bytes, name: bytes) -> list[bytes]:
 
 
 def _inside(data: bytes, *path: bytes) -> bytes:
-    """The content of the first box of each name, each inside the one before; empty if there is none."""
+    """Return the content of the first box of each name, each inside the one before; empty if there is none."""
     for name in path:
         data = next(iter(_contents(data, name)), b"")
     return data
@@ -156,7 +156,7 @@ def _shown(moov: bytes) -> tuple[int | None, int]:
 
 
 def _pairs(table: bytes, second: str) -> tuple[np.ndarray, np.ndarray]:
-    """A run-length table of a track: counts of samples, and the value of each run; int64."""
+    """Return a run-length table of a track: counts of samples, and the value of each run; int64."""
     layout = np.dtype([("count", ">u4"), ("value", second)])
     rows = np.frombuffer(table, layout, struct.unpack_from(">I", table, 4)[0], 8)
     return rows["count"].astype(np.int64), rows["value"].astype(np.int64)

@@ -152,7 +152,7 @@ def load_image(spec: Spec) -> Image:
 
 
 def _white_of(pixels: np.ndarray[Any, Any]) -> int:
-    """The value of white. Cameras write 10 or 12 bits in 16: scaled by all 16 bits, they would be nearly black."""
+    """Return the value of white. Cameras store 10 or 12 bits in 16; scaled by all 16, images are nearly black."""
     largest = int(pixels.max(initial=0))
     return next((2**bits - 1 for bits in (8, 10, 12) if largest < 2**bits), _WHITE)
 
@@ -167,7 +167,7 @@ def as_rgb(pixels: np.ndarray[Any, Any], white: int = _WHITE) -> Image:
 
 
 def _guess(data: np.ndarray[Any, Any]) -> str:
-    """The likely content of a file that does not decode."""
+    """Return the likely content of a file that does not decode."""
     start = data[:512].tobytes()
     if not start:
         return "it is empty"
@@ -274,7 +274,7 @@ class Video(Closing):
                     yield Frame(number, seconds, as_rgb(pixels))
 
     def _grab(self) -> Iterator[int]:
-        """The numbers of the frames that decode, each ready to be retrieved.
+        """Return the numbers of the frames that decode, each ready to be retrieved.
 
         OpenCV fails to grab a frame at the end, and likewise if one is damaged: the next ones may be good then.
         """

@@ -27,7 +27,7 @@ from sam3_runtime.report.tables import Row, marked
 
 
 def _read(file: Path) -> tuple[list[Measured], list[Baseline]]:
-    """The variants and baselines in a file of any of the three kinds; :class:`RecordError` for another file."""
+    """Return the variants and baselines in a file of any of the three kinds; :class:`RecordError` for another file."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -179,7 +179,7 @@ def _memory(found: Measured) -> Row:
 
 
 def _resolution_of(variant: str) -> int | None:
-    """The resolution in the name of a variant; None if it is not such a name."""
+    """Return the resolution in the name of a variant; None if it is not such a name."""
     matches = (spec.name_pattern.fullmatch(variant) for spec in FAMILIES.values())
     return next((int(match[RESOLUTION]) for match in matches if match), None)
 
@@ -215,7 +215,7 @@ def _part_name(part: str, images: int, prompts: int) -> str:
 
 
 def _gain(bench: BenchResult) -> Row:
-    """Times without and with CUDA graphs, and the share saved."""
+    """Return times without and with CUDA graphs, and the share saved."""
     off = bench.without.get("cuda_graphs")
     if off is None:
         return {}

@@ -61,7 +61,7 @@ def _checkpoint(table: dict[str, Any]) -> str | None:
 
 
 def _remarks(table: dict[str, Any]) -> list[str]:
-    """A line for each variant that did not pass, and the warnings."""
+    """Return a line for each variant that did not pass, and the warnings."""
     rows = table["rows"]
     bad = [f"- {row['variant']} is **{row['status']}**: {cell(row['reason'])}" for row in rows if is_bad(row)]
     return [*bad, *(f"- {line}" for line in table["warnings"])]

@@ -85,7 +85,7 @@ def _was_interrupted(folder: Path, step: Step) -> bool:
 
 
 def _error_in(log: Path) -> str | None:
-    """The error message in a job's log, or the last line of a traceback; None if there is neither."""
+    """Return the error message in a job's log, or the last line of a traceback; None if there is neither."""
     lines = log.read_text(errors="replace").splitlines()
     message = next((line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")), None)
     if message is None and any(line.startswith(("Traceback", "Fatal Python error")) for line in lines):
@@ -94,7 +94,7 @@ def _error_in(log: Path) -> str | None:
 
 
 def _shareable(text: str, folder: Path) -> str:
-    """A message without folders, except those inside the work folder."""
+    """Return a message without folders, except those inside the work folder."""
     return without_folders(text.replace(f"{folder.absolute()}/", ""))
 
 

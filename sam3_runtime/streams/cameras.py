@@ -282,7 +282,7 @@ def _numbered(pattern: Path, sign: re.Match[str], fps: float) -> Source:
 
 
 def _frame_numbers(numbers: Sequence[int]) -> Sequence[int]:
-    """The frame number, from 0, of each of these ascending file numbers.
+    """Return the frame number, from 0, of each of these ascending file numbers.
 
     A common step counts as one frame, and other differences leave gaps. Numbers with more gaps than files, such as
     dates, leave none.

@@ -95,7 +95,7 @@ class Outputs:
         target.writer.submit(self._write_in_order, target, result, prepared)
 
     def _prepare(self, target: _Target, result: Result) -> tuple[Image | None, dict[str, Any] | None]:
-        """The annotated frame and its JSON line, as far as they are to be written."""
+        """Return the annotated frame and its JSON line, as far as they are to be written."""
         drawn = line = None
         if target.kinds & {"video", "images"}:
             drawn = draw(result.image, result.detections, self._colors, result.tracks)

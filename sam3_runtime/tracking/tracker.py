@@ -159,7 +159,7 @@ class Tracker:
 
 
 def _new_tracks(found: Detections, rows: NDArray[np.intp], now: float) -> _Tracks:
-    """The detections at ``rows`` [K] as new tracks [K]."""
+    """Return the detections at ``rows`` [K] as new tracks [K]."""
     fresh = np.zeros(len(rows), _TRACK)
     fresh["id"], fresh["sightings"], fresh["seen"] = NO_TRACK, 1, now
     fresh["motion"] = motion.begin(found.boxes[rows])

@@ -106,7 +106,7 @@ def _layer(entry: Any) -> Layer:
 
 
 def _type(tensor: Any) -> str:
-    """The type of a tensor; 11 has two fields where other releases have one."""
+    """Return the type of a tensor; 11 has two fields where other releases have one."""
     fields = ("Datatype", "DataType", "Format/Datatype", "Format/DataType", "Format")
     return _named_type(next((str(tensor[name]) for name in fields if isinstance(tensor, dict) and name in tensor), ""))
 
@@ -145,7 +145,7 @@ def inspect_layers(layers: Sequence[Layer], products: Mapping[str, int], wide: C
 
 
 def _product_type(layers: Sequence[Layer]) -> str:
-    """The type of a matrix product: that of the layer that multiplies, where several name the node."""
+    """Return the type of a matrix product: that of the layer that multiplies, where several name the node."""
     ranked = sorted(layers, key=lambda layer: not _PRODUCT.search(layer.kind.lower()))
     return ranked[0].type if ranked else UNKNOWN
 

@@ -80,7 +80,7 @@ def calibrate(
 
 
 def _find_tensorrt(planned: str, *, required: bool) -> Any:
-    """The module ``tensorrt``; None where it is missing and not ``required``, as beside a trtexec.
+    """Return the module ``tensorrt``; None where it is missing and not ``required``, as beside a trtexec.
 
     Raises :class:`BuildError` where it does not load or is of another version than was planned with.
     """

@@ -117,7 +117,7 @@ def check_opset(task: Task, newest: int, parser: str) -> None:
 
 
 def _node(error: Any) -> str:
-    """The node that a parser's error is about, where the release reports it."""
+    """Return the node that a parser's error is about, where the release reports it."""
     operator = str(getattr(error, "node_operator", str)() or "")
     return f"{operator} {error.node_name()}: " if operator else ""
 

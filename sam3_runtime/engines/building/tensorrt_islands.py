@@ -40,7 +40,7 @@ def hold_islands(trt: Any, layers: Sequence[Any], nodes: Collection[str]) -> int
 
 
 def _inside(layers: Sequence[Any], nodes: Sequence[list[str]], wanted: set[str]) -> list[int]:
-    """The indices of the layers of ``wanted`` nodes.
+    """Return the indices of the layers of ``wanted`` nodes.
 
     Those of the parser's own layers that touch them, directly or through one another, are among them.
     """

@@ -101,7 +101,7 @@ def calibrate(
 
 
 def _stop_when(trt: Any, is_done: Callable[[], bool]) -> Any:
-    """A progress monitor (TensorRT 9 and newer) that ends the build as soon as ``is_done``."""
+    """Return a progress monitor (TensorRT 9 and newer) that ends the build as soon as ``is_done``."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

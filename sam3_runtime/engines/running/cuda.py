@@ -199,7 +199,7 @@ class Cuda:
         return known
 
     def _new_pinned(self, size: int) -> Buffer:
-        """A page-locked buffer of ``size`` bytes, up to an eighth more: sizes that vary soon find what fits them."""
+        """Return a page-locked buffer of ``size`` bytes, or up to an eighth more: it is reused for similar sizes."""
         step = max(ALIGNMENT, 1 << max(max(size - 1, 1).bit_length() - 4, 0))
         with self.current():
             array = self._driver.pagelocked_empty(-(-max(size, 1) // step) * step, np.uint8)
@@ -349,7 +349,7 @@ def _import_driver() -> Any:
 
 
 def _find_device(driver: Any, index: int) -> Any:
-    """The GPU of that number. By default CUDA sorts the fastest one first, unlike ``nvidia-smi``."""
+    """Return the GPU of that number. By default CUDA sorts the fastest one first, unlike ``nvidia-smi``."""
     try:
         driver.init()
         devices = [driver.Device(number) for number in range(driver.Device.count())]

@@ -81,7 +81,7 @@ class CudaDevice(Device):
         return first, weights, taps.weights.shape[1], taps.bits
 
     def _on_device(self, key: Hashable, make: Callable[[], Sequence[Array]]) -> list[Block]:
-        """The arrays that ``make`` gives, uploaded once for ``key``; those used least recently are freed."""
+        """Return the arrays that ``make`` gives, uploaded once for ``key``; those used least recently are freed."""
         blocks = self._tables.pop(key, None)
         if blocks is None:
             while len(self._tables) >= _TABLES_KEPT:

@@ -63,7 +63,7 @@ class CudaGraph:
 
 
 def _driver_library() -> Any:
-    """The driver's library; None where it lacks graphs (older than CUDA 11.4)."""
+    """Return the driver's library; None where it lacks graphs (older than CUDA 11.4)."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -71,13 +71,13 @@ class TensorRtEngine(Engine):
             raise
 
     def _make_context(self, trt: Any) -> Any:
-        """An execution context without memory of its own; None where TensorRT refuses."""
+        """Return an execution context without memory of its own; None where TensorRT refuses."""
         if hasattr(trt, "ExecutionContextAllocationStrategy"):  # from 10.0
             return self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         return self._engine.create_execution_context_without_device_memory()
 
     def _block_of(self, spec: TensorRecord) -> Block:
-        """The engine's own block for a tensor."""
+        """Return the engine's own block for a tensor."""
         if spec.name not in self._blocks:
             self._blocks[spec.name] = self._cuda.alloc(bytes_of(spec, self._limits))
         return self._blocks[spec.name]

@@ -344,8 +344,10 @@ def _refuse_options(given: Mapping[str, Any], **defaults: Any) -> None:
 
 @dataclass
 class Summary:
-    """The result of :func:`infer`: how many images were classified, how often each class was the best, the written
-    files, and the messages about ``unread`` images; any of them means exit code 1."""
+    """The result of :func:`infer`: images classified, how often each class was the best, files written.
+
+    ``unread`` are the messages about unreadable images; any of them means exit code 1.
+    """
 
     images: int = 0
     found: dict[str, int] = field(default_factory=dict)

@@ -288,7 +288,7 @@ def extract(pipeline: Pipeline, project: Project, references: Mapping[str, Refer
 
 
 def _by_image(sections: list[ClassSection]) -> dict[str | None, list[int]]:
-    """The classes on each reference image, and under None those of words alone."""
+    """Return the classes on each reference image, and under None those of words alone."""
     groups: dict[str | None, list[int]] = {}
     for index, section in enumerate(sections):
         groups.setdefault(section.examples.image if section.examples else None, []).append(index)

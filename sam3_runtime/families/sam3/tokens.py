@@ -50,7 +50,7 @@ class Tokenizer:
         self._tokenizer.no_truncation()
 
     def _padding_id(self, file: Path) -> int:
-        """The id of the file's own padding, else of ``<|endoftext|>``, with which CLIP and facebook/sam3 pad."""
+        """Return the id of the file's own padding, else of ``<|endoftext|>``, with which CLIP and facebook/sam3 pad."""
         padding = self._tokenizer.padding
         found = padding["pad_id"] if padding else self._tokenizer.token_to_id(END_OF_TEXT)
         if found is None:

@@ -65,7 +65,7 @@ class Workload:
             yield PartCall("decoder", images, prompts, decode)
 
     def _text_call(self, count: int) -> Callable[[], object]:
-        """A call of the text encoder itself: the pipeline caches texts, and would not run it again."""
+        """Return a call of the text encoder itself: the pipeline caches texts, and would not run it again."""
         engine = self._pipeline.engines["text-encoder"]
         tokens = self._pipeline.tokenizer([self._words[index % len(self._words)] for index in range(count)])
         feeds = engine.cast({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask})
