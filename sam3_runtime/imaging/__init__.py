@@ -1,1 +1,1 @@
-"""Pictures: preprocessing, masks, drawing."""
+"""Images: preprocessing, masks, drawing."""

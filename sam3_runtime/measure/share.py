@@ -50,7 +50,7 @@ def measure(directory: Path, source: Sequence[str], prompts: Sequence[str], came
     settings = known | {key: value for key, value in given.items() if value and key in known}
     settings["device"] = device_name(next(iter(records.values())).toolchain)
     reference = reference_path(directory, config.resolution)
-    images = None if source else runtime(config.family).pictures(reference)
+    images = None if source else runtime(config.family).reference_images(reference)
     return Shared(
         **verdict.model_dump(include=_OF_VERDICT),
         sam3_runtime=__version__,

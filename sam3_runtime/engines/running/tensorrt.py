@@ -42,7 +42,7 @@ class TensorRtEngine(Engine):
         # By the addresses of inputs, which are few: a decoder has one set for each image of a batch.
         self._graphs: dict[tuple[int, ...], CudaGraph | None] = {}
         self._logger = logger_of(trt)
-        self._logger.said()  # forget errors about other engines
+        self._logger.reason()  # forget errors about other engines
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
@@ -55,12 +55,12 @@ class TensorRtEngine(Engine):
                 self._runtime = trt.Runtime(self._logger)
                 self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
                 if self._engine is None:
-                    message = f"{path} does not open in {spec.title} {trt.__version__}: {self._logger.said()}"
+                    message = f"{path} does not open in {spec.title} {trt.__version__}: {self._logger.reason()}"
                     raise EngineError(message, rebuild_hint(path))
                 _check_tensors(path, record, self._engine)
                 self._context = self._make_context(trt)
             if self._context is None:
-                raise EngineError(f"{path} cannot be run: {self._logger.said()}", rebuild_hint(path))
+                raise EngineError(f"{path} cannot be run: {self._logger.reason()}", rebuild_hint(path))
             size = getattr(self._engine, "device_memory_size_v2", None)  # from 10.1; the only one from 11 on
             self._scratch = int(self._engine.device_memory_size if size is None else size)
             self._cuda.block("scratch", self._scratch)
@@ -94,7 +94,7 @@ class TensorRtEngine(Engine):
             for name, shape in changed.items():
                 if not self._context.set_input_shape(name, shape):
                     what = f"the {self.record.part} refuses the shape {list(shape)} of {name}"
-                    raise EngineError(f"{what}: {self._logger.said()}")
+                    raise EngineError(f"{what}: {self._logger.reason()}")
                 self._shapes[name] = shape
             outputs = {}
             for spec in self.outputs:
@@ -129,7 +129,7 @@ class TensorRtEngine(Engine):
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._cuda.stream_handle):
-            raise EngineError(f"the {self.record.part} failed to run: {self._logger.said()}")
+            raise EngineError(f"the {self.record.part} failed to run: {self._logger.reason()}")
 
     def _launch(self, key: tuple[int, ...]) -> None:
         """Run it; from the third run with the addresses ``key`` on as a graph, as long as the shapes stay.

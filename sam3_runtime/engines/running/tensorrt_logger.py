@@ -15,7 +15,7 @@ from typing import Any
 def logger_of(trt: Any) -> Any:
     """Return the logger of the module ``trt``.
 
-    Its ``listener``, where it is set, gets the severity and the text of every message; ``said()`` gives the errors
+    Its ``listener``, where it is set, gets the severity and the text of every message; ``reason()`` joins the errors
     since it was last called.
     """
 
@@ -31,7 +31,7 @@ def logger_of(trt: Any) -> Any:
             if severity.name in ("ERROR", "INTERNAL_ERROR"):
                 self.errors.append(text)
 
-        def said(self) -> str:
+        def reason(self) -> str:
             errors, self.errors = self.errors, []
             return "; ".join(dict.fromkeys(errors)) or "it gave no reason"
 

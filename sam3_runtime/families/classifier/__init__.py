@@ -1,1 +1,1 @@
-"""Image classifiers: any model of timm, from a picture to the logits of its classes."""
+"""Image classifiers: any model of timm, from an image to the logits of its classes."""

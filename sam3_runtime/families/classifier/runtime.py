@@ -183,7 +183,7 @@ def _agreement(ours: FloatArray, theirs: FloatArray, count: int) -> float:
     return float((wanted[:, :, None] == got[:, None, :]).any(axis=2).mean())
 
 
-def pictures(path: Path) -> list[Image]:
+def reference_images(path: Path) -> list[Image]:
     """Return the images of a reference, RGB uint8 [H, W, 3]."""
     return list(read(path).pictures.values())
 

@@ -40,7 +40,7 @@ def read_reference(path: Path, config: VariantConfig) -> Reference:
     return reference
 
 
-def pictures(path: Path) -> list[Image]:
+def reference_images(path: Path) -> list[Image]:
     """Return the images of a reference file."""
     return list(read(path).pictures.values())
 

@@ -33,13 +33,13 @@ def test_a_module_has_one_logger_which_nothing_frees() -> None:
 
 def test_errors_are_kept_until_they_are_asked_for() -> None:
     logger = logger_of(module())
-    assert logger.said() == "it gave no reason"
+    assert logger.reason() == "it gave no reason"
     logger.log(INFO, "fine")
     logger.log(ERROR, "one")
     logger.log(ERROR, "one")
     logger.log(ERROR, "two")
-    assert logger.said() == "one; two"
-    assert logger.said() == "it gave no reason"
+    assert logger.reason() == "one; two"
+    assert logger.reason() == "it gave no reason"
 
 
 def test_a_listener_hears_everything() -> None:
