@@ -119,6 +119,7 @@ def _reopening(
     stamp = stamp_of(path)
 
     def reopen() -> Engine:
+        nonlocal stamp
         if not path.exists() or stamp_of(path) != stamp:
             changed = difference(path, record, "always" if verify_digest else "never")
             if changed:
@@ -126,6 +127,7 @@ def _reopening(
                     f"{path} {changed}; it was changed after the variant was opened",
                     f"open the variant again, or {rebuild_hint(path)}",
                 )
+            stamp = stamp_of(path)
         return open_it()
 
     return reopen

@@ -543,8 +543,8 @@ def test_a_verdict_is_about_the_card_that_is_opened(
     for index, status in enumerate(("passed", "unverified")):
         with load(folder, gpu=index) as pipeline:
             assert (pipeline.device.name, pipeline.status) == (gpu.cards[index].name, status)
-    assert pipeline.reason.startswith("judged on Fake H200, not on Fake H100: run sam3-runtime verify")
-    assert "b4_q20_r112 is UNVERIFIED: judged on Fake H200" in caplog.text
+    assert pipeline.reason.startswith("verified on Fake H200, not on Fake H100: run sam3-runtime verify")
+    assert "b4_q20_r112 is UNVERIFIED: verified on Fake H200" in caplog.text
 
 
 def test_a_verdict_says_which_card_it_was_made_on(
@@ -554,7 +554,8 @@ def test_a_verdict_says_which_card_it_was_made_on(
     gpu.cards = [Card("Fake H100")]
     monkeypatch.setattr(runtime, "read", lambda _: SimpleNamespace(cases=()))
     monkeypatch.setattr(gate, "check_reference", lambda *_: None)
-    monkeypatch.setattr(gate, "compare", lambda *_: (gate._Findings(), ()))
+    monkeypatch.setattr(gate.Comparison, "run", lambda _: None)
+    monkeypatch.setattr(gate.Comparison, "checks", lambda *_: ())
     (tmp_path / "reference.npz").write_bytes(b"only its digest is wanted")
     verdict = verify.verify(write(), tmp_path / "reference.npz", {}, "Fake H200")
     assert (verdict.status, verdict.device) == ("passed", "Fake H100")
