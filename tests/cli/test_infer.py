@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from sam3_runtime.cli.infer import infer
 from sam3_runtime.cli.main import app
 from sam3_runtime.cli.stream import BOX_ON_VIDEO, StreamOutcome
 from sam3_runtime.core.errors import OutputError, RecordError, SourceError
+from sam3_runtime.core.files import temporary_name
 from sam3_runtime.families.sam3.banks import Bank
 from sam3_runtime.families.sam3.prompts import PromptError
 from sam3_runtime.media.sinks import VideoSink
@@ -71,7 +73,9 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     gone = subprocess.Popen([sys.executable, "-c", ""])  # a run that was killed
     gone.wait()
-    for left in (output / f".clip.mp4.{gone.pid}.part", output / f"images/.9.png.{gone.pid}.part"):
+    for kept in (output / "clip.mp4", output / "images/9.png"):
+        own = temporary_name(kept)
+        left = own.with_name(own.name.replace(f"-{os.getpid()}.", f"-{gone.pid}."))
         left.parent.mkdir(parents=True, exist_ok=True)
         left.touch()
     outcome, printed = run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -143,10 +144,14 @@ def test_lines_of_a_live_source_are_there_while_it_runs(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (tmp_path / f".a.mp4.{gone.pid}.part").mkdir()
-    (tmp_path / f".a.mp4.{gone.pid}.part/video.mp4").touch()
     (tmp_path / "a").mkdir()
-    (tmp_path / f"a/.00000000.jpg.{gone.pid}.part").touch()
+    video, image = (
+        Path(str(temporary_name(tmp_path / name)).replace(f"-{os.getpid()}.", f"-{gone.pid}."))
+        for name in ("a.mp4", "a/00000000.jpg")
+    )
+    video.mkdir()
+    (video / "video.mp4").touch()
+    image.touch()
     of_another_run = temporary_name(tmp_path / "b.jsonl")
     of_another_run.touch()
     write(tmp_path, [Listed("a", [])], [])

@@ -239,7 +239,7 @@ def test_two_folders_on_one_cache(built: WorkFolder, tmp_path: Path) -> None:
 
     kept = cli("prune", "-d", str(other.path), "--delete")
     assert kept.returncode == 0, kept.stderr
-    assert f"stay for {built.path}, which is gone" in kept.stdout
+    assert f"{built.path}, which no longer exists" in kept.stdout
     assert (moved.path / STORED).is_file()
     assert moved.planned() == {"all": 1}
     assert moved.snakemake().returncode == 0  # it is heard of again
