@@ -61,7 +61,7 @@ RTX_FOLDER ?= demo/work/rtx-table
 rtx-table: $(INSTALLED)
 	$(BIN)/python -m sam3_runtime.families.sam3.export.builds --folder $(RTX_FOLDER)
 
-# The GPU kernels that travel as PTX. Its version is that of the first driver that knows Turing, so that all take it.
+# The GPU kernels, shipped as PTX. The PTX version is that of the first driver for Turing, so every later one accepts it.
 KERNELS := sam3_runtime/engines/running/kernels/steps
 kernels:
 	nvcc -ptx -arch=compute_75 -O3 -o $(KERNELS).tmp $(KERNELS).cu

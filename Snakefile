@@ -1,4 +1,4 @@
-"""SAM3 engine variants: variants.yaml says what to build, rules/ say from what to what.
+"""SAM3 engine variants: variants.yaml lists what to build, rules/ define which files are made from which.
 
 snakemake                                       every listed variant: built, linked, configured and verified
 snakemake engines/b8_q50_r560/decoder.engine    one engine
@@ -11,7 +11,7 @@ from snakemake.utils import min_version
 min_version("9.14")
 
 
-# One environment serves every job: docs/environment.md says what this image must hold.
+# One environment serves every job: docs/environment.md lists what this image must contain.
 container: "docker://nvcr.io/nvidia/pytorch:26.05-py3"
 
 

@@ -51,14 +51,14 @@ FLOATS = [
     *(Variant((BATCH, queries, 336)) for queries in (50, 20)),
 ]
 INT8 = Variant((BATCH, 200, 336), "int8")
-PROMPTS = ["red circle", "blue square", "star", "green object"]  # that speed is measured with
+PROMPTS = ["red circle", "blue square", "star", "green object"]  # of the speed measurement
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def measure(backend: str, checkpoint: Path, scenes: int) -> Path:
-    """Build and measure everything with ``backend``, and write its JSON, whose path is returned."""
+    """Build and measure everything with ``backend``, and write its JSON; return the path."""
     rows: list[dict[str, Any]] = []
     for algorithm, folder, variants in prepare(backend, checkpoint, scenes):
         _snakemake(folder)
@@ -67,8 +67,8 @@ def measure(backend: str, checkpoint: Path, scenes: int) -> Path:
             boxes = _by_boxes(folder / "engines" / BASE.name, _scenes(scenes), folder / "accuracy/boxes.json")
     first = Evaluation.model_validate(rows[0]["evaluation"])
     found = {"device": first.device, "rows": rows, "boxes": boxes.model_dump(mode="json")}
-    place = backend if backend == "onnxruntime" else f"{backend}-{first.device}"
-    target = RESULTS / f"accuracy-{re.sub(r'[^a-z0-9]+', '-', place.lower()).strip('-')}.json"
+    machine = backend if backend == "onnxruntime" else f"{backend}-{first.device}"
+    target = RESULTS / f"accuracy-{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
     write_atomically(target, (json.dumps(found, indent=1) + "\n").encode())
     return target
 
@@ -97,15 +97,15 @@ def _scenes(count: int) -> Path:
 def _settings(
     backend: str, checkpoint: Path, annotations: Path, algorithm: str, variants: Sequence[Variant]
 ) -> dict[str, Any]:
-    pictures = str(annotations.parent / "images")
+    images = str(annotations.parent / "images")
     return {
         "model": {"checkpoint": str(checkpoint)},
         "backend": backend,
         "build": {"cache": str(WORK / backend / "cache")},
         "variants": [{**one.axes, "quantize": one.quantize} for one in variants],
         "accuracy": {"annotations": str(annotations)},
-        "calibration": {"algorithm": algorithm, "source": pictures, "frames": 50},
-        "bench": {"source": [pictures], "prompts": PROMPTS, "cameras": [1], "parts": False},
+        "calibration": {"algorithm": algorithm, "source": images, "frames": 50},
+        "bench": {"source": [images], "prompts": PROMPTS, "cameras": [1], "parts": False},
     }
 
 
@@ -113,7 +113,7 @@ def _snakemake(folder: Path) -> None:
     shown = str(folder.relative_to(PROJECT))
     command = [sys.executable, "-msnakemake", "bench_all", "accuracy_all", "--directory", shown]
     show(*command)
-    # A rejected variant makes this fail, and is measured all the same; missing results raise an error below.
+    # This fails if a variant is rejected; that one is measured too. Missing results raise an error below.
     with open(folder / LOG, "w", encoding="utf-8") as log:
         subprocess.run(command, cwd=PROJECT, check=False, stdout=log, stderr=subprocess.STDOUT)
 

@@ -1,8 +1,8 @@
-"""The demo's SAM3: its architecture, and how a checkpoint of it is written.
+"""The demo's SAM3: defines its architecture, and writes checkpoints of it.
 
-    python -m demo.checkpoint FOLDER --shards 3      demo/checkpoint as facebook/sam3 has it: Sam3VideoModel, in shards
+    python -m demo.checkpoint FOLDER --shards 3      demo/checkpoint in the layout of facebook/sam3, in shards
 
-It has the proportions of facebook/sam3's vision encoder: resolution 336 stands for 1008, 224 for 672, 280 for 840
+It has the proportions of facebook/sam3's vision encoder: resolution 336 corresponds to 1008, 224 to 672, 280 to 840
 (padded windows). ``demo/train.py`` trains it.
 """
 
@@ -66,7 +66,7 @@ def config(layout: str = "sam3") -> Any:
 
 
 def _small_tracker() -> dict[str, Any]:
-    """The video model carries a tracker; the smallest that transformers constructs, as nothing here reads it."""
+    """The smallest tracker that transformers constructs: the video model needs one, and nothing here uses it."""
     vit: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 32,
@@ -97,8 +97,8 @@ def in_video_layout(trained: Path) -> Any:
 
 
 def write(made: Any, folder: Path, shards: int = 1) -> None:
-    """Write a model as a checkpoint into ``folder``, which appears whole or not at all. Readers take it as float32,
-    also where its weights are stored in half of that."""
+    """Write a model as a checkpoint into ``folder``, complete or not at all. Its ``config.json`` has float32, so that
+    readers convert weights that are stored in float16."""
     from transformers import Sam3ImageProcessor, Sam3Processor
 
     from sam3_runtime.families.sam3.export.tokenizer import small_tokenizer

@@ -1,8 +1,8 @@
-"""The classifier's demo: writes a checkpoint and two labelled photographs, builds, benches, and says what they show.
+"""The classifier's demo: writes a checkpoint and two labelled photographs, builds, measures, and classifies them.
 
     python -m demo.classifier --backend onnxruntime --folder demo/work/classifier-onnxruntime
 
-What `make demo FAMILY=classifier` runs. Done again, it builds nothing.
+What `make demo FAMILY=classifier` runs. A second run builds nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
         *("--config", f"variants={settings(arguments.backend)}"),
     )
     if runs:
-        pictures = [option for name in SHOWN.values() for option in ("--images", f"package:skimage/data/{name}.png")]
+        images = [option for name in SHOWN.values() for option in ("--images", f"package:skimage/data/{name}.png")]
         run(
             TOOL,
             "infer",
@@ -69,9 +69,9 @@ def main() -> None:
             str(folder / "engines" / VARIANT),
             "--output",
             str(folder / "results"),
-            *pictures,
+            *images,
         )
-    print(f"\n{time.monotonic() - started:.0f} s. Look at {folder}/bench/table.md.", flush=True)
+    print(f"\n{time.monotonic() - started:.0f} s. The results are in {folder}/bench/table.md.", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m demo.clips FOLDER --count 8 --frames 150
 
-Each begins at another frame and plays in a circle, so that eight of them stand for eight cameras. Whoever measures with
-random weights does not mind what is in them: size and codec are what counts.
+Each begins at another frame and starts again at its end, so that eight of them simulate eight cameras. With random
+weights the content does not matter, only size and codec.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FPS = 25.0
 
 
 def write_clips(folder: Path, count: int, frames: int) -> list[Path]:
-    """Write ``count`` videos of ``frames`` frames each into ``folder``; their paths."""
+    """Write ``count`` videos of ``frames`` frames each into ``folder``; return their paths."""
     with read_video(SOURCE) as video:
         shown = list(video)
     paths = [folder / f"clip{number}.mp4" for number in range(count)]

@@ -1,7 +1,7 @@
-"""Puts into the README what was measured and seen: the tables of `make demo`, if it ran, and of docs/results/h200.json.
+"""Writes measured results into the README: the tables of `make demo`, if it ran, and of docs/results/h200.json.
 
 python -m demo.readme                after make demo, whose JSON goes into docs/results/
-python -m demo.readme --pictures     also docs/images/: what the demo detected, and a clip with tracks
+python -m demo.readme --pictures     also docs/images/: the demo's detections, and a clip with tracks
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--pictures", action="store_true")
     if parser.parse_args().pictures:
         IMAGES.mkdir(exist_ok=True)
-        pictures = [load_image(str(path)) for path in sorted((WORK / "results/images").glob("*.png"))]
-        Image.fromarray(np.hstack(pictures)).save(IMAGES / "detected.webp", quality=85, method=6)
+        images = [load_image(str(path)) for path in sorted((WORK / "results/images").glob("*.png"))]
+        Image.fromarray(np.hstack(images)).save(IMAGES / "detected.webp", quality=85, method=6)
         clip(IMAGES / "tracked.webp")
     measured = WORK / "bench/table.json"
     text = (PROJECT / "README.md").read_text()
@@ -46,8 +46,7 @@ def main() -> None:
 
 
 def clip(output: Path) -> None:
-    """Follow the things of the demo's video with the demo's classes, as an animated picture: browsers play no MP4 of a
-    README."""
+    """Track the demo's classes in the demo's video, as an animated image: browsers do not play an MP4 in a README."""
     followed = WORK / "results/clip"
     stream = ["stream", "demo/project.yaml", "--engines", str(WORK / "engines" / VARIANT), "--track"]
     run(TOOL, *stream, "--source", f"{SCENES}/video.mp4", "--output", str(followed))
@@ -57,16 +56,18 @@ def clip(output: Path) -> None:
 
 
 def placed(text: str, name: str, body: str) -> str:
-    """``text`` with ``body`` in the place of that name."""
+    """Return ``text`` with ``body`` between the markers of the table ``name``."""
     block = f"<!-- table: {name} (python -m demo.readme) -->\n{body}\n<!-- end -->"
     made, count = re.subn(rf"<!-- table: {name} .*?<!-- end -->", lambda _: block, text, flags=re.DOTALL)
     if count != 1:
-        raise SystemExit(f"Error: README.md has no place for it\nHint: <!-- table: {name} --> … <!-- end -->")
+        raise SystemExit(
+            f"Error: README.md has no markers for the table {name}\nHint: <!-- table: {name} --> … <!-- end -->"
+        )
     return made
 
 
 def overview(table: dict[str, Any]) -> str:
-    """The measured variants of a merged table, a line each."""
+    """Return the measured variants of a merged table, one line each."""
     return grid([_line(row) for row in table["rows"] if row.get("speed")])
 
 

@@ -1,10 +1,10 @@
-"""The demo: builds its variants, benches them, detects on pictures, a video and eight streams, and says where to look.
+"""The demo: builds its variants, measures them, detects on images, a video and eight streams, and lists the results.
 
     python demo/run.py --backend onnxruntime --folder demo/work/onnxruntime
 
-What `make demo` runs. It calls the commands that a user would, prints each, and works in a folder of its own. Done
-again, it builds nothing and detects only where an engine changed. With a backend whose engines this machine can build
-but not run, it builds, and says where they are to be taken.
+What `make demo` runs. It runs the commands that a user would run, prints each, and works in its own folder. A
+second run builds nothing and detects only where an engine changed. With a backend whose engines this machine can build
+but not run, it only builds, and prints the next command.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SETTINGS = {
     "tensorrt": "demo/variants.tensorrt.yaml",
 }
 SCENES = "demo/work/scenes"
-PICTURES = [f"{SCENES}/images/{number}.png" for number in (10000000, 10000003, 10000005, 10000011)]
+IMAGES = [f"{SCENES}/images/{number}.png" for number in (10000000, 10000003, 10000005, 10000011)]
 PROMPTS = ["circle", "star", "blue object"]
 PYTHON = sys.executable
 TOOL = str(Path(PYTHON).with_name("sam3-runtime"))
 
 
 def announce(what: str) -> None:
-    """Say what comes, and for how long, before it is waited for."""
+    """Print the next step and its duration before it starts."""
     print(f"\n{what}", flush=True)
 
 
@@ -58,7 +58,7 @@ def run(*command: str) -> None:
 
 
 def build(log: Path, *command: str) -> None:
-    """Run Snakemake with a line for each job; everything that it says is in ``log``, and shown when it fails."""
+    """Run Snakemake, with one line per job. ``log`` gets its whole output, which is printed if it fails."""
     show(*command)
     jobs: dict[str, str] = {}
     rule = job = number = ""
@@ -76,7 +76,7 @@ def build(log: Path, *command: str) -> None:
             if line.startswith("    jobid: "):
                 number = line.split()[1]
                 jobs[number] = rule
-            if line.startswith("    wildcards: "):  # behind the number
+            if line.startswith("    wildcards: "):  # after the number
                 jobs[number] = f"{rule}  {', '.join(re.findall(r'=([^,]+)', line.strip()))}"
             finished = re.search(r"Finished jobid: (\d+) ", line)
             job = jobs.get(finished[1], "") if finished else job
@@ -92,10 +92,10 @@ def build(log: Path, *command: str) -> None:
 
 
 def detect(directory: Path, results: Path) -> None:
-    """Detect on the pictures and the video, unless these very engines have done so."""
+    """Detect on the images and the video, unless it was done with the same engines."""
     infer = [
         *("infer", "--engines", str(directory / VARIANT), "--output", str(results), "--conf", "0.5"),
-        *(option for picture in PICTURES for option in ("--images", picture)),
+        *(option for image in IMAGES for option in ("--images", image)),
         *("--video", f"{SCENES}/video.mp4"),
         *(option for prompt in PROMPTS for option in ("--prompt", prompt)),
     ]
@@ -128,18 +128,18 @@ def main() -> None:
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     if not (DEMO.parent / SCENES / "video.mp4").is_file():
-        announce("Draws 50 scenes to detect in, and a video: some seconds.")
+        announce("Drawing 50 scenes and a video, a few seconds:")
         run(PYTHON, "-mdemo.scenes", SCENES, "--count", "50", "--video", "60")
     shown = folder.relative_to(DEMO.parent) if folder.is_relative_to(DEMO.parent) else folder
     options = ("--directory", str(shown), "--config", f"variants={settings}")
     announce(
-        f"Exports, builds, verifies and measures the variants of {settings}: with ONNX Runtime about 6 minutes on two\n"
-        f"cores. A line for each job that is done, up to 40 s apart; all that Snakemake says is in {shown}/demo.log."
+        f"Exporting, building, verifying and measuring the variants of {settings}: with ONNX Runtime about 6 minutes\n"
+        f"on two cores. One line per finished job, up to 40 s apart; Snakemake's whole output is in {shown}/demo.log."
     )
     build(folder / "demo.log", PYTHON, "-msnakemake", "bench_all", *options)
     reason = why_not_run(arguments.backend)
     if reason is None:
-        announce("Detects on pictures and a video, then on eight streams, with what is built: about 15 s.")
+        announce("Detecting on images and a video, then on eight streams, with the built engines, about 15 s:")
         detect(shown / "engines", shown / "results")
     print(f"\nDone in {time.monotonic() - started:.0f} s.")
     print(f"Table:    {shown}/bench/table.md (also .csv, .json and report.html)")

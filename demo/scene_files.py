@@ -1,6 +1,6 @@
-"""Writes scenes: data sets in COCO format, videos with what is in their frames, sheets to look at.
+"""Writes scenes to files: data sets in COCO format, videos with ground truth, contact sheets.
 
-Knows file formats, and how nothing is drawn.
+Independent of how scenes are drawn.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from sam3_runtime.media.sinks import VideoSink, write_image
 if TYPE_CHECKING:
     from demo.scenes import Scene, Thing
 
-PROMPTS = 6  # phrases that are asked of an image
+PROMPTS = 6  # phrases that an image is prompted with
 _PROMPTING = 3  # first word of the seeds of those phrases
 
 
 def coco_data_set(folder: Path, scenes: Iterable[tuple[int, Scene]]) -> Path:
-    """Write seeded scenes as ``annotations.json`` (its path is returned) and ``images/``.
+    """Write seeded scenes as ``annotations.json`` (whose path is returned) and ``images/``.
 
-    Categories are phrases, so a thing has three annotations: as "red circle", "circle" and "red object". The
-    categories that are asked of an image are in its ``prompted_category_ids``; about a third are not there.
+    Categories are phrases, so an object has three annotations: as "red circle", "circle" and "red object". The
+    categories that an image is prompted with are its ``prompted_category_ids``; about a third are absent from it.
     """
     categories = {text: index for index, text in enumerate(every_phrase(), 1)}
     images: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ def coco_data_set(folder: Path, scenes: Iterable[tuple[int, Scene]]) -> Path:
             placed = {"image_id": number, **_placed(thing), "iscrowd": 0}
             for text in phrases_of(thing.shape, thing.colour):
                 annotations.append({"id": len(annotations) + 1, "category_id": categories[text], **placed})
-    # A box around a red circle shows its shape and its colour: it cannot stand for "circle" or "red object".
+    # A box around a red circle shows its shape and its colour: it cannot mean "circle" or "red object".
     both = {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES}
     listed = [{"id": index, "name": text, "exemplar": text in both} for text, index in categories.items()]
     data = {"images": images, "categories": listed, "annotations": annotations}
@@ -60,10 +60,10 @@ def coco_data_set(folder: Path, scenes: Iterable[tuple[int, Scene]]) -> Path:
 
 
 def video_with_truth(path: Path, frames: Iterable[Scene], fps: float) -> Path:
-    """Write an MP4, and a JSON file beside it, whose path is returned.
+    """Write an MP4, and a JSON file beside it; return the path of the JSON file.
 
-    It lists the frames, each with the things that are seen in it as multi-object tracking has them: an identity that
-    stays, a box (left, top, width, height), a mask as COCO's RLE, an area in pixels, and the class.
+    It lists the frames, each with its visible objects in the form of multi-object tracking: an identity that is
+    constant over frames, a box (left, top, width, height), a mask as COCO's RLE, an area in pixels, and the class.
     """
     truth: list[list[dict[str, Any]]] = []
     with VideoSink(path, fps) as sink:
@@ -81,7 +81,7 @@ def video_with_truth(path: Path, frames: Iterable[Scene], fps: float) -> Path:
 
 
 def contact_sheet(path: Path, scenes: Sequence[Scene], columns: int) -> None:
-    """Write pictures in rows of ``columns``, each beside the same with masks, boxes and names."""
+    """Write the images in rows of ``columns``, each beside a copy with masks, boxes and names."""
     pairs = [np.hstack([scene.image, draw(scene.image, _named(scene))]) for scene in scenes]
     pairs += [np.zeros_like(pairs[0])] * (-len(pairs) % columns)
     rows = [np.hstack(pairs[start : start + columns]) for start in range(0, len(pairs), columns)]
@@ -95,7 +95,7 @@ def _placed(thing: Thing) -> dict[str, Any]:
 
 
 def _named(scene: Scene) -> list[Detections]:
-    """Each thing as if it had been found, under its own name."""
+    """Return each object as a detection of its own name."""
     one: NDArray[np.float32] = np.ones(1, np.float32)
     query = np.zeros(1, np.int64)
     return [

@@ -1,7 +1,7 @@
-"""What is behind the things of a scene: photographs that scikit-image ships, plain colours, smooth ones.
+"""Samples the backgrounds ("grounds") of scenes: photographs that scikit-image ships, plain colours, smooth gradients.
 
-A ground is one row of ``GROUND``: numbers only. Drawing it is ``scene_render``'s work; here it is drawn at random, and
-asked for its colour at given places, coarsely, so that no thing is put where nobody would see it.
+A ground is one row of ``GROUND``: numbers only, which ``scene_render`` draws. This module samples it at random, and
+computes its coarse colour at given points, so that layouts contain no object of the colour behind it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GROUND = np.dtype(
         ("photograph", "i4"),  # index into PHOTOGRAPHS, -1: none
         ("crop", "f4", (2, 3)),  # image (x, y, 1), from -1 to 1, to photograph (x, y), from -1 to 1
         ("mix", "f4", (3, 3)),  # the photograph's RGB to the ground's RGB ...
-        ("bias", "f4", 3),  # ... and what is added to it
+        ("bias", "f4", 3),  # ... plus this
         ("patches", "f4", (3, PATCHES, PATCHES)),  # RGB, 0 to 255, of a smooth ground
     ]
 )
@@ -49,7 +49,7 @@ _COARSE = 32
 
 @cache
 def photographs() -> NDArray[np.uint8]:
-    """uint8 [photographs, 512, 512, 3] RGB, squeezed to squares; ``SourceError`` where scikit-image is missing."""
+    """uint8 [photographs, 512, 512, 3] RGB, resized to squares; ``SourceError`` if scikit-image is missing."""
     side = (PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE)
     return np.stack([cv2.resize(load_image(name), side, interpolation=cv2.INTER_AREA) for name in PHOTOGRAPHS])
 
@@ -63,7 +63,7 @@ def _coarse_photographs() -> NDArray[np.float32]:
 
 
 def sample_ground(rng: np.random.Generator) -> NDArray[Any]:
-    """A ground, an array of ``GROUND`` of no dimensions: half photographs, a quarter plain, a quarter smooth."""
+    """Sample a ground, a scalar array of ``GROUND``: half photographs, a quarter plain, a quarter smooth."""
     ground = np.zeros((), GROUND)
     ground["photograph"] = -1
     kind = rng.random()
@@ -84,7 +84,7 @@ def sample_ground(rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _sample_crop(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A square of 40 to 100 % of the photograph's side, mirrored and turned by quarters at random."""
+    """Sample a square of 40 to 100 % of the photograph's side, randomly mirrored and rotated by multiples of 90°."""
     share = rng.uniform(0.4, 1)
     turn = rng.integers(4) * (math.pi / 2)
     mirror = rng.choice((-1, 1))
@@ -94,11 +94,11 @@ def _sample_crop(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def coarse_colours(ground: NDArray[Any], points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The ground's RGB [..., 3], 0 to 255, around ``points`` [..., 2] (x, y, from 0 to 1 over the image)."""
+    """Return the ground's RGB [..., 3], 0 to 255, around ``points`` [..., 2] (x, y, from 0 to 1 over the image)."""
     if ground["photograph"] < 0:
         x, y = np.moveaxis((points * PATCHES).astype(np.int32).clip(0, PATCHES - 1), -1, 0)
         return np.moveaxis(ground["patches"][:, y, x], 0, -1)
     crop = ground["crop"]
-    places = (points * 2 - 1) @ crop[:, :2].T + crop[:, 2]
-    x, y = np.moveaxis(((places + 1) * (_COARSE / 2)).astype(np.int32).clip(0, _COARSE - 1), -1, 0)
+    located = (points * 2 - 1) @ crop[:, :2].T + crop[:, 2]
+    x, y = np.moveaxis(((located + 1) * (_COARSE / 2)).astype(np.int32).clip(0, _COARSE - 1), -1, 0)
     return np.asarray(_coarse_photographs()[ground["photograph"], y, x] @ ground["mix"].T + ground["bias"])

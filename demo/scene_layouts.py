@@ -1,7 +1,8 @@
-"""Layouts: what is in a scene, as numbers, drawn at random and cheaply (numpy alone, under a millisecond).
+"""Samples layouts: the content of a scene as numbers, at random and fast (NumPy only, under a millisecond).
 
-A layout is enough to draw the scene, and to say what is in it. Things are in painter's order, later ones on top; what
-would hardly be seen, for lying under others or for a ground of its own colour, is not in the layout. Knows no pixels.
+A layout determines the image of the scene and its ground truth. Objects ("things") are in painter's order, later ones
+on top. Objects that would hardly be visible, because others cover them or the ground has their colour, are left out. No
+image is drawn here.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 TEXTURES = ("plain", "stripes", "dots", "gradient", "grain")
 SIZE = (336, 336)  # pixels, (height, width)
 MOST_THINGS = 15
-SMALLEST, LARGEST = 0.08, 0.5  # the longer side of a thing's box, of the image's shorter side
-LEAST_SHARE, LEAST_PIXELS = 0.25, 40  # of a thing, visible; pixels at SIZE
+SMALLEST, LARGEST = 0.08, 0.5  # the longer side of an object's box, as a share of the image's shorter side
+LEAST_SHARE, LEAST_PIXELS = 0.25, 40  # of an object that must be visible; pixels at SIZE
 _SHARE_MARGIN = 0.1  # the share is estimated from sample points
-_LEAST_CONTRAST = 100  # RGB distance of a thing's colour from the ground around it
+_LEAST_CONTRAST = 100  # RGB distance of an object's colour from the ground around it
 
 THING = np.dtype(
     [
@@ -49,7 +50,7 @@ THING = np.dtype(
         ("texture", "i4"),  # index into TEXTURES
         ("depth", "f4"),  # how much darker the texture gets, 0 to 1
         ("wave", "f4", 3),  # the texture's angular frequency (in the shape's units), direction and phase, radians
-        ("rim", "f4"),  # how much darker the outline is, 0 to 1: it parts things of one colour
+        ("rim", "f4"),  # how much darker the outline is, 0 to 1: it separates objects of one colour
     ]
 )
 LIGHT = np.dtype(
@@ -65,7 +66,7 @@ LIGHT = np.dtype(
 @dataclass(frozen=True)
 class Layout:
     """A scene in numbers: ``size`` (height, width) in pixels; ``things`` [T] of ``THING``, later ones on top;
-    ``ground`` of ``GROUND`` and ``light`` of ``LIGHT``, of no dimensions."""
+    ``ground`` of ``GROUND`` and ``light`` of ``LIGHT``, scalar arrays."""
 
     size: tuple[int, int]
     things: NDArray[Any]
@@ -74,16 +75,16 @@ class Layout:
 
     @property
     def least_pixels(self) -> float:
-        """Of which a thing counts as seen."""
+        """The number of pixels from which an object counts as visible."""
         return LEAST_PIXELS * (min(self.size) / min(SIZE)) ** 2
 
 
 def sample_layout(
     rng: np.random.Generator, size: tuple[int, int] = SIZE, include: Sequence[tuple[str, str]] = ()
 ) -> Layout:
-    """A layout of 1 to 15 things, among them one of each (shape, colour) of ``include``, which should be few.
+    """Sample a layout of 1 to 15 objects, including one of each (shape, colour) of ``include``, which should be few.
 
-    Drawn anew until all that it must hold can be seen, so ``include`` names what is seen and not only what is there.
+    Sampling is repeated until the objects of ``include`` are visible.
     """
     colours = list(COLOURS)
     wanted = [(SHAPES.index(shape), colours.index(colour)) for shape, colour in include]
@@ -98,7 +99,7 @@ def sample_layout(
 
 
 def sample_light(rng: np.random.Generator) -> NDArray[Any]:
-    """Light that only takes away, so that nothing is clipped and hues stay what they are."""
+    """Sample light that only darkens, so that nothing is clipped and hues do not change."""
     light = np.zeros((), LIGHT)
     light["gain"] = rng.uniform(0.7, 1) * (1 - rng.uniform(0, 0.06, 3))
     way = rng.uniform(0, 2 * math.pi)
@@ -109,7 +110,7 @@ def sample_light(rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _sample_things(rng: np.random.Generator, size: tuple[int, int], wanted: Sequence[tuple[int, int]]) -> NDArray[Any]:
-    """Things anywhere, in any order; few shapes and colours a scene, so that words must tell like from like."""
+    """Sample objects at random positions, of few shapes and colours, so that words must distinguish similar ones."""
     count = max(int(rng.integers(1, MOST_THINGS + 1)), len(wanted))
     things = np.zeros(count, THING)
     things["shape"] = rng.choice(rng.permutation(len(SHAPES))[: rng.integers(1, len(SHAPES) + 1)], count)
@@ -127,7 +128,7 @@ def _sample_things(rng: np.random.Generator, size: tuple[int, int], wanted: Sequ
     sides = min(size) * np.exp(rng.uniform(math.log(SMALLEST), math.log(largest), count))
     lower, upper = extents(things["shape"], things["angle"])
     things["scale"] = sides / (upper - lower).max(1)
-    # Boxes lie within the image; one in five may be cut by its border, by a quarter of its width and height at most.
+    # Boxes are within the image; one in five may be cut by its border, by a quarter of its width and height at most.
     half = (upper - lower) / 2 * things["scale"][:, None] * np.where(rng.random((count, 1)) < 0.2, 0.5, 1)
     middle = rng.uniform(half, np.array(size[::-1]) - half)
     things["centre"] = middle - (lower + upper) / 2 * things["scale"][:, None]
@@ -135,7 +136,7 @@ def _sample_things(rng: np.random.Generator, size: tuple[int, int], wanted: Sequ
 
 
 def _jittered(colour: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.float64]:
-    """RGB [T, 3] of shades of colours [T]: hues stay within 4 degrees, and ``COLOURS`` are 26 apart."""
+    """Return RGB [T, 3], shades of the colours [T]: hues stay within 4 degrees, and ``COLOURS`` are 26 apart."""
     shades = _hsv()[colour] * rng.uniform((1, 0.85, 0.88), (1, 1.05, 1.04), (len(colour), 3))
     hue, saturation, value = shades.clip(0, 1).T
     sector = (hue * 6 + rng.uniform(-4, 4, len(colour)) / 60)[:, None] + (5, 3, 1)
@@ -150,13 +151,13 @@ def _hsv() -> NDArray[np.float64]:
 
 
 def _seen(things: NDArray[Any], ground: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """bool [T]: which things can be seen, those that cannot being taken away, from the top down."""
+    """Return bool [T]: which objects are visible. From the top down; an object that is not visible covers no other."""
     count = len(things)
     shape, angle = things["shape"], things["angle"]
     points = rotated(sample_points()[shape], angle) * things["scale"][:, None, None] + things["centre"][:, None]
     extent = np.array(size[::-1], np.float32)
     on_image = ((points >= 0) & (points < extent)).all(-1)
-    # The points of each thing in the coordinates of each thing above it.
+    # The points of each object in the coordinates of each object above it.
     under, over = np.triu_indices(count, 1)
     local = rotated(points[under] - things["centre"][over, None], -angle[over]) / things["scale"][over, None, None]
     covers = np.zeros((count, *on_image.shape), np.bool_)

@@ -1,7 +1,7 @@
-"""What can be asked of a scene: phrases, true and untrue, and example boxes. Knows classes, no pixels.
+"""Samples prompts for a scene: present and absent phrases, and example boxes. No image is needed.
 
-A phrase names a shape and a colour ("red circle"), a shape ("circle") or a colour ("red object"); it means every thing
-of which it is true. An example box means every thing of its shape and colour.
+A phrase names a shape and a colour ("red circle"), a shape ("circle") or a colour ("red object"), and means every
+object that it describes. An example box means every object of its shape and colour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from demo.scene_layouts import COLOURS, Layout
 from demo.scene_shapes import SHAPES
 
 ABSENT_SHARE = 1 / 3
-_HARD_SHARE = 0.75  # of absent phrases: the shape is there and the colour is there, but not together
+_HARD_SHARE = 0.75  # of absent phrases: both the shape and the colour are in the scene, but not together
 _ANY = "object"
 
 _T = TypeVar("_T")
@@ -25,7 +25,7 @@ Class = tuple[str, str]
 
 
 class Classed(Protocol):
-    """A thing as far as phrases know it."""
+    """An object, with the attributes that phrases need."""
 
     @property
     def shape(self) -> str: ...
@@ -34,7 +34,7 @@ class Classed(Protocol):
 
 
 class Peopled(Protocol):
-    """A scene as far as phrases know it."""
+    """A scene, with the attributes that phrases need."""
 
     @property
     def things(self) -> Sequence[Classed]: ...
@@ -42,7 +42,7 @@ class Peopled(Protocol):
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words, and the indices of the things that they name: none for an absent phrase."""
+    """Words, and the indices of the objects that they name: none for an absent phrase."""
 
     text: str
     things: tuple[int, ...]
@@ -50,7 +50,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class ExampleBoxes:
-    """Things whose boxes are given as examples, by index, and all the things that are then meant."""
+    """The indices of the objects whose boxes are examples, and of all objects that these boxes mean."""
 
     positive: tuple[int, ...]
     negative: tuple[int, ...]
@@ -58,7 +58,7 @@ class ExampleBoxes:
 
 
 def classes(scene: Layout | Peopled) -> list[Class]:
-    """The shape and colour of each thing, in order."""
+    """Return the shape and colour of each object, in order."""
     if isinstance(scene, Layout):
         names = tuple(COLOURS)
         pairs = zip(scene.things["shape"].tolist(), scene.things["colour"].tolist(), strict=True)
@@ -67,18 +67,18 @@ def classes(scene: Layout | Peopled) -> list[Class]:
 
 
 def phrases_of(shape: str, colour: str) -> tuple[str, str, str]:
-    """The phrases that are true of a thing: both, shape alone, colour alone."""
+    """Return the phrases that describe an object: colour and shape, shape alone, colour alone."""
     return f"{colour} {shape}", shape, f"{colour} {_ANY}"
 
 
 def every_phrase() -> list[str]:
-    """All phrases there are: pairs, then shapes, then colours."""
+    """Return all phrases: pairs, then shapes, then colours."""
     pairs, shapes, colours = zip(*(phrases_of(s, c) for s in SHAPES for c in COLOURS), strict=True)
     return list(dict.fromkeys([*pairs, *shapes, *colours]))
 
 
 def phrases(scene: Layout | Peopled, rng: np.random.Generator, count: int) -> list[Phrase]:
-    """``count`` different phrases in random order, about a third of them absent; more where a scene has few things."""
+    """Sample ``count`` different phrases in random order, about a third absent; more if a scene has few objects."""
     named: dict[str, list[int]] = {}
     there = classes(scene)
     for index, one in enumerate(there):
@@ -100,9 +100,10 @@ def phrases(scene: Layout | Peopled, rng: np.random.Generator, count: int) -> li
 def example_boxes(
     scene: Layout | Peopled, rng: np.random.Generator, negatives: int = 2, positives: int = 2
 ) -> ExampleBoxes:
-    """One to ``positives`` things of one class as examples, and up to ``negatives`` of other classes, hard ones first.
+    """Sample 1 to ``positives`` example objects of one class, and up to ``negatives`` of others, mostly similar ones.
 
-    The scene must hold a thing. In another scene they mean ``things_of(other, classes(scene)[example.positive[0]])``.
+    The scene must contain an object. In another scene the examples mean
+    ``things_of(other, classes(scene)[example.positive[0]])``.
     """
     there = classes(scene)
     chosen = there[int(rng.integers(len(there)))]
@@ -118,10 +119,10 @@ def example_boxes(
 
 
 def things_of(scene: Layout | Peopled, one: Class) -> list[int]:
-    """The indices of the things of a class."""
+    """Return the indices of the objects of a class."""
     return [index for index, other in enumerate(classes(scene)) if other == one]
 
 
 def _several(rng: np.random.Generator, some: Sequence[_T], count: int) -> list[_T]:
-    """``count`` of them, or all where there are fewer, in random order."""
+    """Sample ``count`` of them, or all if there are fewer, in random order."""
     return [some[index] for index in rng.permutation(len(some))[:count]]

@@ -1,9 +1,9 @@
-"""Draws layouts in PyTorch, many at once, on a CPU or a GPU alike: pictures, and which thing each pixel shows.
+"""Renders layouts in PyTorch, many at once, on a CPU or a GPU: images, and the object that each pixel shows.
 
-The work is done on a flat list of points, the pixels of every thing's own window: first grouped by shape, to evaluate
-each signed distance once, then by depth, to paint the things over each other. So the cost goes with the pixels that
-things cover, and the number of operations depends neither on scenes nor on things; nothing waits for the GPU. Knows
-what a layout's numbers mean, and neither words nor files.
+Rendering works on a flat list of points, the pixels of every object's window: first grouped by shape, to evaluate each
+signed distance once, then by depth, to paint the objects over each other. So the cost is proportional to the pixels
+that objects cover, the number of operations is independent of the numbers of scenes and objects, and the host never
+waits for the GPU.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from demo.scene_layouts import TEXTURES, Layout
 from demo.scene_shapes import SHAPES, extents, signed_distance
 
 _NOISE_SIDE = 512
-_RIM = 0.12  # width of a thing's darker outline, in the shape's units
+_RIM = 0.12  # width of an object's darker outline, in the shape's units
 
 
 @torch.no_grad()
 def render(
     layouts: Sequence[Layout], device: torch.device | str, size: tuple[int, int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [B, 3, H, W] RGB of layouts of one size, and int16 [B, H, W]: the thing seen there, -1 for none.
+    """Return images uint8 [B, 3, H, W] RGB of layouts of one size, and int16 [B, H, W]: the visible object or -1.
 
-    ``size`` (height, width) draws the same scenes larger or smaller than they were laid out.
+    ``size`` (height, width) renders the same scenes larger or smaller than their layouts.
     """
     device = torch.device(device)
     laid_out = layouts[0].size
@@ -41,32 +41,32 @@ def render(
     zoom = height / laid_out[0]
     ground = np.stack([layout.ground for layout in layouts])
     light = np.stack([layout.light for layout in layouts])
-    with torch.autocast(device.type, enabled=False):  # colours and places need float32, whoever calls
+    with torch.autocast(device.type, enabled=False):  # colours and positions need float32 under any autocast
         canvas = _ground(ground, (height, width), device)
         ids = torch.full((canvas.shape[0],), -1, dtype=torch.int16, device=device)
         _paint(canvas, ids, layouts, (height, width), zoom)
-        picture = canvas.view(len(layouts), height, width, 3).permute(0, 3, 1, 2)
-        return _lit(picture, light, device), ids.view(len(layouts), height, width)
+        image = canvas.view(len(layouts), height, width, 3).permute(0, 3, 1, 2)
+        return _lit(image, light, device), ids.view(len(layouts), height, width)
 
 
 def boxes_of(ids: Tensor, things: int) -> Tensor:
-    """Boxes float32 [B, things, 4], xyxy pixels, tight around what is seen of each thing of ``ids`` [B, H, W].
+    """Return boxes float32 [B, things, 4] in pixels, tight around the visible part of each object of ``ids`` [B, H, W].
 
-    A thing that is not seen, or that an image does not have, has the box 0, 0, 0, 0.
+    An object that is not visible, or not in the image, has the box 0, 0, 0, 0.
     """
     mine = ids[:, None] == torch.arange(things, device=ids.device, dtype=ids.dtype)[:, None, None]
     sides = []
     for seen in (mine.any(2), mine.any(3)):  # by column, by row: [B, things, W or H]
-        place = torch.arange(seen.shape[-1], device=ids.device)
-        first = torch.where(seen, place, seen.shape[-1]).amin(-1)
-        last = torch.where(seen, place + 1, 0).amax(-1)
+        index = torch.arange(seen.shape[-1], device=ids.device)
+        first = torch.where(seen, index, seen.shape[-1]).amin(-1)
+        last = torch.where(seen, index + 1, 0).amax(-1)
         sides.append((torch.minimum(first, last), last))
     (left, right), (top, bottom) = sides
     return torch.stack([left, top, right, bottom], -1).float()
 
 
 def _sent(numbers: NDArray[Any], device: torch.device) -> Tensor:
-    """The numbers on the device. The copy is staged at once, and the work that is queued there is not waited for."""
+    """Copy the numbers to the device, without waiting for the work that is queued there."""
     return torch.from_numpy(np.array(numbers, order="C")).to(device, non_blocking=True)
 
 
@@ -75,7 +75,7 @@ def _sent(numbers: NDArray[Any], device: torch.device) -> Tensor:
 
 @cache
 def _photographs(device: torch.device) -> Tensor:
-    """float32 [1, 3, photographs, side, side]: one volume, of which a sampling picks slices."""
+    """float32 [1, 3, photographs, side, side]: one volume, from which sampling selects slices."""
     return torch.from_numpy(photographs()).to(device).permute(3, 0, 1, 2)[None].float().contiguous()
 
 
@@ -86,11 +86,11 @@ def _ground(ground: NDArray[Any], size: tuple[int, int], device: torch.device) -
     chosen = np.flatnonzero(ground["photograph"] >= 0)
     if len(chosen):
         some = ground[chosen]
-        places = F.affine_grid(_sent(some["crop"], device), [len(chosen), 1, *size], align_corners=False)
+        sampled = F.affine_grid(_sent(some["crop"], device), [len(chosen), 1, *size], align_corners=False)
         slices = _sent(some["photograph"], device) * (2 / (len(PHOTOGRAPHS) - 1)) - 1
-        # With align_corners -1 and 1 are the first and the last slice, so that each is met exactly.
-        places = torch.cat([places, slices[:, None, None, None].expand(*places.shape[:3], 1)], -1)
-        taken = F.grid_sample(_photographs(device), places[None], padding_mode="border", align_corners=True)[0]
+        # With align_corners -1 and 1 are the first and the last slice, so that each is sampled exactly.
+        sampled = torch.cat([sampled, slices[:, None, None, None].expand(*sampled.shape[:3], 1)], -1)
+        taken = F.grid_sample(_photographs(device), sampled[None], padding_mode="border", align_corners=True)[0]
         mix, bias = (_sent(some[name], device) for name in ("mix", "bias"))
         mixed = torch.einsum("bkc,cbhw->bhwk", mix, taken)
         smooth = smooth.contiguous()
@@ -100,14 +100,14 @@ def _ground(ground: NDArray[Any], size: tuple[int, int], device: torch.device) -
 
 @cache
 def _noise(device: torch.device) -> Tensor:
-    """float32 [3, 512, 512], standard normal: one tile, the same on every device, as random streams are not."""
+    """float32 [3, 512, 512], standard normal: one tile, the same on every device, unlike random streams."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn((3, _NOISE_SIDE, _NOISE_SIDE), generator=generator).to(device)
 
 
-def _lit(picture: Tensor, light: NDArray[Any], device: torch.device) -> Tensor:
-    """The pictures [B, 3, H, W] under their light, with noise, as uint8."""
-    height, width = picture.shape[-2:]
+def _lit(images: Tensor, light: NDArray[Any], device: torch.device) -> Tensor:
+    """Apply light and noise to images [B, 3, H, W]; uint8."""
+    height, width = images.shape[-2:]
     gain, shade, noise, offset = (_sent(light[name], device) for name in ("gain", "shade", "noise", "offset"))
     x = (torch.arange(width, device=device) + 0.5) / width - 0.5
     y = (torch.arange(height, device=device) + 0.5) / height - 0.5
@@ -116,15 +116,15 @@ def _lit(picture: Tensor, light: NDArray[Any], device: torch.device) -> Tensor:
     rows = (offset[:, 0, None] + torch.arange(height, device=device)) % _NOISE_SIDE
     columns = (offset[:, 1, None] + torch.arange(width, device=device)) % _NOISE_SIDE
     grain = _noise(device)[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
-    lit = picture * gain[:, :, None, None] * falling[:, None] + grain * noise[:, None, None, None]
+    lit = images * gain[:, :, None, None] * falling[:, None] + grain * noise[:, None, None, None]
     return lit.round_().clamp_(0, 255).to(torch.uint8)
 
 
-# --- things -----------------------------------------------------------------------------------------------------------
+# --- objects ----------------------------------------------------------------------------------------------------------
 
 
 def _paint(canvas: Tensor, ids: Tensor, layouts: Sequence[Layout], size: tuple[int, int], zoom: float) -> None:
-    """Paint all things onto ``canvas`` [B · H · W, 3], and their indices into ``ids`` [B · H · W]."""
+    """Paint all objects onto ``canvas`` [B · H · W, 3], and write their indices into ``ids`` [B · H · W]."""
     device = canvas.device
     counts = [len(layout.things) for layout in layouts]
     things = np.concatenate([layout.things for layout in layouts])
@@ -137,13 +137,13 @@ def _paint(canvas: Tensor, ids: Tensor, layouts: Sequence[Layout], size: tuple[i
 
     corner, wide, points = _windows(things, size)
     start = np.cumsum(points) - points
-    thing, place = _enumerated(points, device)
+    thing, offset = _enumerated(points, device)
     numbers = {
         name: _sent(things[name], device)
         for name in ("centre", "scale", "angle", "rgb", "texture", "depth", "wave", "rim")
     }
     left, top, columns, image = (_sent(array, device)[thing] for array in (corner[:, 0], corner[:, 1], wide, scene))
-    x, y = left + place % columns, top + place // columns
+    x, y = left + offset % columns, top + offset // columns
     centre, scale, angle = numbers["centre"][thing], numbers["scale"][thing], numbers["angle"][thing]
     across, down = (x + 0.5 - centre[:, 0]) / scale, (y + 0.5 - centre[:, 1]) / scale
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -161,8 +161,8 @@ def _paint(canvas: Tensor, ids: Tensor, layouts: Sequence[Layout], size: tuple[i
 
     # From shape by shape to depth by depth: within one depth no two points share a pixel.
     by_depth = np.argsort(depth, kind="stable")
-    thing, place = _enumerated(points[by_depth], device)
-    order = _sent(start[by_depth], device)[thing] + place
+    thing, offset = _enumerated(points[by_depth], device)
+    order = _sent(start[by_depth], device)[thing] + offset
     coverage, colour, pixel = coverage[order], colour[order], pixel[order]
     edges = np.cumsum(np.bincount(depth, points)).astype(int)
     for index, (a, b) in enumerate(pairwise(np.append(0, edges))):
@@ -172,7 +172,7 @@ def _paint(canvas: Tensor, ids: Tensor, layouts: Sequence[Layout], size: tuple[i
 
 
 def _windows(things: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Of each thing's window on the image: its left and top [T, 2], its width [T] and its number of pixels [T]."""
+    """Return each object's window in the image: left and top [T, 2], width [T] and number of pixels [T]."""
     lower, upper = extents(things["shape"], things["angle"])
     scale, limit = things["scale"][:, None], np.array(size[::-1])
     first = np.floor(things["centre"] + lower * scale - 1).clip(0, limit).astype(np.int64)
@@ -182,16 +182,16 @@ def _windows(things: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any],
 
 
 def _enumerated(points: NDArray[Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of each of the points of things with so many: whose it is, and which of its own."""
+    """Return for each point of objects with ``points`` [T] points each: its object, and its index within the object."""
     counts = _sent(points, device)
-    total = int(points.sum())  # known here, so that the GPU need not be asked
+    total = int(points.sum())  # known on the host, so that the GPU is not synchronised
     owner = torch.repeat_interleave(torch.arange(len(points), device=device), counts, output_size=total)
     start = _sent(np.cumsum(points) - points, device)
     return owner, torch.arange(total, device=device) - start[owner]
 
 
 def _texture(x: Tensor, y: Tensor, thing: Tensor, numbers: dict[str, Tensor], grain: Tensor) -> Tensor:
-    """How far the texture has darkened each point, 0 to 1."""
+    """Return how much the texture darkens each point, 0 to 1."""
     frequency, direction, phase = numbers["wave"][thing].unbind(1)
     kind = numbers["texture"][thing]
     cos, sin = torch.cos(direction), torch.sin(direction)

@@ -1,8 +1,8 @@
-"""The shapes of the demo's scenes, as signed distances, and what follows from them: outlines, areas, inside tests.
+"""The shapes of the demo's scenes as signed distances, and the outlines, areas and inside tests computed from them.
 
-A shape lies around the origin of its own coordinates, within the square from -1 to 1, y downwards. Its signed distance
-is negative inside, and true near the outline, which is where anti-aliasing and rims look. Everything else about a
-shape is derived from its distance. Knows nothing of images, colours or scenes.
+A shape is centred at the origin of its own coordinates, within the square from -1 to 1, y downwards. Its signed
+distance is negative inside, and exact near the outline, where anti-aliasing and rims use it. Everything else about a
+shape is derived from its distance. Independent of images, colours and scenes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How well things keep their identity: HOTA, IDF1 and MOTA of the runtime's tracker on the demo's videos.
+"""Measures how well objects keep their identity: HOTA, IDF1 and MOTA of the runtime's tracker on the demo's videos.
 
-    python -m demo.track_quality                      on the truth, damaged as detectors damage it
-    python -m demo.track_quality --engines FOLDER     on what the engines of a variant find
+    python -m demo.track_quality                      on the ground truth, degraded like detections
+    python -m demo.track_quality --engines FOLDER     on detections of a variant's engines
 
-The classes are the shapes ("circle", "star" ...), so that things of one class cross each other, in all their colours. A
-found thing and a true one count as the same by the overlap of their masks. TrackEval measures; install it with
-``pip install --no-deps trackeval`` (what it requires beside SciPy, it does not need for this, and some of it would
-overwrite OpenCV).
+The classes are the shapes ("circle", "star" ...), so that objects of one class, in all colours, cross each other.
+Detections are matched to the ground truth by the overlap of their masks. TrackEval computes the metrics; install it
+with ``pip install --no-deps trackeval`` (of its dependencies only SciPy is needed here, and some would overwrite
+OpenCV).
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from sam3_runtime.tracking.tracker import NO_TRACK, Tracker, TrackSettings
 
 _DAMAGE = 4  # first word of the seeds of damage
 Detect = Callable[[Scene], list[Detections]]
-"""What is found in a frame, one :class:`Detections` for each of ``SHAPES``."""
+"""Returns the detections of a frame, one :class:`Detections` for each of ``SHAPES``."""
 Found = tuple[NDArray[Any], float, NDArray[np.bool_]]
-"""Box, score and mask of one."""
+"""Box, score and mask of one detection."""
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What a detector does to the truth. Shares are from 0 to 1, of things and frames."""
+    """Errors of a simulated detector. Shares are from 0 to 1, of objects and frames."""
 
     missed: float = 0.0  # not found in a frame
-    hidden: float = 0.0  # not found for a third of a second on end
+    hidden: float = 0.0  # not found for a third of a second
     jitter: float = 0.0  # standard deviation of each side of a box, in sizes of the box
-    cut: float = 0.0  # a mask that lacks a side, up to half of it
-    alarms: float = 0.0  # false ones, a class and frame
-    weak: float = 0.0  # found with a score that begins no track
+    cut: float = 0.0  # masks that lack a side, up to half of the object
+    alarms: float = 0.0  # false alarms per class and frame
+    weak: float = 0.0  # found with a score that starts no track
 
 
 GRADES = {
@@ -58,12 +58,12 @@ GRADES = {
 
 
 class Damager:
-    """Finds the true things of one video, damaged: called with its frames in order. The same each time for a seed."""
+    """Returns the true objects of one video with simulated errors; call it with the frames in order. Seeded."""
 
     def __init__(self, damage: Damage, seed: int, fps: float) -> None:
         self.damage, self.rng = damage, np.random.default_rng([_DAMAGE, seed])
         self.frames_hidden = max(1, round(fps / 3))
-        self.hidden: dict[int, int] = {}  # frames left, of identities
+        self.hidden: dict[int, int] = {}  # remaining frames, by identity
 
     def __call__(self, scene: Scene) -> list[Detections]:
         found: list[list[Found]] = [[] for _ in SHAPES]
@@ -117,7 +117,7 @@ def _detections(number: int, found: Sequence[Found], size: tuple[int, ...]) -> D
 
 
 class Record:
-    """One class of one video, in the form that TrackEval takes: what there was and what was tracked, frame by frame."""
+    """One class of one video, in TrackEval's form: true and tracked objects, frame by frame."""
 
     def __init__(self) -> None:
         self._true: dict[int, int] = {}
@@ -146,12 +146,12 @@ class Record:
 
 
 def _counted(known: dict[int, int], identities: Sequence[int]) -> NDArray[np.intp]:
-    """Identities counted from 0 in the order in which they appeared."""
+    """Number identities from 0 in the order of their appearance."""
     return np.array([known.setdefault(one, len(known)) for one in identities], np.intp)
 
 
 def _overlaps(first: Sequence[NDArray[np.bool_]], second: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Intersection over union of N masks with masks [M, H, W]: [N, M]."""
+    """Return the intersection over union of N masks with masks [M, H, W]: [N, M]."""
     if not (len(first) and len(second)):
         return np.zeros((len(first), len(second)))
     one, other = (np.asarray(masks, np.float32).reshape(len(masks), -1) for masks in (first, second))
@@ -161,7 +161,7 @@ def _overlaps(first: Sequence[NDArray[np.bool_]], second: NDArray[np.bool_]) -> 
 
 
 def tracked(scenes: Iterable[Scene], detect: Detect, tracker: Tracker, masks: bool = True) -> list[Record]:
-    """Track one video, one record a class; without ``masks`` the tracker sees boxes alone."""
+    """Track one video; return one record per class. Without ``masks`` the tracker gets boxes alone."""
     records = [Record() for _ in SHAPES]
     for scene in scenes:
         found = detect(scene)
@@ -172,7 +172,7 @@ def tracked(scenes: Iterable[Scene], detect: Detect, tracker: Tracker, masks: bo
 
 
 def scores(records: Sequence[Record]) -> Scores:
-    """All records together: HOTA, DetA, AssA, IDF1 and MOTA, 1 at best; things; how often one changed its identity."""
+    """Return HOTA, DetA, AssA, IDF1 and MOTA of all records (1 is best), and the numbers of objects and switches."""
     try:
         from trackeval.metrics import CLEAR, HOTA, Identity
     except ImportError:
@@ -187,12 +187,12 @@ def scores(records: Sequence[Record]) -> Scores:
 
 
 def of_one_class(scene: Scene) -> Scene:
-    """The same scene, where everything counts as the first shape: a crowd, for a tracker."""
+    """Return the scene with all objects in one class, the first shape, which is harder to track."""
     return replace(scene, things=tuple(replace(thing, shape=SHAPES[0]) for thing in scene.things))
 
 
 def measure_damaged(videos: Sequence[Sequence[Scene]], fps: float, settings: TrackSettings) -> dict[str, Scores]:
-    """What becomes of each grade of damage: by classes; all as one class; and that by boxes alone."""
+    """Measure each grade of damage: by classes; with all objects in one class; and the latter by boxes alone."""
     ways: dict[str, tuple[Callable[[Scene], Scene], bool]] = {
         "by shape": (lambda scene: scene, True),
         "one class": (of_one_class, True),
@@ -212,7 +212,7 @@ def measure_damaged(videos: Sequence[Sequence[Scene]], fps: float, settings: Tra
 def measure_engines(
     engines: Path, videos: Sequence[Sequence[Scene]], fps: float, settings: TrackSettings
 ) -> dict[str, Scores]:
-    """What a variant's engines find, asked for the shapes."""
+    """Measure the detections of a variant's engines, prompted with the shapes."""
     records: list[Record] = []
     with load(engines) as pipeline:
         for scenes in videos:
@@ -228,12 +228,12 @@ def table(rows: Mapping[str, Scores]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", type=Path, help="a variant's folder; without, the truth is damaged")
+    parser.add_argument("--engines", type=Path, help="a variant's folder; by default the ground truth is degraded")
     parser.add_argument("--videos", type=int, default=8)
     parser.add_argument("--frames", type=int, default=150, help="of each video")
     parser.add_argument("--seed", type=int, default=HELD_OUT + 100, help="of the first video; the next ones follow")
     parser.add_argument("--fps", type=float, default=25.0)
-    parser.add_argument("--lost", type=float, default=TrackSettings.lost, help="seconds that a track lives unseen")
+    parser.add_argument("--lost", type=float, default=TrackSettings.lost, help="seconds until an unseen track ends")
     parser.add_argument("--output", type=Path, help="also write the scores as JSON")
     given = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""How long the runtime's tracker takes a frame: many objects, masks at the picture's size, one core.
+"""Measures the tracker's time per frame: many objects, masks at the size of the image, one core.
 
 python -m demo.track_speed
 """
@@ -22,7 +22,7 @@ _CASES = ((1, 50), (4, 50), (1, 200), (4, 200))  # classes, objects of each
 
 
 def wandering(classes: int, objects: int, seed: int = 0) -> Iterator[list[Detections]]:
-    """Frames of objects of 20 to 160 pixels that move by up to 8 pixels a frame; masks as a GPU packs them."""
+    """Yield frames of objects of 20 to 160 pixels that move by up to 8 pixels per frame; masks packed as on a GPU."""
     random = np.random.default_rng(seed)
     height, width = _SIZE
     centre = random.uniform(0, (width, height), (classes, objects, 2))
@@ -48,7 +48,7 @@ def wandering(classes: int, objects: int, seed: int = 0) -> Iterator[list[Detect
 
 
 def milliseconds(classes: int, objects: int) -> list[float]:
-    """CPU time of each frame, all threads of this process together, which are one."""
+    """Return the CPU time of each frame in ms, of this process (one thread)."""
     tracker = Tracker(classes, _FPS)
     taken = []
     for found in wandering(classes, objects):

@@ -1,7 +1,7 @@
-"""A quick look at how training goes: AP50 of boxes, IoU of masks and false alarms on some held-out questions.
+"""Checks the progress of training: AP50 of boxes, IoU of masks and false alarms on some held-out scenes.
 
-Kinds of prompts are looked at apart. Detections of all rows of a kind are ranked together, which is near what COCO's
-evaluation says and no substitute for it: that one is ``sam3-runtime evaluate``.
+Kinds of prompts are evaluated separately. Detections of all rows of a kind are ranked together, which is close to
+COCO's evaluation but does not replace it; ``sam3-runtime evaluate`` computes COCO's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEAST_IOU = 0.5
 
 @dataclass(frozen=True)
 class _Row:
-    """The detections of one row in descending order of score: which found a target, and how many targets there are."""
+    """The detections of one row, best first: which of them found a target, and the number of targets."""
 
     scores: NDArray[np.float64]
     found: NDArray[np.bool_]
@@ -34,7 +34,7 @@ class _Row:
 
 @torch.no_grad()
 def check(trainee: Trainee, batches: list[Batch]) -> dict[str, float]:
-    """``<kind>_ap50``, ``<kind>_false_alarms`` (share of absent prompts) for each kind, and ``mask_iou``."""
+    """Return ``<kind>_ap50`` and ``<kind>_false_alarms`` (share of absent prompts) for each kind, and ``mask_iou``."""
     rows: dict[str, list[_Row]] = {kind: [] for kind in KINDS}
     trainee.eval()
     for batch in batches:
@@ -66,7 +66,7 @@ def _rows(trainee: Trainee, batch: Batch) -> list[_Row]:
 
 
 def _found(iou: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which detections, best first, take a target [T, Q] that none before them took."""
+    """Return which detections, best first, match a target [T, Q] that no earlier one matched."""
     free = np.ones(len(iou), np.bool_)
     found = np.zeros(iou.shape[1], np.bool_)
     for detection in range(iou.shape[1] if len(iou) else 0):
@@ -78,7 +78,7 @@ def _found(iou: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _mask_ious(trainee: Trainee, outputs: Outputs, batch: Batch, query: Tensor) -> dict[int, list[float]]:
-    """IoU of the mask of the query whose box fits each target best, by row."""
+    """Return the mask IoU of the query whose box fits each target best, by row."""
     chosen = query[batch.asked].gather(1, batch.slots)  # [M, P]
     hidden = outputs.kept.hidden[-1][batch.asked[:, None], chosen]
     mask = trainee.masks(outputs.pixels, hidden) > 0
@@ -93,7 +93,7 @@ def _mask_ious(trainee: Trainee, outputs: Outputs, batch: Batch, query: Tensor) 
 
 
 def average_precision(rows: list[_Row]) -> float:
-    """Area under the precision–recall curve, at COCO's 101 recalls; detections of all rows are ranked together."""
+    """Return the area under the precision–recall curve, at COCO's 101 recalls, of all rows ranked together."""
     targets = sum(row.targets for row in rows)
     if not targets:
         return 0.0
@@ -101,5 +101,5 @@ def average_precision(rows: list[_Row]) -> float:
     hits = np.concatenate([row.found for row in rows])[np.argsort(-scores, kind="stable")].cumsum()
     precision = hits / np.arange(1, len(hits) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(hits / targets, np.linspace(0, 1, 101), side="left")
-    return float(np.append(precision, 0)[place.clip(max=len(hits))].mean())
+    index = np.searchsorted(hits / targets, np.linspace(0, 1, 101), side="left")
+    return float(np.append(precision, 0)[index.clip(max=len(hits))].mean())

@@ -1,15 +1,15 @@
-"""Training batches: scenes and what is asked of them, drawn by worker processes; pictures and truth, on the device.
+"""Makes training batches: worker processes sample scenes and prompts; images and ground truth are made on the device.
 
-A batch is B images with six prompts each, R = 6 B rows in six blocks of one row an image, so that row r is about image
+A batch is B images with six prompts each, R = 6 B rows in six blocks of one row per image, so that row r is about image
 r mod B, and every step has the same shapes:
 
-    words    3 a image   a phrase, absent in about a third of the rows
-    boxes    1 a image   example boxes on the same image: all things of that shape and colour
-    across   1 a image   example boxes on another image of the batch: the same, absent in about a third
-    both     1 a image   a phrase and a box. A negative box takes the things of its shape and colour away from what the
-                         phrase names; a positive box on one of the named things takes nothing away
+    words    3 per image   a phrase, absent in about a third of the rows
+    boxes    1 per image   example boxes on the same image: all objects of that shape and colour
+    across   1 per image   example boxes on another image of the batch: the same, absent in about a third
+    both     1 per image   a phrase and a box. A negative box excludes the objects of its shape and colour from those
+                           that the phrase names; a positive box on one of the named objects excludes none
 
-Knows scenes, and no model.
+Independent of the model.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ WORDS = 3
 BOXED = ("boxes", "across", "both")
 MOST_BOXES = 4
 PIXEL_CLASSES = (len(SHAPES) + 1, len(COLOURS) + 1)
-"""Shapes and colours that a pixel can show, the last of each being the ground."""
+"""Numbers of shapes and of colours that a pixel can show; the last class of each is the ground."""
 ASKED, SLOTS = 3, 3
-"""Rows of an image whose masks a step learns, and things of a row: two thirds of those that mean something, and nearly
-all that they mean. Masks are among the largest of what a step makes, and are learnt before boxes are."""
-_JITTER = 0.05  # of an example box's sides: people do not draw tight boxes
+"""Rows of an image whose masks a step trains, and objects of a row: two thirds of the rows that mean an object, and
+nearly all objects that they mean. Masks are among the largest tensors of a step, and are learnt before boxes are."""
+_JITTER = 0.05  # of an example box's sides: users do not draw tight boxes
 
 _WORD_BLOCKS = tuple(f"words {number}" for number in range(WORDS))
 _INDEX = {text: index for index, text in enumerate(VOCABULARY)}
@@ -49,11 +49,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Questions:
-    """What a batch asks, as numbers of the scenes.
+    """The prompts of a batch, by indices into its scenes.
 
-    ``phrase`` int64 [R] indexes ``VOCABULARY``; ``image`` int64 [R]; ``wanted`` bool [R, T], which things of the image
-    are meant. Of the last 3 B rows: ``example`` int64 [3 B], the image that the boxes are on; ``things`` int64
-    [3 B, n], whose boxes they are; ``labels`` int64 [3 B, n], 1, 0 or −10 for no box.
+    ``phrase`` int64 [R] indexes ``VOCABULARY``; ``image`` int64 [R]; ``wanted`` bool [R, T], which objects of the image
+    are meant. Of the last 3 B rows: ``example`` int64 [3 B], the image of the boxes; ``things`` int64
+    [3 B, n], the objects in the boxes; ``labels`` int64 [3 B, n], 1, 0 or −10 for no box.
     """
 
     layouts: tuple[Layout, ...]
@@ -66,7 +66,7 @@ class Questions:
 
 
 def ask(rng: np.random.Generator, images: int) -> Questions:
-    """Draw scenes and prompts. Each scene but the first often holds a thing like the one shown on the scene before."""
+    """Sample scenes and prompts. Scenes after the first often contain an object like the example in the one before."""
     layouts: list[Layout] = []
     rows: dict[str, list[_Row]] = {kind: [] for kind in (*_WORD_BLOCKS, *BOXED)}
     first: Layout = sample_layout(rng)
@@ -84,9 +84,9 @@ def ask(rng: np.random.Generator, images: int) -> Questions:
             rows[block].append(_Row(index, one.text, one.things))
         same = example_boxes(layout, rng)
         rows["boxes"].append(_Row(index, BOXES_ONLY_TEXT, same.things, index, same.positive, same.negative))
-        place, positive, negative, like = shown[index - 1]
+        source, positive, negative, like = shown[index - 1]
         meant = tuple(things_of(layout, like))
-        rows["across"].append(_Row(index, BOXES_ONLY_TEXT, meant, place, positive, negative))
+        rows["across"].append(_Row(index, BOXES_ONLY_TEXT, meant, source, positive, negative))
         rows["both"].append(_both(rng, layout, index, asked[WORDS]))
     return _as_arrays(layouts, [row for block in rows.values() for row in block])
 
@@ -102,14 +102,13 @@ class _Row:
 
 
 def _both(rng: np.random.Generator, layout: Layout, index: int, phrase: Phrase) -> _Row:
-    """A phrase with a positive box, where it is present, or with a negative one, on a named thing where that leaves
-    others."""
+    """Sample a phrase with a positive box if it is present, or a negative one: on a named object if others remain."""
     there = classes(layout)
     kinds = sorted({there[thing] for thing in phrase.things})
     if phrase.things and rng.random() < 0.5:
         return _Row(index, phrase.text, phrase.things, index, (int(rng.choice(phrase.things)),))
     pool = list(phrase.things) if len(kinds) > 1 else [i for i in range(len(there)) if i not in phrase.things]
-    if not pool:  # everything is what the phrase names, and all alike
+    if not pool:  # the phrase names every object, and all are alike
         return _Row(index, phrase.text, phrase.things, index, phrase.things[:1])
     taken = int(rng.choice(pool))
     left = tuple(thing for thing in phrase.things if there[thing] != there[taken])
@@ -121,12 +120,12 @@ def _as_arrays(layouts: list[Layout], rows: list[_Row]) -> Questions:
     wanted = np.zeros((len(rows), MOST_THINGS), np.bool_)
     things = np.zeros((len(boxed), MOST_BOXES), np.int64)
     labels = np.full((len(boxed), MOST_BOXES), BOX_PADDING_LABEL, np.int64)
-    for place, row in enumerate(rows):
-        wanted[place, list(row.meant)] = True
-    for place, row in enumerate(boxed):
+    for index, row in enumerate(rows):
+        wanted[index, list(row.meant)] = True
+    for index, row in enumerate(boxed):
         count = len(row.positive) + len(row.negative)
-        things[place, :count] = (*row.positive, *row.negative)
-        labels[place, :count] = (1,) * len(row.positive) + (0,) * len(row.negative)
+        things[index, :count] = (*row.positive, *row.negative)
+        labels[index, :count] = (1,) * len(row.positive) + (0,) * len(row.negative)
     return Questions(
         layouts=tuple(layouts),
         phrase=np.array([_INDEX[row.text] for row in rows]),
@@ -139,7 +138,7 @@ def _as_arrays(layouts: list[Layout], rows: list[_Row]) -> Questions:
 
 
 def join(several: Sequence[Questions]) -> Questions:
-    """One batch's questions of several, block by block; each one's ``across`` rows stay among its own scenes."""
+    """Join several batches' prompts, block by block; the ``across`` rows of each still refer to its own scenes."""
     starts = np.cumsum([0] + [len(one.layouts) for one in several[:-1]])
 
     def together(parts: list[NDArray[Any]], blocks: int) -> NDArray[Any]:
@@ -164,15 +163,15 @@ def join(several: Sequence[Questions]) -> Questions:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model sees and what is true, on the device. Boxes are xyxy from 0 to 1 where nothing else is said.
+    """The model's inputs and the ground truth, on the device. Boxes are xyxy from 0 to 1 unless noted otherwise.
 
     ``pixels`` float32 [B, 3, r, r], normalised as the processor does; ``phrase`` int64 [R]; ``example`` int64 [3 B],
     ``example_boxes`` float32 [3 B, n, 4] **cxcywh**, ``labels`` int64 [3 B, n]; ``boxes`` [R, T, 4] and ``valid`` bool
-    [R, T]: the targets of each row. ``asked`` int64 [M]: the rows whose masks are learnt, of which the m-th is about
-    image m mod B, and ``asked_valid`` bool [M], whether it means something. Of each, ``slots`` int64 [M, P] are the
-    things that it means, where ``slots_valid``; ``masks`` float32 [M, P, 4g, 4g], how much of each cell these cover,
-    and ``everything`` [M, 4g, 4g], how much all that is meant does. ``labels_of_pixels`` int64 [B, 2, 2g, 2g]: shape
-    and colour.
+    [R, T]: the targets of each row. ``asked`` int64 [M]: the rows whose masks are trained, of which the m-th is about
+    image m mod B, and ``asked_valid`` bool [M], whether it means any object. Of each, ``slots`` int64 [M, P] are the
+    objects that it means, where ``slots_valid``; ``masks`` float32 [M, P, 4g, 4g], the share of each cell that these
+    cover, and ``everything`` [M, 4g, 4g], the share that all meant objects cover. ``labels_of_pixels`` int64 [B, 2, 2g,
+    2g]: shape and colour.
     """
 
     pixels: Tensor
@@ -191,7 +190,7 @@ class Batch:
     labels_of_pixels: Tensor
 
     def inputs(self) -> tuple[Tensor, ...]:
-        """What the model is given, in its own order."""
+        """Return the model's inputs, in the order of its arguments."""
         return self.pixels, self.phrase, self.example, self.example_boxes, self.labels, self.asked
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -203,17 +202,17 @@ def build(
     questions: Questions, device: torch.device, resolution: int, grid: int, jitter: float = _JITTER,
     draw: np.random.Generator | None = None,
 ) -> Batch:  # fmt: skip
-    """Draw the scenes at their own size, shrink them to ``resolution`` pixels (``grid`` patches), and work out the
-    truth from which thing each pixel shows. What is meant but cannot be seen is no target. ``draw`` draws the rows and
-    things whose masks are looked at; without it, all are."""
+    """Render the scenes at their own size, shrink them to ``resolution`` pixels (``grid`` patches), and compute the
+    ground truth from the object that each pixel shows. An object that is not visible is no target. ``draw`` samples the
+    rows and objects whose masks are used; without it, all are."""
     asked, slots, slots_valid = _choose_masks(questions, draw)
 
     def send(array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
-    pictures, ids = render(questions.layouts, device)
+    images, ids = render(questions.layouts, device)
     side = ids.shape[-1]
-    pixels = pictures.float()
+    pixels = images.float()
     if side != resolution:
         pixels = F.interpolate(pixels, (resolution, resolution), mode="bilinear", antialias=True)
         pixels = pixels.round().clamp(0, 255)  # as the processor does
@@ -243,14 +242,14 @@ def build(
 
 
 def _choose_masks(questions: Questions, draw: np.random.Generator | None) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-    """``asked``, ``slots`` and ``slots_valid`` of a batch: those that mean something first, otherwise at random."""
+    """Choose ``asked``, ``slots`` and ``slots_valid``: rows that mean an object first, otherwise at random."""
     images, wanted = len(questions.layouts), questions.wanted
     if draw is None:
         asked, count = np.arange(len(wanted)), MOST_THINGS
         lot = np.zeros((len(wanted), MOST_THINGS))
     else:
         means = wanted.any(1).reshape(-1, images)
-        blocks = np.argsort(draw.random(means.shape) - means, 0, kind="stable")[:ASKED]  # a true one counts less
+        blocks = np.argsort(draw.random(means.shape) - means, 0, kind="stable")[:ASKED]  # these sort first
         asked, count = (blocks * images + np.arange(images)).reshape(-1), SLOTS
         lot = draw.random((len(asked), MOST_THINGS))
     slots = np.argsort(lot - 2 * wanted[asked], 1, kind="stable")[:, :count]
@@ -258,7 +257,7 @@ def _choose_masks(questions: Questions, draw: np.random.Generator | None) -> tup
 
 
 def _coverage(ids: Tensor, cells: int) -> Tensor:
-    """How much of each of cells² cells each thing covers: float32 [B, T, cells, cells] of ids [B, H, H]."""
+    """Return the share of each cell that each object covers: float32 [B, T, cells, cells], of ids [B, H, H]."""
     mine = ids[:, None] == torch.arange(MOST_THINGS, device=ids.device, dtype=ids.dtype)[:, None, None]
     edge = torch.arange(ids.shape[-1] + 1, device=ids.device) * (cells / ids.shape[-1])
     cell = torch.arange(cells, device=ids.device)[:, None]
@@ -268,7 +267,7 @@ def _coverage(ids: Tensor, cells: int) -> Tensor:
 
 
 def _example_boxes(boxes: Tensor, labels: Tensor, jitter: float) -> Tensor:
-    """xyxy [.., n, 4] to cxcywh, each side moved a little; zeros where there is no box, as in the runtime."""
+    """Convert xyxy [.., n, 4] to cxcywh, with each side moved a little; zeros for no box, as in the runtime."""
     low, high = boxes[..., :2], boxes[..., 2:]
     moved = boxes + (torch.rand_like(boxes) * 2 - 1) * jitter * (high - low).repeat(1, 1, 2)
     low, high = moved.clamp(0, 1)[..., :2], moved.clamp(0, 1)[..., 2:]
@@ -276,7 +275,7 @@ def _example_boxes(boxes: Tensor, labels: Tensor, jitter: float) -> Tensor:
 
 
 def _labels_of_pixels(layouts: tuple[Layout, ...], ids: Tensor, cells: int) -> Tensor:
-    """Shape and colour at the centres of cells² cells, int64 [B, 2, cells, cells]."""
+    """Return shape and colour at the centres of cells² cells, int64 [B, 2, cells, cells]."""
     table = np.empty((len(layouts), 2, MOST_THINGS + 1), np.int64)
     table[:] = np.array([classes - 1 for classes in PIXEL_CLASSES])[:, None]
     for index, layout in enumerate(layouts):

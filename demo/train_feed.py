@@ -1,6 +1,6 @@
-"""Batches in time: worker processes draw what is asked, and the device draws pictures while it learns from the last.
+"""Prepares batches: worker processes sample scenes and prompts, the device renders them during the step before.
 
-Knows when a batch is made, in which stream and at which size, not what is in it.
+Decides when a batch is made, in which CUDA stream and at which resolution, not its content.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from demo.scenes import training_stream
 from demo.train_data import Batch, Questions, ask, build, join
 
 SHARES = {168: (0.5, 0.08), 224: (0.3, 0.12), 280: (0.1, 0.1), 336: (0.1, 0.7)}
-"""Pixels, and the share of the steps that are made at that size at first and in the end. Small pictures teach most of
-what there is to know at a fraction of the cost; every size is met to the end, since every one is used."""
+"""The share of the steps at each resolution (pixels), at first and in the end. Small images teach most of the task at a
+fraction of the cost; every resolution is trained until the end, since every one is used."""
 SETTLED = 0.6
-"""Share of the whole time after which shares stay as they are."""
+"""Share of the whole time after which these shares are constant."""
 HALVES = {168: 3, 224: 2, 280: 2, 336: 2}
-"""Images of a step at that size, in halves of what was asked for: the smallest alone would not fill a GPU."""
-_AHEAD = 2  # steps that the host may be ahead of the GPU: batches take memory
+"""Images of a step at each resolution, in halves of ``--images``: as many of the smallest would not fill a GPU."""
+_AHEAD = 2  # steps that the host may be ahead of the GPU; each batch takes memory
 
 
 def shares(fraction: float) -> dict[int, float]:
-    """Share of the steps at each resolution when ``fraction`` of the time is gone."""
+    """Return the share of the steps at each resolution, after ``fraction`` of the time."""
     done = min(fraction / SETTLED, 1.0)
     return {resolution: first + done * (last - first) for resolution, (first, last) in SHARES.items()}
 
 
 def resolution_of(step: int, fraction: float) -> int:
-    """The size of a step's images: the same in every process that agrees on the fraction, so that none waits."""
+    """Return the resolution of a step: the same in every process with the same fraction, so that none waits."""
     chances = shares(fraction)
     return int(np.random.default_rng([2, step]).choice(list(chances), p=list(chances.values())))
 
 
 class _Stream(IterableDataset[Questions]):
-    """Endless questions; every worker of every process of every stretch draws its own."""
+    """Endless prompts; every worker of every process of every stretch has its own random stream."""
 
     def __init__(self, images: int, *stream: int) -> None:
         self.images, self.stream = images, stream
@@ -52,16 +52,16 @@ class _Stream(IterableDataset[Questions]):
 
 
 def loader(images: int, workers: int, *stream: int) -> Iterator[Questions]:
-    """Questions of half of ``images`` scenes each, from ``workers`` processes (0: this one). ``stream``: rank and
-    stretch."""
+    """Return an iterator over prompts of half of ``images`` scenes each, from ``workers`` processes (0: this one).
+    ``stream``: rank and stretch."""
     return iter(DataLoader(_Stream(max(1, images // 2), *stream), batch_size=None, num_workers=workers))
 
 
 class Feeder:
-    """Batches on the device, each made while the step before it runs: on a GPU, in a stream of its own.
+    """Batches on the device, each made during the step before: on a GPU, in a CUDA stream of its own.
 
-    ``fraction`` is the share of the whole time that is gone, as all processes know it. ``waited`` counts the seconds
-    spent waiting for the workers.
+    ``fraction`` is the elapsed share of the whole time, equal in all processes. ``waited`` is the time in seconds that
+    was spent waiting for the workers.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Feeder:
     ) -> None:
         self.questions, self.device, self.patch = questions, device, patch
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        if self.stream is not None:  # pictures that scenes are made from may just have been sent
+        if self.stream is not None:  # the background photographs may still be copied
             self.stream.wait_stream(torch.cuda.current_stream(device))
         self.waited = 0.0
         self._step = first_step
@@ -83,7 +83,7 @@ class Feeder:
         self.waited += time.monotonic() - started
         draw = np.random.default_rng([3, self._step])
         self._step += 1
-        with torch.cuda.stream(self.stream):  # without one, this does nothing
+        with torch.cuda.stream(self.stream):  # None: no effect
             return build(questions, self.device, resolution, resolution // self.patch, draw=draw)
 
     def take(self) -> Batch:
@@ -95,7 +95,7 @@ class Feeder:
         return self._next
 
     def prepare(self, fraction: float) -> None:
-        """Make the next batch; called when the current step has been handed to the GPU."""
+        """Make the next batch; call it after the current step was submitted to the GPU."""
         if self.stream is not None:
             self._handed.append(torch.cuda.current_stream(self.device).record_event())
             if len(self._handed) > _AHEAD:

@@ -1,8 +1,8 @@
-"""The heavy part of a step as CUDA graphs: recorded once for each shape of batch, and then replayed in one call.
+"""Runs the forward and backward pass of a step as CUDA graphs: recorded once for each shape of batch, then replayed.
 
-A step is thousands of small kernels, which take longer to launch than to run. What is recorded must have fixed shapes,
-may not ask the host, and reads and writes the same memory at each replay: batches are copied into tensors of their
-own, and gradients lie in one buffer. Knows batches as tensors, and nothing of what is learnt from them.
+A step is thousands of small kernels, which take longer to launch than to run. A recorded step must have fixed shapes,
+must not synchronise with the host, and reads and writes the same memory at each replay: batches are copied into fixed
+tensors, and gradients are in one buffer. Independent of the losses.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from demo.train_data import Batch
 
-_WARM_UPS = 2  # runs before recording: libraries make their workspaces and choose their kernels
-_ALIGNED = 64  # numbers: where a parameter's gradient may begin
+_WARM_UPS = 2  # runs before recording, in which libraries allocate workspaces and choose kernels
+_ALIGNED = 64  # elements: alignment of each parameter's gradient
 
 Shapes = tuple[torch.Size, ...]
 
@@ -31,17 +31,17 @@ class _Recording:
 
 
 class Recorded:
-    """``work`` of a batch, whose tensor result it returns; on a GPU, as a graph for each shape of batch.
+    """Calls ``work`` for a batch and returns its tensor; on a GPU, through a CUDA graph for each shape of batch.
 
-    ``work`` leaves what else it does in tensors that stay where they are. Where a recording fails, batches of that
-    shape go on without, and a line says so: training must not end for it.
+    Other results of ``work`` must be in tensors whose memory does not move. If a recording fails, a message is printed
+    and batches of that shape run without a graph: training continues.
     """
 
     def __init__(self, work: Callable[[Batch], Tensor], device: torch.device, wanted: bool = True) -> None:
         self.work, self.device = work, device
         self.wanted = wanted and device.type == "cuda"
         self._recordings: dict[Shapes, _Recording | None] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self.wanted else None  # graphs run one at a time, and share it
+        self._pool = torch.cuda.graph_pool_handle() if self.wanted else None  # shared, since graphs run one at a time
 
     def __call__(self, batch: Batch) -> Tensor:
         if not self.wanted:
@@ -55,22 +55,22 @@ class Recorded:
         for own, new in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             own.copy_(new, non_blocking=True)
         recording.graph.replay()
-        return recording.result.clone()  # the next graph may put something else there
+        return recording.result.clone()  # the next graph may overwrite it
 
     def _try_to_record(self, batch: Batch) -> _Recording | None:
         stream = torch.cuda.current_stream(self.device)
         try:
-            with torch.cuda.stream(stream):  # a recording that fails may leave its own behind
+            with torch.cuda.stream(stream):  # restores the stream, which a failed recording may leave changed
                 return self._record(batch)
         except Exception as error:
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"no CUDA graph for {tuple(batch.pixels.shape)}, goes on without: {said}", flush=True)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"no CUDA graph for {tuple(batch.pixels.shape)}, continues without: {reason}", flush=True)
             self._end_recording()
             return None
 
     def _end_recording(self) -> None:
-        """Have the allocator forget a recording that failed: while one is under way, it frees nothing that several
-        streams have used, and every batch is."""
+        """Release the allocator from a recording that failed: during a recording it frees no memory that several
+        streams have used, which includes every batch."""
         pool, self._pool = self._pool, torch.cuda.graph_pool_handle()
         if pool is not None:
             with contextlib.suppress(Exception):
@@ -87,18 +87,18 @@ class Recorded:
                 self.work(own)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         torch.cuda.synchronize(self.device)
-        gc.collect()  # nothing of an earlier step may stay tied to its stream
+        gc.collect()  # no tensor of an earlier step may remain tied to its stream
         graph = torch.cuda.CUDAGraph()
-        # Only this thread's calls count as part of it: those of NCCL's watchdog are none of its concern.
+        # Only this thread's calls are checked: those of NCCL's watchdog thread would end the recording.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = self.work(own)
         return _Recording(own, graph, result)
 
 
 def flat_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Give each parameter a gradient, zero, that is a part of one buffer [n] and lies in memory as the parameter does.
+    """Give each parameter a zero gradient that is a view of one buffer [n], with the parameter's strides.
 
-    Backward passes add to these where they are, so that the buffer is all there is to zero, to average and to clip.
+    Backward passes add to these views, so that only the buffer has to be zeroed, averaged and clipped.
     """
     several = list(parameters)
     starts, end = [], 0
@@ -113,7 +113,7 @@ def flat_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 @torch.no_grad()
 def clip(gradients: Tensor, most: float) -> Tensor:
-    """Scale gradients to a norm of at most ``most``, and give the norm they had. Those of no finite norm become zero:
+    """Scale gradients to a norm of at most ``most``; return the norm before. If it is not finite, they become zero:
     one such step must not end a run."""
     norm: Tensor = torch.linalg.vector_norm(gradients)
     scaled = gradients * (most / (norm + 1e-6)).clamp(max=1)

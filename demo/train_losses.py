@@ -1,10 +1,10 @@
-"""The losses: class, presence and box at every decoder layer, masks of what is matched, and what is asked per pixel.
+"""The losses: class, presence and box at every decoder layer, masks of matched queries, and dense losses per pixel.
 
 Classes are learnt by quality focal loss: the target of a matched query's score is the IoU of its box, so that scores
-rank detections by how good they are, which is what AP rewards. Rows that name nothing teach presence above all: there
-the class loss weighs little, as a query need only tell things apart in images that hold what was asked (the two are
-multiplied). Answers come in float32, and losses are: only the product that makes the masks may be in less. Knows
-neither scenes nor the model's inside.
+rank detections by quality, which AP rewards. Rows without an object train presence above all: their class loss has a
+small weight, since a query only has to distinguish objects in images that contain the prompted one (class and presence
+are multiplied). Outputs and losses are float32; only the product that makes the masks may have a lower precision.
+Independent of scenes and of the model's internals.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ WEIGHTS = {
     "class": 2.0, "l1": 5.0, "giou": 2.0, "presence": 2.0, "mask": 10.0, "dice": 5.0,
     "many_class": 2.0, "many_l1": 5.0, "many_giou": 2.0, "semantic": 5.0, "semantic_dice": 2.0, "pixels": 2.0,
 }  # fmt: skip
-"""What each loss counts for; those of decoder layers are means over layers, and count for all together."""
+"""The weight of each loss; a loss of the decoder layers is the mean over layers."""
 EACH = 4
-"""Queries that a target has in the one-to-many group."""
-_ABSENT_CLASS = 0.25  # of the class loss, in rows that name nothing
+"""Queries per target in the one-to-many group."""
+_ABSENT_CLASS = 0.25  # weight of the class loss in rows without an object
 _COST_CLASS, _COST_L1, _COST_GIOU = 2.0, 5.0, 2.0
 
 
@@ -41,7 +41,7 @@ class Truth:
 
 
 def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of boxes xyxy, which broadcast: [..., 4] and [..., 4] to [...] each."""
+    """Return IoU and generalised IoU of xyxy boxes, which broadcast: [..., 4] and [..., 4] to [...] each."""
     first_area = _product(first[..., 2:] - first[..., :2])
     second_area = _product(second[..., 2:] - second[..., :2])
     low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
@@ -54,7 +54,7 @@ def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product(sides: Tensor) -> Tensor:
-    """Width times height of [..., 2]. The gradient of ``prod`` asks the host whether one is zero, and waits for it."""
+    """Return width times height of [..., 2]. The gradient of ``prod`` would synchronise with the host."""
     return sides[..., 0] * sides[..., 1]
 
 
@@ -65,7 +65,7 @@ def _centred(boxes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def matching_cost(answers: Answers, truth: Truth) -> Tensor:
-    """What it costs each target to be answered by each query, [L, R, T, Q]: class, L1 and GIoU, as in DETR."""
+    """Return the cost of matching each target to each query, [L, R, T, Q]: class, L1 and GIoU, as in DETR."""
     score = answers.logits.sigmoid()
     focal = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
     target, box = truth.boxes[None, :, :, None], answers.boxes[:, :, None]
@@ -74,7 +74,7 @@ def matching_cost(answers: Answers, truth: Truth) -> Tensor:
 
 
 def _group(answers: Answers, truth: Truth, of_query: Tensor) -> Losses:
-    """Class and box losses of one group of queries, ``of_query`` [L, R, Q] being the target of each, or −1."""
+    """Return class and box losses of one group of queries. ``of_query`` [L, R, Q]: the target of each, or −1."""
     matched = of_query >= 0
     index = of_query.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
     target = truth.boxes.expand(len(of_query), -1, -1, -1).gather(2, index)
@@ -95,10 +95,10 @@ def _group(answers: Answers, truth: Truth, of_query: Tensor) -> Losses:
 
 
 def _mask_losses(trainee: Trainee, outputs: Outputs, batch: Batch, choice: Tensor) -> Losses:
-    """BCE and dice of the matched queries' masks at every layer. ``choice`` [L, R, T]: the query of each target.
+    """Return BCE and dice of the matched queries' masks at every layer. ``choice`` [L, R, T]: the query of each target.
 
-    Masks are compared at the resolution that the model gives them; targets are shares of cells, so that the edge of a
-    mask enlarged and cut at one half falls where the thing's edge is.
+    Masks are compared at the model's output resolution. Targets are shares of cells, so that an enlarged mask, cut at
+    one half, has its edge at the edge of the object.
     """
     query = choice[:, batch.asked].gather(2, batch.slots.expand(len(choice), -1, -1))  # [L, M, P]
     of_layers = zip(outputs.kept.hidden, query.clamp(min=0), strict=True)
@@ -112,14 +112,14 @@ def _mask_losses(trainee: Trainee, outputs: Outputs, batch: Batch, choice: Tenso
 
 
 def _dice(logits: Tensor, target: Tensor) -> Tensor:
-    """1 − Dice over the last dimension; with squares below, so that soft targets are their own optimum."""
+    """Return 1 − Dice over the last dimension; squares in the denominator make soft targets their own optimum."""
     score = logits.sigmoid()
     common = 2 * (score * target).sum(-1)
     return 1 - (common + 1) / (score.square().sum(-1) + target.square().sum(-1) + 1)
 
 
 def _dense_losses(outputs: Outputs, batch: Batch) -> Losses:
-    """What needs no matching: all that a row names, and shape and colour of each patch's quarters."""
+    """Return the losses without matching: all objects of a row, and shape and colour of each quarter of a patch."""
     semantic, everything = outputs.semantic.float().flatten(1), batch.everything.flatten(1)
     weight = batch.asked_valid / batch.asked_valid.sum().clamp(min=1)
     bce = F.binary_cross_entropy_with_logits(semantic, everything, reduction="none").mean(-1)
@@ -133,7 +133,7 @@ def _dense_losses(outputs: Outputs, batch: Batch) -> Losses:
 
 
 def losses(trainee: Trainee, outputs: Outputs, batch: Batch) -> Losses:
-    """Every loss by name, unweighted; their sum by ``WEIGHTS`` is what is minimised."""
+    """Return every loss by name, unweighted; training minimises their sum with ``WEIGHTS``."""
     truth = Truth(batch.boxes, batch.valid)
     layers, rows, queries = outputs.kept.logits.shape
     everywhere = truth.valid.repeat(layers, 1)

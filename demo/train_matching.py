@@ -1,8 +1,7 @@
-"""Which query answers for which target: one-to-one for the queries that are kept, one-to-many beside them.
+"""Matches queries to targets: one-to-one for the model's own queries, one-to-many for those of training.
 
-Thousands of small assignment problems a step (each row at each decoder layer), so both ways are a fixed number of
-tensor operations over all of them, on whatever device the costs are: nothing waits for the host. Knows costs only,
-not what they are made of.
+There are thousands of small assignment problems per step (each row at each decoder layer), so both methods are a fixed
+number of tensor operations over all of them, on the device of the costs, without synchronisation with the host.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ import torch
 from torch import Tensor
 
 ROUNDS = 40
-"""Auction rounds. 1 to 4 targets settle in about 10, 15 that want the same queries in 40; who then has none, rests."""
+"""Auction rounds. 1 to 4 targets need about 10, 15 that prefer the same queries 40; a target may end without one."""
 EPSILON = 1e-2
-"""Least raise of a bid: the total cost is at most this much per target above the optimum."""
+"""Least increase of a bid: the total cost exceeds the optimum by at most this much per target."""
 
 
 @torch.no_grad()
 def match_one_to_one(cost: Tensor, valid: Tensor) -> Tensor:
-    """Bipartite matching by auction (Bertsekas): the query of each target, int64 [M, T], −1 for none.
+    """Match by auction (Bertsekas); return the query of each target, int64 [M, T], −1 for none.
 
     ``cost`` is float32 [M, T, Q] with Q > T, ``valid`` bool [M, T]. Only the T cheapest queries of a target matter:
-    of these one is always free, so no optimum looks further.
+    one of these is always free, so an optimum contains no other.
     """
     rows, targets, queries = cost.shape
     price, candidate = cost.topk(min(targets + 1, queries), dim=2, largest=False)
@@ -31,23 +30,23 @@ def match_one_to_one(cost: Tensor, valid: Tensor) -> Tensor:
     every = torch.arange(queries, device=cost.device).expand(rows, -1)
     number = torch.arange(targets, device=cost.device).expand(rows, -1)
     unsold = candidate.new_full((rows, queries), targets)
-    nobody = candidate.new_full((rows, targets + 1), -1)  # the last column takes the queries that nobody owns
-    owner, choice = unsold, nobody[:, :-1]
+    unmatched = candidate.new_full((rows, targets + 1), -1)  # the last column takes the queries without an owner
+    owner, choice = unsold, unmatched[:, :-1]
     for _ in range(ROUNDS):
         value = worth - prices.gather(1, columns).view_as(worth)
-        place = value.argmax(2, keepdim=True)
-        second = value.scatter_(2, place, -torch.inf).amax(2)
-        wanted = candidate.gather(2, place)[..., 0]
-        # A bid takes the query to where the second best is as good, and a little further.
+        best = value.argmax(2, keepdim=True)
+        second = value.scatter_(2, best, -torch.inf).amax(2)
+        wanted = candidate.gather(2, best)[..., 0]
+        # A bid raises the price until the second best query is as good, plus EPSILON.
         bids = valid & (choice < 0)
-        bid = (worth.gather(2, place)[..., 0] - second + EPSILON).masked_fill_(~bids, -torch.inf)
+        bid = (worth.gather(2, best)[..., 0] - second + EPSILON).masked_fill_(~bids, -torch.inf)
         highest = nothing.scatter_reduce(1, wanted, bid, "amax")
         lost = (bid < highest.gather(1, wanted)) | ~bids
         winner = unsold.scatter_reduce(1, wanted, number.masked_fill(lost, targets), "amin")  # the first of equal bids
         sold = winner < targets
         prices = torch.where(sold, highest, prices)
         owner = torch.where(sold, winner, owner)
-        choice = nobody.scatter(1, owner, every)[:, :-1]
+        choice = unmatched.scatter(1, owner, every)[:, :-1]
     return choice
 
 
@@ -62,9 +61,9 @@ def targets_of_queries(choice: Tensor, queries: int) -> Tensor:
 
 @torch.no_grad()
 def match_one_to_many(cost: Tensor, valid: Tensor, each: int) -> Tensor:
-    """The target of each query, int64 [M, Q], −1 for none: every target takes its ``each`` cheapest queries.
+    """Return the target of each query, int64 [M, Q], −1 for none: every target takes its ``each`` cheapest queries.
 
-    A query that several targets want goes to the one that it costs least. ``cost`` [M, T, Q], ``valid`` [M, T].
+    A query that several targets take goes to the one with the lowest cost. ``cost`` [M, T, Q], ``valid`` [M, T].
     """
     cost = cost.masked_fill(~valid.unsqueeze(2), torch.inf)
     cheapest = cost.topk(each, dim=2, largest=False).indices

@@ -1,12 +1,12 @@
-"""``Sam3Model`` in the form that training needs: many prompts an image, every decoder layer's answers, any resolution.
+"""``Sam3Model`` for training: many prompts per image, the outputs of every decoder layer, any resolution.
 
-The weights are the model's own and what is computed is what its ``forward`` computes (tests compare the two). Added
-are a second group of queries and a head over the patches, which teach in training alone and are not saved. Knows
-tensors and no scenes.
+The weights are the model's own, and the outputs are those of its ``forward`` (tests compare the two). A second group of
+queries and a head over the patches are added; they are used in training alone and are not saved. Independent of scenes.
 
-The detector's loops are written anew, as six prompts an image make its tensors large: both groups of queries go through
-the decoder together, attention never meets a bias of queries by pixels, what the rows of an image share is computed
-once, and nothing asks the host, so that a step can be recorded as a CUDA graph.
+The detector's loops are implemented again here, because six prompts per image make its tensors large: both groups of
+queries go through the decoder together, the attention bias of queries by pixels is never materialised, results that the
+rows of an image share are computed once, and the host is never synchronised, so that a step can be recorded as a CUDA
+graph.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from transformers.models.sam3.modeling_sam3 import Sam3ViTLayer, box_cxcywh_to_x
 from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL
 
 PRIOR = 0.01
-"""Score that a query begins with: most of the 200 find nothing, and a guess of one half would drown the few that do."""
+"""Initial score of a query: most of the 200 match no object, and would dominate the loss if it were one half."""
 _MOST_PRESENCE = 10.0  # transformers' clamp of the presence logit
-_LEVELS = 3  # of the neck, which the detector reads
-_ANCHOR_SIDE = 0.2  # of the image: what queries take things for before they have learnt
+_LEVELS = 3  # levels of the neck that the detector reads
+_ANCHOR_SIDE = 0.2  # of the image: the queries' initial box size
 _EMBEDDING_STD = {"position_embedding": 0.1, "position_embeddings": 0.1}
-_RESIDUAL, _RESIDUAL_GAIN = ("o_proj.weight", "out_proj.weight", "fc2.weight"), 0.5  # what layers add to the stream
+_RESIDUAL, _RESIDUAL_GAIN = ("o_proj.weight", "out_proj.weight", "fc2.weight"), 0.5  # of the residual branches
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one group of Q queries says at each of L layers, float32: ``logits`` [L, R, Q], ``boxes`` [L, R, Q, 4] xyxy
-    from 0 to 1, ``presence`` logits [L, R], ``hidden`` [R, Q, C] of each layer."""
+    """The outputs of one group of Q queries at each of L layers, float32: ``logits`` [L, R, Q], ``boxes`` [L, R, Q, 4]
+    xyxy from 0 to 1, ``presence`` logits [L, R], ``hidden`` [R, Q, C] of each layer."""
 
     logits: Tensor
     boxes: Tensor
@@ -48,8 +48,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Outputs:
-    """``kept``: the model's own queries; ``many``: those of training, if any. ``pixels`` [M, C, 4g · 4g]: what masks
-    are made from, and ``semantic`` logits [M, 4g, 4g], of the rows asked for. ``pixel_logits`` [B, classes, 2g, 2g]."""
+    """``kept``: the model's own queries; ``many``: those of training, if any. ``pixels`` [M, C, 4g · 4g]: the features
+    that masks are made from, and ``semantic`` logits [M, 4g, 4g], of the rows ``asked``. ``pixel_logits`` [B, classes,
+    2g, 2g]."""
 
     kept: Answers
     many: Answers | None
@@ -60,8 +61,8 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Places:
-    """Of a grid of g patches a side: what the backbone rotates by; the ``sine`` position [1, g², C]; the ``edges`` of
-    patches [g], 0 to 1; and which row and column each is in, ``rows_and_columns`` [g², 2g]."""
+    """Position encodings of a grid of g × g patches: ``rotary`` of the backbone; ``sine`` [1, g², C]; the ``edges`` of
+    patches [g], 0 to 1; and the row and column of each patch, one-hot, ``rows_and_columns`` [g², 2g]."""
 
     rotary: Tensor
     sine: Tensor
@@ -70,9 +71,9 @@ class _Places:
 
 
 class Trainee(nn.Module):
-    """``sam3`` with phrases ``input_ids``, ``attention_mask`` int64 [V, tokens] that prompts name by index.
+    """``sam3`` with phrases ``input_ids``, ``attention_mask`` int64 [V, tokens] that prompts refer to by index.
 
-    ``many`` queries are trained one-to-many beside the model's own; ``pixel_classes`` are read off the patches.
+    ``many`` queries are trained one-to-many beside the model's own; ``pixel_classes`` are predicted from the patches.
     """
 
     input_ids: Tensor
@@ -82,7 +83,7 @@ class Trainee(nn.Module):
     def __init__(self, sam3: Any, input_ids: Tensor, attention_mask: Tensor, many: int, pixel_classes: int) -> None:
         super().__init__()
         self.sam3: Sam3Model = sam3
-        used = int(attention_mask.sum(1).max())  # padding beyond the longest phrase is never seen by anything
+        used = int(attention_mask.sum(1).max())  # padding beyond the longest phrase is never used
         self.register_buffer("input_ids", input_ids[:, :used], persistent=False)
         self.register_buffer("attention_mask", attention_mask[:, :used], persistent=False)
         channels = sam3.config.detr_decoder_config.hidden_size
@@ -104,7 +105,7 @@ class Trainee(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Weights to begin with. transformers draws all with a deviation of 0.02, meant for widths of 256 and more."""
+        """Initialise the weights. transformers uses a standard deviation of 0.02, meant for widths of 256 and more."""
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight") or ".norms." in name or "layer_norm" in name:
                 continue
@@ -116,7 +117,7 @@ class Trainee(nn.Module):
                 nn.init.xavier_uniform_(parameter, gain=_RESIDUAL_GAIN if name.endswith(_RESIDUAL) else 1.0)
         for module in self.modules():
             if isinstance(module, nn.Dropout):
-                module.p = 0.0  # no scene is seen twice, so there is nothing to overfit
+                module.p = 0.0  # no scene is repeated, so there is no overfitting
         for layer in self.sam3.vision_encoder.backbone.layers:
             layer.layer_norm1.__class__ = layer.layer_norm2.__class__ = _ProjectedNorm
         nn.init.normal_(self.pixel_head.weight, std=0.01)
@@ -133,7 +134,7 @@ class Trainee(nn.Module):
         self._freeze_unused()
 
     def _freeze_unused(self) -> None:
-        """What the detector never reads: the neck's coarsest level, CLIP's own projection, a third step upwards."""
+        """Freeze what the detector never reads: the neck's coarsest level, CLIP's projection, a third upsampling."""
         neck, pyramid = self.sam3.vision_encoder.neck, self.sam3.mask_decoder.pixel_decoder
         for module in (
             neck.fpn_layers[_LEVELS:],
@@ -146,7 +147,7 @@ class Trainee(nn.Module):
     # --- the parts ----------------------------------------------------------------------------------------------------
 
     def _at(self, grid: int, device: torch.device) -> _Places:
-        """Where things are with ``grid`` patches a side; the backbone's global layers are told."""
+        """Return the positions of ``grid`` × ``grid`` patches, and set those of the backbone's global layers."""
         if grid not in self._places:
             vit = copy.deepcopy(self._vit)
             vit.image_size = grid * self.patch
@@ -167,7 +168,7 @@ class Trainee(nn.Module):
         return places
 
     def encode_images(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Features at 4, 2 and 1 times the grid [B, C, .., ..], and pixel logits."""
+        """Return features at 4, 2 and 1 times the grid [B, C, .., ..], and pixel logits."""
         vision = self.sam3.vision_encoder
         grid = pixels.shape[-1] // self.patch
         self._at(grid, pixels.device)
@@ -179,7 +180,7 @@ class Trainee(nn.Module):
     def encode_prompts(
         self, phrase: Tensor, coarse: Tensor, example: Tensor, boxes: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Prompt features [R, tokens, C] and which count, bool [R, tokens]: words, then, in the last rows, boxes."""
+        """Return prompt features [R, tokens, C] and their mask, bool [R, tokens]: words, then boxes (last rows)."""
         texts = self.sam3.get_text_features(self.input_ids, self.reading).pooler_output
         tokens, mask = texts[phrase].float(), self.attention_mask[phrase].bool()
         shown, counts = self.encode_examples(coarse, example, boxes, labels)
@@ -187,7 +188,7 @@ class Trainee(nn.Module):
         return torch.cat([tokens, F.pad(shown.float(), words)], 1), torch.cat([mask, F.pad(counts, words[2:])], 1)
 
     def encode_examples(self, coarse: Tensor, example: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The geometry encoder: a token for each box and a last one for all, [rows, n + 1, C], and which count."""
+        """Run the geometry encoder: a token for each box and one for all, [rows, n + 1, C], and their mask."""
         geometry, grid, shape = self.sam3.geometry_encoder, coarse.shape[-1], (*boxes.shape[:2], -1)
         with torch.autocast(boxes.device.type, enabled=False):  # RoIAlign has no bfloat16, and positions need more
             normed = geometry.vision_layer_norm(coarse.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -205,7 +206,7 @@ class Trainee(nn.Module):
         for layer in geometry.layers:
             seen = layer.layer_norm1(tokens)
             tokens = tokens + _attend(layer.self_attn, seen, seen, seen, mask)
-            # Keys and values are made once an image, and then taken to the rows that look at it.
+            # Keys and values are computed once per image, and then copied to the rows that attend to it.
             look = layer.cross_attn
             query, key, value = look.q_proj(layer.layer_norm2(tokens)), look.k_proj(placed), look.v_proj(pixels)
             tokens = tokens + _looked_up(look, query, key[example], value[example])
@@ -213,24 +214,24 @@ class Trainee(nn.Module):
         return geometry.output_layer_norm(tokens), mask
 
     def encode_rows(self, coarse: Tensor, prompts: Tensor, mask: Tensor) -> Tensor:
-        """The detector's encoder: each row's image, one of ``coarse``, in the light of its prompt [R, g², C]."""
+        """Run the detector's encoder: the features of each row's image, conditioned on its prompt, [R, g², C]."""
         stream = coarse.flatten(2).transpose(1, 2)
         sine = self._at(coarse.shape[-1], coarse.device).sine.to(stream.dtype)
-        told = _as_projected(prompts)
+        tokens = _as_projected(prompts)
         for index, layer in enumerate(self.sam3.detr_encoder.layers):
             seen = _normed(layer.layer_norm1, stream)
             placed = seen + sine
             stream = stream + _attend(layer.self_attn, placed, placed, seen)
-            if index == 0:  # until here the rows of an image are alike
+            if index == 0:  # until here the rows of an image are equal
                 stream = stream.repeat(len(prompts) // len(coarse), 1, 1)
-            stream = stream + _attend(layer.cross_attn, _normed(layer.layer_norm2, stream), told, told, mask)
+            stream = stream + _attend(layer.cross_attn, _normed(layer.layer_norm2, stream), tokens, tokens, mask)
             stream = stream + layer.mlp(_normed(layer.layer_norm3, stream))
         return stream
 
     def decode(self, memory: Tensor, prompts: Tensor, mask: Tensor) -> tuple[Answers, Answers | None]:
-        """The detector's decoder over encoded rows [R, g², C]: the model's own queries and, in training, the others.
+        """Run the decoder over encoded rows [R, g², C]: the model's own queries and, in training, the second group.
 
-        Both groups go through together, each behind a presence token of its own, and attend to themselves alone.
+        Both groups run together, each with its own presence token in front, and attend only to themselves.
         """
         decoder, grid = self.sam3.detr_decoder, math.isqrt(memory.shape[1])
         places = self._at(grid, memory.device)
@@ -239,25 +240,27 @@ class Trainee(nn.Module):
             groups.append((self.many_queries.weight, self.many_points.weight))
         counts = [1 + len(queries) for queries, _ in groups]
         begin = torch.cat([part for queries, _ in groups for part in (decoder.presence_token.weight, queries)])
-        points = torch.cat([F.pad(points, (0, 0, 1, 0)) for _, points in groups])  # presence has a box that is not used
+        points = torch.cat([F.pad(points, (0, 0, 1, 0)) for _, points in groups])  # presence gets an unused box
         queries = torch.cat([F.pad(torch.ones_like(q[:, :1], dtype=torch.bool), (0, 0, 1, 0)) for q, _ in groups])
-        hidden, boxes = begin[None], points.sigmoid()[None]  # all rows begin alike: one stands for them
-        before = boxes  # what each layer begins with; gradients reach the layer before it through these alone
+        hidden, boxes = begin[None], points.sigmoid()[None]  # all rows begin equal: one is enough
+        before = boxes  # boxes before each layer; gradients reach the layer before only through these
         looks = [layer.vision_cross_attn for layer in decoder.layers]
         keys = _projected(memory + places.sine.to(memory.dtype), [look.k_proj for look in looks])
         values = _projected(memory, [look.v_proj for look in looks])
-        told = _as_projected(prompts)
+        tokens = _as_projected(prompts)
         sought, offset = self._scoring(prompts, mask)
         logits, found, presence, each_hidden = [], [], [], []
         for layer, key, value in zip(decoder.layers, keys, values, strict=True):
-            place = decoder.ref_point_head(decoder.position_encoding.encode_boxes(boxes)) * queries
-            placed = _as_projected(hidden + place)
+            position = decoder.ref_point_head(decoder.position_encoding.encode_boxes(boxes)) * queries
+            placed = _as_projected(hidden + position)
             seen = _attend_within(layer.self_attn, placed, hidden, counts)
             hidden = layer.self_attn_layer_norm(hidden + seen).expand(len(memory), -1, -1)
-            seen = _attend(layer.text_cross_attn, hidden + place, told, told, mask)
+            seen = _attend(layer.text_cross_attn, hidden + position, tokens, tokens, mask)
             hidden = layer.text_cross_attn_layer_norm(hidden + seen)
             nearness = (self._nearness(boxes, places) * queries).expand(len(memory), -1, -1, -1)
-            seen = _attend_near(layer.vision_cross_attn, hidden + place, key, value, nearness, places.rows_and_columns)
+            seen = _attend_near(
+                layer.vision_cross_attn, hidden + position, key, value, nearness, places.rows_and_columns
+            )
             hidden = layer.vision_cross_attn_layer_norm(hidden + seen)
             hidden = layer.mlp_layer_norm(hidden + layer.mlp(hidden))
             token = decoder.presence_head(decoder.presence_layer_norm(hidden[:, :1]))
@@ -280,8 +283,8 @@ class Trainee(nn.Module):
         return answers[0], answers[1] if len(answers) > 1 else None
 
     def _scoring(self, prompts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What a query's answer is multiplied with [R, C, 1] and what is added [R, 1, 1] to be its score: the product
-        of two projections, of which that of the queries is taken to the prompt's side."""
+        """Return the factor [R, C, 1] and the offset [R, 1, 1] that turn a query's features into its score: the product
+        of two projections, with that of the queries merged into the prompt's."""
         scoring = self.sam3.dot_product_scoring
         with torch.autocast(prompts.device.type, enabled=False):
             texts = scoring.text_mlp_out_norm(scoring.text_mlp(prompts) + prompts)
@@ -290,8 +293,8 @@ class Trainee(nn.Module):
             return (text @ project.weight).unsqueeze(2), (text @ project.bias)[:, None, None]
 
     def _nearness(self, boxes: Tensor, places: _Places) -> Tensor:
-        """How each query's box lies to rows and columns of patches, [R, heads, T, 2g]: ``_get_rpb_matrix`` before the
-        two are added."""
+        """Return the bias of each query's box for the rows and columns of patches, [R, heads, T, 2g]:
+        ``_get_rpb_matrix`` before the two are added."""
         decoder = self.sam3.detr_decoder
         corners = box_cxcywh_to_xyxy(boxes)
         parts = []
@@ -303,7 +306,7 @@ class Trainee(nn.Module):
         return torch.cat(parts, 2).permute(0, 3, 1, 2)
 
     def embed_pixels(self, features: list[Tensor], memory: Tensor, prompts: Tensor, mask: Tensor) -> Tensor:
-        """The mask decoder's pixels [M, C, 4g, 4g] of M rows, the m-th being about image m mod B."""
+        """Return the mask decoder's pixel features [M, C, 4g, 4g] of M rows, the m-th about image m mod B."""
         head = self.sam3.mask_decoder
         normed = _normed(head.prompt_cross_attn_norm, memory)
         pixels = (memory + _attend(head.prompt_cross_attn, normed, prompts, prompts, mask)).transpose(1, 2)
@@ -316,8 +319,8 @@ class Trainee(nn.Module):
         return pixels
 
     def masks(self, pixels: Tensor, hidden: Tensor) -> Tensor:
-        """Mask logits [N, q, pixels] of queries [N, q, C] over ``pixels`` [N, C, pixels]. These are far more than the
-        queries, which are therefore what the projection of pixels is applied to."""
+        """Return mask logits [N, q, pixels] of queries [N, q, C] over ``pixels`` [N, C, pixels]. The projection of
+        pixels is applied to the queries instead, which are far fewer."""
         head = self.sam3.mask_decoder
         embedded, project = head.mask_embedder(hidden), head.instance_projection
         weight = project.weight.flatten(1)
@@ -328,20 +331,20 @@ class Trainee(nn.Module):
     def forward(
         self, pixels: Tensor, phrase: Tensor, example: Tensor, boxes: Tensor, labels: Tensor, asked: Tensor
     ) -> Outputs:
-        """R rows over B images, row r about image r mod B. ``pixels`` [B, 3, r, r]; ``phrase`` [R]; the last rows have
-        ``boxes`` [rows, n, 4] cxcywh with ``labels`` [rows, n], on the images ``example`` [rows]. ``asked`` [M] are the
-        rows whose masks are wanted, the m-th about image m mod B too."""
+        """Run R rows over B images, row r about image r mod B. ``pixels`` [B, 3, r, r]; ``phrase`` [R]; the last rows
+        have ``boxes`` [rows, n, 4] cxcywh with ``labels`` [rows, n], on the images ``example`` [rows]. ``asked`` [M]
+        are the rows whose masks are computed, the m-th about image m mod B too."""
         features, pixel_logits = self.encode_images(pixels)
         prompts, mask = self.encode_prompts(phrase, features[2], example, boxes, labels)
         memory = self.encode_rows(features[2], prompts, mask)
         kept, many = self.decode(memory, prompts, mask)
-        looked_at = self.embed_pixels(features, memory[asked], prompts[asked], mask[asked])
-        semantic = self.sam3.mask_decoder.semantic_projection(looked_at).squeeze(1)
-        return Outputs(kept, many, looked_at.flatten(2), semantic, pixel_logits)
+        embedded = self.embed_pixels(features, memory[asked], prompts[asked], mask[asked])
+        semantic = self.sam3.mask_decoder.semantic_projection(embedded).squeeze(1)
+        return Outputs(kept, many, embedded.flatten(2), semantic, pixel_logits)
 
 
 def _heads(attention: Any, features: Tensor) -> Tensor:
-    """[R, tokens, C] to [R, heads, tokens, C of a head]."""
+    """Reshape [R, tokens, C] to [R, heads, tokens, C of a head]."""
     return features.view(*features.shape[:2], attention.num_attention_heads, -1).transpose(1, 2)
 
 
@@ -351,19 +354,19 @@ def _joined(attention: Any, found: Tensor) -> Tensor:
 
 
 def _looked_up(attention: Any, query: Tensor, key: Tensor, value: Tensor, counts: Tensor | None = None) -> Tensor:
-    """What is found with queries, keys and values that have been projected."""
+    """Compute attention of projected queries, keys and values."""
     q, k, v = (_heads(attention, part) for part in (query, key, value))
     return _joined(attention, F.scaled_dot_product_attention(q, k, v, attn_mask=counts))
 
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``Sam3Attention``, with ``mask`` bool [R, keys] of the keys that count."""
+    """Compute ``Sam3Attention``; ``mask`` bool [R, keys]: the valid keys."""
     counts = None if mask is None else mask[:, None, None]
     return _looked_up(attention, attention.q_proj(query), attention.k_proj(key), attention.v_proj(value), counts)
 
 
 def _attend_within(attention: Any, placed: Tensor, value: Tensor, counts: list[int]) -> Tensor:
-    """Self-attention of groups of tokens that do not see each other."""
+    """Compute self-attention of groups of tokens that do not attend to each other."""
     parts = attention.q_proj(placed), attention.k_proj(placed), attention.v_proj(value)
     q, k, v = (torch.split(_heads(attention, part), counts, 2) for part in parts)
     found = [F.scaled_dot_product_attention(*group) for group in zip(q, k, v, strict=True)]
@@ -371,7 +374,7 @@ def _attend_within(attention: Any, placed: Tensor, value: Tensor, counts: list[i
 
 
 def _projected(features: Tensor, layers: list[nn.Linear]) -> tuple[Tensor, ...]:
-    """What each of the linear layers makes of the same features, in one product."""
+    """Apply several linear layers to the same features, in one product."""
     weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
     return F.linear(features, weight, bias).chunk(len(layers), -1)
 
@@ -379,38 +382,39 @@ def _projected(features: Tensor, layers: list[nn.Linear]) -> tuple[Tensor, ...]:
 def _attend_near(
     attention: Any, query: Tensor, key: Tensor, value: Tensor, nearness: Tensor, rows_and_columns: Tensor
 ) -> Tensor:
-    """Attention of queries to pixels, whose keys and values have been projected, with a bias that is a sum of one for
-    the row and one for the column.
+    """Compute attention of queries to pixels (projected keys and values), with a bias that is the sum of one for the
+    row and one for the column.
 
-    ``nearness`` [R, heads, T, 2g] are these, and ``rows_and_columns`` [g², 2g] has ones where each pixel lies: their
-    product is the bias, so both are appended to queries and keys, and the bias, which would be the largest tensor of a
-    step, is never made.
+    ``nearness`` [R, heads, T, 2g] has these biases, and ``rows_and_columns`` [g², 2g] is one-hot: their product is the
+    bias. So both are appended to queries and keys, and the bias, which would be the largest tensor of a step, is never
+    materialised.
     """
     q, k, v = (_heads(attention, part) for part in (attention.q_proj(query), key, value))
     own, more = q.shape[-1], nearness.shape[-1]
     q = torch.cat([q * own**-0.5, nearness.to(q.dtype)], -1)
     k = torch.cat([k, rows_and_columns.to(k.dtype).expand(*k.shape[:2], -1, -1)], -1)
-    found = F.scaled_dot_product_attention(q, k, F.pad(v, (0, more)), scale=1.0)  # equal widths, as fast kernels ask
+    found = F.scaled_dot_product_attention(q, k, F.pad(v, (0, more)), scale=1.0)  # fast kernels need equal widths
     return _joined(attention, found[..., :own])
 
 
 def _linear_of_few(layer: nn.Linear, features: Tensor) -> Tensor:
-    """A linear layer of few features, its bias being the weight of one more that is always 1: over millions of rows,
-    the bias's gradient is then a part of the weight's and no slow sum of its own. Eight in all, as matrix units ask."""
+    """Apply a linear layer of few features, with its bias as the weight of one more feature that is always 1: over
+    millions of rows, the bias's gradient is then part of the weight's instead of a slow sum. The features are padded to
+    a multiple of eight, as matrix units require."""
     more = -features.shape[-1] % 8 or 8
     weight = torch.cat([layer.weight, F.pad(layer.bias[:, None], (0, more - 1))], 1)
     return F.linear(F.pad(_as_projected(features), (0, more), value=1.0), weight)
 
 
 def _as_projected(features: Tensor) -> Tensor:
-    """In the precision in which projections read them, once and for all of them."""
+    """Convert features once to the precision in which projections read them."""
     kind = features.device.type
     return features.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else features
 
 
 def _normed(norm: nn.LayerNorm | nn.GroupNorm, features: Tensor) -> Tensor:
-    """A norm in the precision of its input (its sums are float32 all the same), where autocast would make float32 of
-    it: for those whose result is only read by projections, which turn it back."""
+    """Apply a norm in the precision of its input (its sums are float32 anyway), where autocast would return float32:
+    for norms whose result only projections read, which would convert it back."""
     kind = features.dtype
     with torch.autocast(features.device.type, enabled=False):
         weight, bias = norm.weight.to(kind), norm.bias.to(kind)
@@ -420,14 +424,14 @@ def _normed(norm: nn.LayerNorm | nn.GroupNorm, features: Tensor) -> Tensor:
 
 
 class _ProjectedNorm(nn.LayerNorm):
-    """A LayerNorm whose result is only read by projections: turned into their precision at once, and not by each."""
+    """A LayerNorm whose result only projections read: converted to their precision once, not by each of them."""
 
     def forward(self, features: Tensor) -> Tensor:
         return _as_projected(super().forward(features))
 
 
 def _anchors(count: int) -> Tensor:
-    """Reference boxes to begin with, as logits of cxcywh [count, 4]: centres spread evenly (the R2 sequence)."""
+    """Return initial reference boxes, as logits of cxcywh [count, 4]: centres spread evenly (the R2 sequence)."""
     index = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
     centres = (0.5 + index * torch.tensor([0.7548776662466927, 0.5698402909980532])) % 1
     boxes = torch.cat([0.05 + 0.9 * centres, torch.full((count, 2), _ANCHOR_SIDE, dtype=torch.float64)], 1)

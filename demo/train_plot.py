@@ -1,4 +1,4 @@
-"""Draws the log of a training run: losses and the checks on held-out questions, over minutes.
+"""Plots the log of a training run: losses and the checks on held-out scenes, over minutes.
 
 python -m demo.train_plot RUN/log.jsonl docs/results/demo-training.svg
 """
@@ -17,7 +17,7 @@ Curves = dict[str, tuple[list[float], list[float]]]
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curves, Curves]:
-    """Minutes and values of each weighted loss, and of each figure of the checks."""
+    """Return minutes and values of each weighted loss, and of each metric of the checks."""
     learnt: Curves = {}
     checked: Curves = {}
     for line in lines:
@@ -31,7 +31,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> tuple[Curves, Curves]:
 
 
 def plot(log: Path, output: Path) -> None:
-    """Write the picture; its kind is that of the name (.svg, .png)."""
+    """Write the plot; the suffix of ``output`` decides the format (.svg, .png)."""
     import matplotlib
 
     matplotlib.use("agg")

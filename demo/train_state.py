@@ -1,7 +1,7 @@
-"""What training keeps: averaged weights, the time and the schedule, and the state that a later stretch goes on from.
+"""Averaged weights, the clock and the learning rate of training, and the state from which a later stretch continues.
 
-A state is a folder: ``progress.json``, and one safetensors file cut into parts of at most 15 MiB, so that it can be
-carried: weights and their averages in float32, the optimiser's moments in bfloat16. Knows named tensors, no model.
+A state is a folder: ``progress.json``, and one safetensors file split into parts of at most 15 MiB, which are
+easy to copy: weights and their averages in float32, the optimiser's moments in bfloat16. Independent of the model.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sam3_runtime.core.errors import CheckpointError
 
 PART = 15 << 20  # bytes
 WARM_UP = 300  # steps
-_AVERAGE = 0.9995  # of the averaged weights, kept at each step once training is under way
+_AVERAGE = 0.9995  # decay of the averaged weights per step, after the first steps
 
 
 @dataclass
 class Progress:
-    """How far training has come: steps made, seconds trained, stretches begun."""
+    """Progress of training: steps, seconds, and stretches begun."""
 
     step: int = 0
     seconds: float = 0.0
@@ -37,7 +37,7 @@ class Progress:
 
 
 class Clock:
-    """Seconds trained, and whether this stretch or the whole is over: the same answer in every process."""
+    """Seconds trained, and whether this stretch or the whole training is over; equal in every process."""
 
     def __init__(self, minutes: float, total_minutes: float, before: float, processes: int) -> None:
         self.before, self.total, self.processes = before, total_minutes * 60, processes
@@ -48,9 +48,9 @@ class Clock:
     def agree(self) -> None:
         self.seconds = self.before + time.monotonic() - self.started
         if self.processes > 1:
-            told = torch.tensor([self.seconds], dtype=torch.float64)  # on the host: the GPU need not be waited for
-            dist.broadcast(told, 0)
-            self.seconds = float(told)
+            shared = torch.tensor([self.seconds], dtype=torch.float64)  # on the host: no wait for the GPU
+            dist.broadcast(shared, 0)
+            self.seconds = float(shared)
 
     @property
     def fraction(self) -> float:
@@ -62,13 +62,13 @@ class Clock:
 
 
 def learning_rate(peak: float, step: int, fraction: float) -> float:
-    """Linear over ``WARM_UP`` steps, times a half cosine over the share of the time that is gone, 0 to 1."""
+    """Return the learning rate: linear over ``WARM_UP`` steps, times a half cosine over the elapsed share of time."""
     return peak * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
 
 
 @torch.no_grad()
 def average(averaged: nn.Module, current: nn.Module, step: int) -> None:
-    """Move the averaged weights towards the current ones: quickly at first, as early weights are worth little."""
+    """Move the averaged weights towards the current ones: quickly at first, when weights are still poor."""
     keep = min(_AVERAGE, (step + 1) / (step + 10))
     torch._foreach_lerp_(list(averaged.parameters()), list(current.parameters()), 1 - keep)
 
@@ -76,7 +76,7 @@ def average(averaged: nn.Module, current: nn.Module, step: int) -> None:
 def write_state(
     folder: Path, progress: Progress, current: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write the state into ``folder``, which holds the old one or the new one, whole."""
+    """Write the state into ``folder``, which contains the complete old state or the complete new one."""
     tensors = _weights(current, "current") | _weights(averaged, "averaged")
     for name, parameter in current.named_parameters():
         for moment in ("exp_avg", "exp_avg_sq"):
@@ -97,21 +97,21 @@ def write_state(
 def read_state(
     folder: Path, current: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer | None = None
 ) -> Progress:
-    """Fill the modules (and the optimiser) from ``folder``. :class:`CheckpointError` where it is not a whole state
-    of this model."""
+    """Load the modules (and the optimiser) from ``folder``. Raises :class:`CheckpointError` unless it is a complete
+    state of this model."""
     try:
         written = json.loads((folder / "progress.json").read_text())
         data = b"".join((folder / f"tensors.{index}").read_bytes() for index in range(written["parts"]))
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} holds no training state: {error}", "copy it again, or start anew") from None
+        raise CheckpointError(
+            f"{folder} contains no training state: {error}", "copy it again, or start a new run"
+        ) from None
     if len(data) != written["bytes"]:
         raise CheckpointError(f"{folder}: {len(data)} bytes of tensors, not {written['bytes']}", "copy it again")
     tensors = load(data)
     for prefix, module in (("current", current), ("averaged", averaged)):
         if {n: t.shape for n, t in _weights(module, prefix).items()} != _shapes(tensors, f"{prefix}."):
-            raise CheckpointError(
-                f"{folder} is the state of another architecture", "train anew, in a folder of its own"
-            )
+            raise CheckpointError(f"{folder} is the state of another architecture", "start a new run in another folder")
         for name, parameter in module.named_parameters():
             parameter.data.copy_(tensors[f"{prefix}.{name}"])
     progress = Progress(written["step"], written["seconds"], written["stretch"])

@@ -18,7 +18,7 @@ from sam3_runtime.media.sinks import write_image
 from sam3_runtime.media.sources import load_image
 
 
-def main(project: Path, engines: Path, pictures: list[str]) -> None:
+def main(project: Path, engines: Path, images: list[str]) -> None:
     bank = project.with_suffix(".npz")
     if not bank.exists():
         with sam3_runtime.load(engines) as pipeline:
@@ -26,12 +26,12 @@ def main(project: Path, engines: Path, pictures: list[str]) -> None:
     with sam3_runtime.open_detector(engines, bank) as detector:
         print(detector.saved)
         colors = [info.color for info in detector.classes]
-        for picture in expand_images(pictures):
-            image = load_image(picture.path)
+        for one in expand_images(images):
+            image = load_image(one.path)
             found = detector.detect([image])[0]
             for info, detections in zip(detector.classes, found, strict=True):
-                print(f"{picture.name}: {len(detections)} {info.name} above {info.threshold:g}")
-            write_image(Path("found") / f"{Path(picture.name).stem}.png", draw(image, found, colors))
+                print(f"{one.name}: {len(detections)} {info.name} above {info.threshold:g}")
+            write_image(Path("found") / f"{Path(one.name).stem}.png", draw(image, found, colors))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from sam3_runtime.core.source_files import expand_images
 from sam3_runtime.media.sources import load_image
 
 
-def main(engines: str, shelf: str, box: str, pictures: list[str]) -> None:
+def main(engines: str, shelf: str, box: str, images: list[str]) -> None:
     x0, y0, x1, y1 = (float(side) for side in box.split(","))
     with sam3_runtime.load(engines) as pipeline:
         encoded = pipeline.encode([sam3_runtime.Prompt(boxes=((x0, y0, x1, y1),))], load_image(shelf))
-        for picture in expand_images(pictures):
-            (found,) = pipeline.detect([load_image(picture.path)], encoded, threshold=0.4)[0]
-            print(f"{picture.name}: {len(found)} like it")
+        for one in expand_images(images):
+            (found,) = pipeline.detect([load_image(one.path)], encoded, threshold=0.4)[0]
+            print(f"{one.name}: {len(found)} like it")
             for score, found_box in zip(found.scores, found.boxes, strict=True):
                 print(f"  {score:.2f} at {', '.join(f'{side:.0f}' for side in found_box)}")
 

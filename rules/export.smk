@@ -1,8 +1,8 @@
-"""From the checkpoint to ONNX graphs, one process a graph, and to what float32 PyTorch says.
+"""From the checkpoint to ONNX graphs, one process per graph, and to the reference outputs of float32 PyTorch.
 
 INPUTS   the checkpoint (a hub name, a local folder or `random`)
 OUTPUTS  checkpoint.lock
-         onnx/{asset}.json: what running needs besides, such as tokenizer.json
+         onnx/{asset}.json: other files that running needs, such as tokenizer.json
          onnx/{graph}.onnx, such as text-encoder or r672/decoder_q50
          reference/r{resolution}.safetensors
          reference/r{resolution}_accuracy.safetensors, where `accuracy:` names a data set

@@ -1,4 +1,4 @@
-"""From the store to a variant's own folder: relative links, and the config.json that says what the variant is.
+"""From the store to a variant's own folder: relative links, and the config.json that describes the variant.
 
 INPUTS   engines/store/**, onnx/{asset}.json, checkpoint.lock
 OUTPUTS  engines/{variant}/{part}.engine and .engine.json, {asset}.json, config.json
@@ -40,9 +40,9 @@ rule configure_variant:
 # A name that is not listed matches no rule above; this one answers with the nearest name and the line to add.
 rule unknown_variant:
     output:
-        "{place}{name}",
+        "{folder}{name}",
     wildcard_constraints:
-        place=r"|engines/|bench/",
+        folder=r"|engines/|bench/",
         name=rf"(?!(?:{'|'.join(PLAN.names)})(?:/|\.json$))b\d[^/]*(?:/.*)?",
     params:
         refused=refuse_unknown_variant,

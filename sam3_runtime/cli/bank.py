@@ -1,6 +1,6 @@
 """The command ``sam3-runtime extract``, and the output of ``sam3-runtime info`` for a prompt bank.
 
-Knows banks and tables; knows no backend.
+Independent of the backend.
 """
 
 from __future__ import annotations

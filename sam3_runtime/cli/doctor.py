@@ -91,7 +91,7 @@ def _gpus(spec: BackendSpec | None) -> Iterator[Finding]:
 
 
 def _libraries(spec: BackendSpec | None) -> Iterator[Finding]:
-    """Every library that some backend or the export uses; ``used`` says whether the variants' backend does."""
+    """Every library that some backend or the export uses; ``used``: the variants' backend uses it."""
     on_gpu = spec is not None and spec.on_gpu
     rows = [
         ("NumPy", "numpy", "pip install numpy", spec is not None),

@@ -5,7 +5,7 @@
     <output>/<video>.mp4, .mp4.jsonl   the annotated video, and one line per frame
     <output>/coco.json, summary.json   as `stream` writes them
 
-Unreadable images are reported and skipped. Knows no backend.
+Unreadable images are reported and skipped. Independent of the backend.
 """
 
 from __future__ import annotations

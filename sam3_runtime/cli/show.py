@@ -1,7 +1,7 @@
 """The output of ``sam3-runtime info``, ``verify`` and ``doctor`` for people: variants, banks, verdicts, machines.
 
-Knows the results of :mod:`sam3_runtime.deploy.overview` and :mod:`sam3_runtime.cli.doctor`, and verdicts; reads nothing
-else.
+Formats the results of :mod:`sam3_runtime.deploy.overview` and :mod:`sam3_runtime.cli.doctor`, and verdicts; reads no
+file.
 """
 
 from __future__ import annotations

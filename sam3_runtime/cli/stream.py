@@ -1,7 +1,7 @@
 """The command ``sam3-runtime stream``, and the run that it shares with ``infer``: from sources to files and a summary.
 
 The first Ctrl-C (or SIGTERM) stops the run after the current batch, and closes all files. The second one ends it at
-once. Knows no backend.
+once. Independent of the backend.
 """
 
 from __future__ import annotations

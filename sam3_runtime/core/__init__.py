@@ -1,1 +1,1 @@
-"""Errors, files, GPUs and YAML: what every other package may use, and what knows none of them."""
+"""Errors, files, GPUs and YAML: every other package may import this one; it imports none of them."""

@@ -155,7 +155,7 @@ def _mig_instances(gpu: Any) -> list[Any]:
 def whole_gpu(handle: Any) -> Any:
     """Return the handle of the GPU that a MIG instance is part of; that of a GPU itself.
 
-    The GPU knows clocks, temperature and power.
+    NVML reports clocks, temperature and power for the whole GPU only.
     """
     return query("DeviceGetDeviceHandleFromMigDeviceHandle", handle) or handle
 

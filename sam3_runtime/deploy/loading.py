@@ -53,7 +53,7 @@ def load(
     - ``release_text``: on a GPU, free the text encoder's memory once the prompts are encoded; it is opened again for
       new words, and hashed again where its file changed.
     - ``verify_digest=False`` skips hashing the engines, for files that were checked before. An engine is a program, so
-      do that only where nobody else can write.
+      do that only where no other user can write.
 
     A variant that the accuracy gate did not pass is opened with a warning in the log. Raises :class:`RecordError` for
     records that are missing, damaged or do not belong together, and :class:`EngineError` for an engine that does not

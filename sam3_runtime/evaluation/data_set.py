@@ -81,7 +81,7 @@ class ConceptImage:
             annotated, found = (f"{width} x {height}" for height, width in (self.size, image.shape[:2]))
             rotated = image.shape[:2] == self.size[::-1]
             raise DataSetError(
-                f"{self.name} has {found} pixels, and the annotations say {annotated}"
+                f"{self.name} has {found} pixels, and the annotations are for {annotated}"
                 + (": they do not apply the EXIF orientation of the image" if rotated else ""),
                 "annotate the rotated image, or remove the orientation from its EXIF data"
                 if rotated

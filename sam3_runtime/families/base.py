@@ -32,7 +32,7 @@ class Axis:
     """One choice of a variant.
 
     ``letter`` is its prefix in names (``q50``). ``default`` is the value where a matrix leaves it out; None for the
-    checkpoint's own. ``place`` is whether it is in the folder's or the file's name of a graph.
+    checkpoint's own. ``place``: which name of a graph contains the value, that of its folder or that of its file.
     """
 
     key: str
@@ -168,7 +168,7 @@ class FamilySpec:
         return re.compile(rf"{numbers}(?:_(?P<quantize>{'|'.join(EIGHT_BIT)}))?")
 
     def shown(self, values: Mapping[str, Any], place: Place | None = None) -> str:
-        """Format the axes that are in ``values``, all or those of one place, as in names: ``b8_q50_r672``."""
+        """Format the axes that are in ``values``, all or those of one ``place``, as in names: ``b8_q50_r672``."""
         chosen = (axis for axis in self.axes if axis.key in values and place in (None, axis.place))
         return "_".join(f"{axis.letter}{values[axis.key]}" for axis in chosen)
 

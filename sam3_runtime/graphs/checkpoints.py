@@ -65,7 +65,7 @@ class CheckpointFolder:
                 found |= {name: file.get_tensor(name) for name in shapes if self.weights[name] == shard}
         for name, value in found.items():
             if tuple(value.shape) != tuple(shapes[name]):
-                message = f"{name} has shape {tuple(value.shape)}, config.json says {tuple(shapes[name])}"
+                message = f"{name} has shape {tuple(value.shape)}, config.json expects {tuple(shapes[name])}"
                 hint = "config.json and the weights are of different models: copy both again"
                 raise CheckpointError(f"{self.path}: {message}", hint)
         return found

@@ -93,7 +93,7 @@ def check_file(path: Path, part: str) -> None:
     found.update(f"{node.domain}::{node.op_type}" for node in proto.graph.node if node.domain)
     if found:
         listing = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
-        hint = "the versions of torch or transformers may be newer than this project knows; see docs/parity.md"
+        hint = "the versions of torch or transformers may be newer than this project supports; see docs/parity.md"
         raise ExportError(f"{part} contains {listing}", hint)
 
 

@@ -1,6 +1,6 @@
 """Marks the nodes of a traced graph that stay in float32: FP32 exceptions, which the code calls islands.
 
-An island is the inside of a module of a class that the family names; ``typed.py`` places the Casts at its borders.
+An island is the inside of a module of a class that the family names; ``typed.py`` inserts the Casts at its borders.
 """
 
 from __future__ import annotations

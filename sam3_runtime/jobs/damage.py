@@ -99,7 +99,7 @@ class Inspection:
             except RecordError as error:
                 return f"does not fit its engines: {error.message}"
         elif isinstance(found, Verdict) and found.status == "failed":
-            return "says failed, and a failure is about a moment: a full memory, a missing library"
+            return "reports a failure, which may have passed: full memory, a missing library"
         elif found.engines != {part: record.sha256 for part, record in records.items()}:
             return "is about other engines"
         return None

@@ -86,7 +86,7 @@ class Entry:
         engine, store = self.engine, folder / "engines/store"
         if engine and any(link.resolve() == engine.resolve() for link in store.rglob(engine.name)):
             return UserState.USES
-        # Another folder at that path says nothing about the one that linked it, which may have been moved.
+        # If another folder is at that path now, the one that linked the engine may have been moved.
         return UserState.LEFT if inode in (_inode(folder), "") and folder.is_dir() else UserState.GONE
 
     def _listed(self) -> dict[str, str]:
@@ -97,7 +97,7 @@ class Entry:
         return {path: inode for inode, path in split}
 
     def add_user(self, folder: Path) -> None:
-        """Note that ``folder`` links this engine, in place of the path that it was moved from."""
+        """Record that ``folder`` links this engine; this replaces the path that it was moved from."""
         path, inode = str(folder.resolve()), _inode(folder)
         before = self._listed()
         listed = {known: other for known, other in before.items() if other != inode} | {path: inode}

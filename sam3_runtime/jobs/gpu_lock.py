@@ -1,7 +1,7 @@
 """One build, verification or timing at a time on each GPU, across the processes and work folders of a user.
 
-Snakemake's own limit (``resources: gpu=1``) ends at one process. The locks are in a folder of the user's own in the
-temporary folder, where nobody else may write: two users do not see each other's. Job time, POSIX.
+Snakemake's own limit (``resources: gpu=1``) ends at one process. The locks are in a folder of the temporary folder that
+only the user may write to: two users do not see each other's. Job time, POSIX.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def job(snakemake: Any, *, tee: bool = False, gpus: str = "") -> Iterator[Callab
         remove_abandoned_parts(output.parent, output.name)
     terminal = os.dup(2)
     _redirect(snakemake.log[0] if snakemake.log else None)
-    faulthandler.enable(2)  # where native code of a library ends the process, the log says what called it
+    faulthandler.enable(2)  # if native code of a library ends the process, the log has the Python stack
     entry = _register(_REGISTER / str(this_process()))
     failed = True
 

@@ -2,8 +2,8 @@
 
 A round processes one image from each camera, from preprocessing to postprocessing, up to results on the host; images
 are decoded beforehand. Stages are timed in rounds of their own, since per-stage timing synchronises between stages and
-so removes overlap. The family's workload decides what a round and a part's call do; docs/measuring.md says what each
-number contains.
+so removes overlap. The family's workload decides what a round and a part's call do; docs/measuring.md explains what
+each number contains.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class MemoryGauge:
     def mark(self, name: str, device_memory: Callable[[], tuple[int, int] | None]) -> None:
         """Note the memory in use now as ``loaded``, ``ready`` or ``peak``.
 
-        ``device_memory`` gives free and total bytes, which count where the driver tells nothing.
+        ``device_memory`` returns free and total bytes, used where NVML is not available.
         """
         own, now, device = process_gpu_mib(), read(), device_memory()
         if own is not None:

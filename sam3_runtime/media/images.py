@@ -1,4 +1,4 @@
-"""The batches of images that a run hands to a model. Knows no model."""
+"""Batches of images for a model. Independent of the model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Writes results: images, video, JSON Lines.
 
 Every file is written to a temporary name and renamed: it is whole or absent, and a full disk is one message. The lines
-of a live source, which may never end, can be read as they come. Knows detections and OpenCV, and no engine. Images are
-RGB; only the files have OpenCV's BGR.
+of a live source, which may never end, can be read during the run. Images are RGB; OpenCV's BGR is used only for writing
+files. Independent of engines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads images and videos from files, folders, globs and installed packages, as RGB uint8.
 
-Specs are those of :mod:`sam3_runtime.core.source_files`. Knows OpenCV, and nothing of models. OpenCV's BGR is
-converted here and in ``sinks``, and used nowhere else.
+Specs are those of :mod:`sam3_runtime.core.source_files`. Independent of models. OpenCV's BGR is converted here and in
+``sinks``, and used nowhere else.
 """
 
 from __future__ import annotations

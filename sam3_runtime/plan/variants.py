@@ -155,10 +155,10 @@ def _expand(settings: VariantsFile, family: FamilySpec, dims: Any, lines: Lines)
             raise VariantsError(f"{where} lists no value for one of its keys", "list at least one")
         # The line of the value that `check` may refuse, where the matrix spells it out.
         spelled = (("variants", index, key) for key in reversed(family.keys) if key != BATCH)
-        place = next((keys for keys in spelled if keys in lines.numbers), ("variants", index))
+        location = next((keys for keys in spelled if keys in lines.numbers), ("variants", index))
         for *numbers, quantize in product(*listed):
             variant = Variant(tuple(numbers), quantize, family)
-            check(variant, dims, f"{lines.file}:{lines.line(*place)}: variants[{index}]")
+            check(variant, dims, f"{lines.file}:{lines.line(*location)}: variants[{index}]")
             if variant.name in found:
                 raise VariantsError(
                     f"{where} lists {variant.name} again (first: line {first_lines[variant.name]})",

@@ -1,6 +1,6 @@
 """Lets TensorRT (10 and older) measure the scales of a graph itself, on frames of a video or on images.
 
-A calibration is a build whose engine is thrown away: TensorRT requests batches of frames while it runs, and returns its
+A calibration is a build whose engine is discarded: TensorRT requests batches of frames while it runs, and returns its
 cache of scales. Frames go through the runtime's own preprocessing, on the CPU, while the GPU processes those before.
 PyTorch is not needed.
 """

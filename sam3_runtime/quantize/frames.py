@@ -63,7 +63,7 @@ class Frames:
             self._log(f"calibration.source has {self.used} of the {self.limit} frames asked for: all of them are used")
 
     def expected(self) -> int:
-        """Return the number of frames, as far as file lists and video headers tell."""
+        """Return the number of frames by file lists and video headers, without decoding."""
         try:
             images = [source for source in self._source if not is_video(source)]
             total = len(expand_images(images, left_out=lambda _: None))  # iterating logs those

@@ -1,1 +1,1 @@
-"""The small JSON files that say what every other file is, and what was measured."""
+"""Small JSON files that describe every other file, and measurements."""

@@ -243,8 +243,8 @@ class StreamBench(OfVariant):
 class Measured(Record):
     """One variant as tables have it, raw: a table can be made again from it.
 
-    ``status``, ``reason``, ``checks``, ``detections`` and ``found`` are the verdict's; ``predicted`` is what
-    ``sam3-runtime info`` says about memory; ``engines`` is of each part's record what may be shared (:func:`facts_of`).
+    ``status``, ``reason``, ``checks``, ``detections`` and ``found`` are the verdict's; ``predicted`` is the memory
+    prediction of ``sam3-runtime info``; ``engines`` has the shareable facts of each part's record (:func:`facts_of`).
     """
 
     variant: str

@@ -59,9 +59,9 @@ class Record(BaseModel):
             raise RecordError(f"{path} is missing", f"run {command_for(path)}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(str(key) for key in first["loc"]) or "the file"
+            location = ".".join(str(key) for key in first["loc"]) or "the file"
             raise RecordError(
-                f"{path} is damaged or was written by another version: {place}: {first['msg']}",
+                f"{path} is damaged or was written by another version: {location}: {first['msg']}",
                 f"delete it and run {command_for(path)}",
             ) from None
 

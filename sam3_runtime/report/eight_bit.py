@@ -100,7 +100,7 @@ def _main_name(found: Measured) -> str:
 
 
 def precision_used(engine: dict[str, Any]) -> str | None:
-    """Return the types that an engine computes in, with their shares; None if its record does not tell.
+    """Return the types that an engine computes in, with their shares; None if its record does not contain them.
 
     Shares are of the matrix work where the record has it, else of the number of matrix products. Work that TensorRT
     does not report is listed as such, with the version.

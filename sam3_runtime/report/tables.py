@@ -1,4 +1,4 @@
-"""Writes Markdown tables. Knows no model and reads no file."""
+"""Writes Markdown tables. Independent of models; reads no file."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ The result is frames per second, latency, GPU utilization, and the time of a rou
 
 The run is :class:`Flow` itself, over files that are repeated. After a warm-up it is timed for a number of frames of
 each camera. Engine calls are counted by the shapes of their inputs; afterwards each kind is timed alone with inputs of
-the run. Knows no backend; docs/measuring.md explains what each number includes.
+the run. Independent of the backend; docs/measuring.md explains what each number includes.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
     a.mp4, videos/                             a source for each video
     camera:0, rtsp://…, http://…               a live source: a camera of this machine, or an address
 
-Knows specs, names and OpenCV's captures; knows no thread and no model. A password in an address appears in no name and
-in no message.
+Starts no thread and is independent of models. A password in an address appears in no name and in no message.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     a thread per source: reads ──▶ inbox ──▶ one thread: detects, batch by batch ──▶ results ──▶ the iterating caller
 
 Every frame of a file is processed, in order. Of a live source the newest frame is processed, and dropped ones are
-counted. An exception in a thread is raised where the results are iterated. Knows threads, sources and detections; the
-detector is a :class:`Detecting`, which learns the source of each image, and the end of each source.
+counted. An exception in a thread is raised where the results are iterated. The detector is a
+:class:`Detecting`, which receives the source of each image, and the end of each source.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 The names of images and lines are the source's; `sam3-runtime infer` has its own. At most ``capacity`` results are
 held: after that :meth:`Outputs.put` waits. The first error is raised by the next :meth:`Outputs.put`, and at the end;
 what was written until then stays, whole. The lines of a live source can be read during the run. Partial files of a
-killed run are removed by the next one. Knows files and drawing, and no engine.
+killed run are removed by the next one. Depends on files and drawing, not on engines.
 """
 
 from __future__ import annotations

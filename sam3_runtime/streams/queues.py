@@ -1,7 +1,7 @@
 """Bounded queues between the threads of a run: from several readers into batches, and from one thread to another.
 
 The reader of a file waits while its queue is full, so that no frame is lost; a live source drops its oldest frame.
-``close()`` wakes all waiting threads. Knows threads, and nothing of frames.
+``close()`` wakes all waiting threads. Independent of the content of frames.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Inbox(Generic[T]):
             self._queues[source].unavailable = unavailable
             self._changed.notify_all()
 
-    def wants(self, source: int) -> bool:
-        """Return whether frames of this source are still taken."""
+    def accepts(self, source: int) -> bool:
+        """Return whether the inbox still accepts frames of this source."""
         with self._changed:
             return not self._closed and self._queues[source].accepts
 

@@ -2,8 +2,7 @@
 
 A live source that ends, fails or stalls is reported and tried again after a pause, which grows from one failure to the
 next. A file is read once. All times come from one clock, which tests replace. ``report`` is the caller's code and may
-block: it is called without a lock, and during a run never by the thread that watches for stalls. Knows threads and
-sources, and no model.
+block: it is called without a lock, and during a run never by the thread that watches for stalls. Independent of models.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ class _Reader:
         """Read until the end; ``fault`` is the error that ended the attempt before."""
         while fault is None or self._pause(attempt, fault):
             fault = self._read(attempt)
-            if not self._is_current(attempt) or not self._inbox.wants(self._index):
+            if not self._is_current(attempt) or not self._inbox.accepts(self._index):
                 break
             if not self._source.live:
                 if fault is not None:

@@ -16,7 +16,7 @@ def test_the_table_of_a_gpu_is_that_of_its_results(project: Path) -> None:
     assert readme.placed(text, "h200", readme.overview(table)) == text
 
 
-def test_a_readme_without_a_place_is_refused() -> None:
+def test_a_readme_without_markers_is_refused() -> None:
     assert readme.placed("<!-- table: a (x) -->\nold\n<!-- end -->", "a", "new").splitlines()[1] == "new"
-    with pytest.raises(SystemExit, match="no place"):
+    with pytest.raises(SystemExit, match="no markers"):
         readme.placed("<!-- table: a (x) -->\nold\n<!-- end -->", "b", "new")

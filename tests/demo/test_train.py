@@ -32,7 +32,7 @@ from sam3_runtime.core.errors import CheckpointError  # noqa: E402
 from sam3_runtime.families.sam3.parts import BOX_PADDING_LABEL  # noqa: E402
 
 IMAGES = 3
-CPU = train.Place(0, 1, torch.device("cpu"))
+CPU = train.Worker(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -524,7 +524,7 @@ def test_a_failed_recording_does_not_end_training(
     for _ in range(2):
         assert recorded(batch) == batch.pixels.mean()
     told = capsys.readouterr().out
-    assert told == "no CUDA graph for (3, 3, 168, 168), goes on without: RuntimeError: not here\n"
+    assert told == "no CUDA graph for (3, 3, 168, 168), continues without: RuntimeError: not here\n"
 
 
 def test_without_a_gpu_nothing_is_recorded(batch: Batch) -> None:

@@ -292,7 +292,7 @@ def test_a_picture_that_exif_turns_is_told(tmp_path: Path) -> None:
     jpeg = tmp_path / "1.jpg"
     assert cv2.imwrite(str(jpeg), pixels)
     turned(jpeg).rename(tmp_path / "1.png")
-    with pytest.raises(DataSetError, match=r"120 x 160 pixels, and the annotations say 160 x 120: .*EXIF orientation"):
+    with pytest.raises(DataSetError, match=r"120 x 160 pixels, and the annotations are for 160 x 120: .*EXIF"):
         read_concepts(path).images[0].read()
 
 
@@ -303,5 +303,5 @@ def test_a_picture_of_another_size_than_annotated(tmp_path: Path) -> None:
     for one in file["annotations"]:
         del one["segmentation"]
     path.write_text(json.dumps(file))
-    with pytest.raises(DataSetError, match="has 160 x 120 pixels, and the annotations say 160 x 121"):
+    with pytest.raises(DataSetError, match="has 160 x 120 pixels, and the annotations are for 160 x 121"):
         read_concepts(path).images[0].read()

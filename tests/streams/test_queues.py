@@ -89,7 +89,7 @@ def test_no_more_than_the_limit_is_taken(live: bool) -> None:
             taken += [one for _, one in inbox.take(4, 0)]
     taken += [one for _, one in inbox.take(4, 0)]
     assert taken == [0, 1]
-    assert not inbox.wants(0)
+    assert not inbox.accepts(0)
     assert inbox.take(4, 0) == []
 
 

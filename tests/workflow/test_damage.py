@@ -91,7 +91,7 @@ DAMAGES = [
         {"copy_asset": 1, **CONFIGURED},
     ),
     (edit_verdict, f"{VARIANT}/verify.json was edited", {"verify_variant": 1, "all": 1}),
-    (fail_the_verdict, f"{VARIANT}/verify.json says failed", {"verify_variant": 1, "all": 1}),
+    (fail_the_verdict, f"{VARIANT}/verify.json reports a failure", {"verify_variant": 1, "all": 1}),
 ]
 
 

@@ -120,7 +120,7 @@ def test_a_build_that_fails_says_why_and_the_others_go_on(small: WorkFolder, mac
     run = small.snakemake("build_all", **machine.environment)
     assert run.returncode != 0
     said = (small.path / "logs/build/b2_r112/decoder_q20.log").read_text()
-    assert "trtexec says PASSED and wrote no engine for decoder_q20.onnx" in said
+    assert "trtexec reported PASSED and wrote no engine for decoder_q20.onnx" in said
     assert "Traceback" not in said
     store = {path.name for path in (small.path / "engines/store").rglob("*.engine")}
     assert store == {"vision-encoder.engine", "text-encoder.engine", "geometry-encoder.engine"}

@@ -176,4 +176,4 @@ def report_layers(found: Inspection) -> list[str]:
 
 
 def _shown(kind: str) -> str:
-    return "not told by this TensorRT:" if kind == UNKNOWN else kind
+    return "not reported by this TensorRT:" if kind == UNKNOWN else kind

@@ -46,7 +46,7 @@ def build(task: Task) -> Built:
         session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen types of its own, without a common base
         free = shutil.disk_usage(engine.parent).free
-        if "serialization failed" in str(error) and free < 1 << 20:  # it does not say that its output fills the disk
+        if "serialization failed" in str(error) and free < 1 << 20:  # its message does not mention the full disk
             raise BuildError(
                 f"the disk is full: {os.strerror(errno.ENOSPC)} in {engine.parent}, {free} bytes are free",
                 "free disk space (sam3-runtime prune shows what nothing uses) and give the same command again",

@@ -31,8 +31,8 @@ def make_calibrator(
     """Return an ``IInt8Calibrator`` of the algorithm's class.
 
     ``next_batch`` uploads ``batch`` images and returns their address on the GPU, or None when there are no more;
-    ``cache`` is the known calibration cache, ``keep`` gets the new one. Neither may raise. ``was_asked`` tells whether
-    TensorRT asked for images.
+    ``cache`` is the known calibration cache, ``keep`` gets the new one. Neither may raise. ``was_asked`` is whether
+    TensorRT requested images.
     """
     base: Any = getattr(trt, _CLASSES[algorithm])
 

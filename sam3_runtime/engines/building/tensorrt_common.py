@@ -111,7 +111,7 @@ def check_opset(task: Task, newest: int, parser: str) -> None:
     """Raise :class:`BuildError` for an opset above ``newest``, which NVIDIA's parser would read as if it were that."""
     if task.graph.opset > newest:
         raise BuildError(
-            f"{task.path.name} is of ONNX opset {task.graph.opset}, and {parser} knows those up to {newest}",
+            f"{task.path.name} is of ONNX opset {task.graph.opset}, and {parser} supports opsets up to {newest}",
             "export it again with this version of sam3-runtime, which writes opset 17 (fp8: 19)",
         )
 

@@ -38,8 +38,8 @@ FIXES = {
         "that it was exported for"
     ),
     OUT_OF_MEMORY: (
-        "the build ran out of memory: close what else runs, or build a smaller batch; a build.tensorrt.workspace_mib "
-        "that is too small says the same"
+        "the build ran out of memory: close other programs, or build a smaller batch; a build.tensorrt.workspace_mib "
+        "that is too small gives the same message"
     ),
     r"tensor volume exceeds": (
         "TensorRT before 10 addresses 2**31 elements of a tensor: build a smaller batch (graphs are cut for 8 images), "
@@ -74,7 +74,7 @@ class BuildLog:
     memory: dict[str, int] = field(default_factory=dict)  # bytes
     last: str = ""
     zeros: set[str] = field(default_factory=set)  # tensors in which a calibration saw nothing but zeros
-    recalibrates: bool = False  # it wants to calibrate although it was given a cache
+    recalibrates: bool = False  # TensorRT starts a calibration although it was given a cache
 
     def note(self, severity: str, text: str) -> None:
         """Take one message; ``severity`` is NVIDIA's name for it."""

@@ -1,7 +1,7 @@
-"""Builds TensorRT engines through its Python module, as a recipe says; TensorRT 8.6 to 11.
+"""Builds TensorRT engines through its Python module, by a recipe; TensorRT 8.6 to 11.
 
-Sets what each release has a name for, attaches the shared timing cache and calibration caches, and inspects the engine.
-Flags, types and limits are decided by the recipe.
+Sets the flags that the installed release has, attaches the shared timing cache and calibration caches, and inspects the
+engine. Flags, types and limits are decided by the recipe.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Seen:
 
 
 def _prepare(trt: Any, task: Task, recipe: Recipe) -> Network:
-    """Parse the graph and set everything that the recipe says."""
+    """Parse the graph and configure the build by the recipe."""
     network = Network(trt, "TensorRT", task, recipe.network_flags, recipe.newest_opset)
     config = network.config
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED

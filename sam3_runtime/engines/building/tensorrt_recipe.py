@@ -31,7 +31,7 @@ _LARGEST_TRIES = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a build of one engine is told.
+    """All options of the build of one engine.
 
     ``retyped`` are the inputs and outputs that are float16 though the graph has them in float32; ``wide`` the ONNX
     nodes that a weakly typed network must compute in float32. ``workspace`` is in MiB. None is TensorRT's own default.

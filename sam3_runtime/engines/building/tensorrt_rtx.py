@@ -63,7 +63,7 @@ def _target(trt: Any, gpu: str) -> Any:
         listed = ", ".join(name for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
         raise BuildError(
             f"TensorRT-RTX {trt.__version__} does not compile for {names_of([gpu])}",
-            f"it knows {listed}: take the others out of build.rtx.gpus, or install a version that knows them",
+            f"it supports {listed}: remove the others from build.rtx.gpus, or install a version that supports them",
         )
     return found
 

@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str], task: Task) -> BuildLog:
             "most often the machine's memory is full: close what else runs, and give the same command again",
         )
     if code or not (task.engine.is_file() and task.engine.stat().st_size):
-        ended = f"ended with code {code}" if code else "says PASSED and wrote no engine"
+        ended = f"ended with code {code}" if code else "reported PASSED and wrote no engine"
         raise build_error(f"trtexec {ended} for {name}", log.errors)
     return log
 

@@ -61,7 +61,7 @@ class CudaDevice(Device):
             check_image(image)
             height, width, _ = image.shape
             # A slot for each, so that all images of a batch are on the GPU when it has processed the last one.
-            raw = cuda.slot("picture", image.nbytes, of=len(images))
+            raw = cuda.slot("image", image.nbytes, of=len(images))
             narrow = cuda.block("narrow", 3 * height * resolution)
             cuda.send(raw, image)
             mean, deviation = self._on_device(preprocessing, partial(scaled_statistics, preprocessing))

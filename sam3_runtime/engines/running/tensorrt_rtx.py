@@ -90,7 +90,7 @@ def open_engine(path: Path, record: EngineRecord, options: EngineOptions, device
 def _diagnose(trt: Any, path: Path) -> set[str]:
     """Names of ``EngineInvalidityDiagnostics``, by the engine's header alone.
 
-    Without a driver TensorRT-RTX can only tell whether the header is its own (``MALFORMED_ENGINE``).
+    Without a driver TensorRT-RTX can only check whether the header is its own (``MALFORMED_ENGINE``).
     """
     runtime = trt.Runtime(logger_of(trt))
     with open(path, "rb") as file:

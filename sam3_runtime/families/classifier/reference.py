@@ -52,12 +52,12 @@ def accuracy_of(logits: FloatArray, truth: NDArray[np.int64]) -> dict[str, float
     return {"top1": float(hits[:, 0].mean()), "top5": float(hits.any(axis=1).mean())}
 
 
-def check_size(pictures: Sequence[NDArray[np.uint8]], hint: str) -> None:
+def check_size(images: Sequence[NDArray[np.uint8]], hint: str) -> None:
     """Raise :class:`ExportError` if the images make the file too large."""
-    size = sum(picture.nbytes for picture in pictures)
+    size = sum(image.nbytes for image in images)
     if size > LARGEST_FILE:
         limit = f"{LARGEST_FILE / 1e6:.0f}"
-        raise ExportError(f"{counted(len(pictures), 'image')}: {size / 1e6:.0f} MB, more than {limit}", hint)
+        raise ExportError(f"{counted(len(images), 'image')}: {size / 1e6:.0f} MB, more than {limit}", hint)
 
 
 def write_reference(path: Path, reference: Reference) -> None:
@@ -82,10 +82,10 @@ def read_reference(path: Path) -> Reference:
 
 
 def _parse(described: dict[str, Any], tensors: dict[str, Any]) -> Reference:
-    pictures = {name: tensors[f"pictures.{index}"] for index, name in enumerate(described["pictures"])}
+    images = {name: tensors[f"pictures.{index}"] for index, name in enumerate(described["pictures"])}
     logits, truth = tensors["logits"], tensors.get("truth")
-    if logits.ndim != 2 or {len(pictures), len(logits if truth is None else truth)} != {len(logits)}:
+    if logits.ndim != 2 or {len(images), len(logits if truth is None else truth)} != {len(logits)}:
         raise ValueError("the numbers of images, logits and labels differ")
     return Reference(
-        described["resolution"], described["checkpoint_digest"], described["versions"], pictures, logits, truth
+        described["resolution"], described["checkpoint_digest"], described["versions"], images, logits, truth
     )

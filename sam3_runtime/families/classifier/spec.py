@@ -41,7 +41,7 @@ CLASSIFIER = FamilySpec(
     notice="The weights are of the checkpoint's authors, under its licence. They are not covered by this project's.",
     archive_notice="""\
 The engines in this folder contain the weights of the checkpoint that config.json names, under the licence of its
-authors. Whoever passes these files on passes the weights on, and that licence applies. The pictures in
+authors. Passing these files on passes the weights on, and that licence applies. The images in
 reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their own licences.
 """,
 )

@@ -4,8 +4,8 @@
                features_0  [L, C] in the encoders' output type, mask_0 bool [L]; likewise for each class
 
 A class has text tokens, then the tokens of its boxes. Text tokens are valid for a checkpoint, at every resolution. Box
-tokens come from the features of the reference image, so they are valid for one resolution only. Knows the pipeline that
-encodes them; detecting with a bank needs neither the text nor the geometry encoder.
+tokens come from the features of the reference image, so they are valid for one resolution only. Detecting with a bank
+needs neither the text nor the geometry encoder.
 """
 
 from __future__ import annotations

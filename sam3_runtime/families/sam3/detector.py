@@ -3,7 +3,7 @@
     with open_detector("engines/b8_q50_r672", "shop.npz") as detector:
         for info, found in zip(detector.classes, detector.detect([image])[0]): ...
 
-With a bank only the vision encoder and the decoder run. Knows banks and pipelines; knows no backend, source or output.
+With a bank only the vision encoder and the decoder run. Independent of backend, sources and outputs.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Detector(Closing):
     ``classes`` has the name, threshold and colour of each class, in the order of the results; ``batch`` is the most
     images that are encoded at once. ``threshold`` replaces the thresholds of all classes. ``top`` selects that many
     best detections of each class whatever their score (for weights that detect nothing). If there are more classes than
-    the decoder takes at once, they are run in chunks, with a warning in the log. ``saved`` is how much memory a bank
-    saves, if :func:`open_detector` knows it.
+    the decoder takes at once, they are run in chunks, with a warning in the log. ``saved`` is the memory that a bank
+    saves, if :func:`open_detector` can compute it.
 
     :class:`RecordError` for a bank that is not valid for the pipeline's variant.
     """

@@ -1,6 +1,6 @@
 """The command ``sam3-runtime evaluate``: measures the accuracy of a variant's engines on a concept data set.
 
-The result (:class:`Evaluation`) can be shared: it contains no path, host or user name. Knows no backend.
+The result (:class:`Evaluation`) can be shared: it contains no path, host or user name. Independent of the backend.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Outputs of the backend ``fake`` for SAM3: simple arithmetic on the inputs, for tests.
 
-An image is represented by the mean of its pixels and a prompt by a value from its tokens; together they place the boxes
-and masks. So detections differ between images and between prompts, and do not depend on the rest of the batch: tests of
-the pipeline detect swapped rows.
+An image is represented by the mean of its pixels and a prompt by a value from its tokens; together they determine the
+boxes and masks. So detections differ between images and between prompts, and do not depend on the rest of the batch:
+tests of the pipeline detect swapped rows.
 """
 
 from __future__ import annotations

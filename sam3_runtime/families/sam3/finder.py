@@ -1,6 +1,6 @@
 """Prompts the engines of a variant with other prompts for each image, as an evaluation does.
 
-Knows the pipeline's parts and their order. Images go through the vision encoder in full batches, and all prompts of one
+Calls the pipeline's parts in their order: images go through the vision encoder in full batches, and all prompts of one
 image through the decoder together.
 """
 

@@ -8,7 +8,7 @@
         color: "#e63c3c"
         examples: {image: photos/shelf.png, positive: [[10, 20, 90, 120]], negative: [[200, 20, 260, 110]]}
 
-Owns the schema and the checks of classes. Knows no engine, and reads no image.
+Defines the schema and checks the classes. Uses no engine and reads no image.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ BoxValue = Annotated[tuple[NonNegative, NonNegative, NonNegative, NonNegative], 
 
 
 class Examples(Section):
-    """Example boxes x0, y0, x1, y1 on one image, upright as its EXIF data says."""
+    """Example boxes x0, y0, x1, y1 on one image, after its EXIF rotation."""
 
     image: str = Field(description="the reference image: a path, relative to this file, or package:NAME/PATH")
     positive: list[BoxValue] = Field([], description="boxes that show the class")

@@ -70,7 +70,7 @@ class Reference:
     attention_mask: NDArray[np.int64]  # [T, L]
     text_features: NDArray[np.float32]  # [T, L, C]
     text_mask: NDArray[np.bool_]  # [T, L]
-    features: Mapping[str, Mapping[str, NDArray[np.float32]]]  # picture → level → [S]
+    features: Mapping[str, Mapping[str, NDArray[np.float32]]]  # image → level → [S]
     feature_index: Mapping[str, NDArray[np.int64]]  # level → [S], indices into the flattened [C, h, w]
     fpn_pos_2: NDArray[np.float32]  # [S], sampled at feature_index["fpn_feat_2"]
     mask_index: NDArray[np.int64]  # [S], indices into the flattened [4g, 4g]

@@ -87,8 +87,8 @@ SAM3 = FamilySpec(
     archive_notice="""\
 The engines in this folder contain the weights of the checkpoint that config.json names. The weights of
 SAM 3 (facebook/sam3) are Meta's and come under the SAM License, which you accept where you download them
-(https://huggingface.co/facebook/sam3). Whoever passes these files on passes the weights on, and that licence applies.
-The pictures in reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their
+(https://huggingface.co/facebook/sam3). Passing these files on passes the weights on, and that licence applies.
+The images in reference.safetensors and accuracy.safetensors are those that the variant was verified on and keep their
 own licences.
 """,
 )

@@ -3,7 +3,7 @@
 Words are encoded in the warm-up, as in a deployment. With weights that detect nothing (`random`), each prompt keeps its
 best masks instead, so that postprocessing has work. A part's inputs are in the memory that it reads (pixels and
 features on the device). Work of a part's call on the host is included: for the decoder, arranging the prompts' tokens,
-passing them, and fetching all outputs but the masks. Knows no clock and no backend.
+passing them, and fetching all outputs but the masks. The caller measures the time; independent of the backend.
 """
 
 from __future__ import annotations

@@ -167,9 +167,9 @@ def test_what_is_no_layer_list_is_refused() -> None:
 def test_for_people() -> None:
     lines = report_layers(inspected(EIGHT, "Mul"))
     assert (
-        "5 layers (float16 2, float32 1, not told by this TensorRT: 1), 0 fused attentions, 1 reformat, 1 block "
+        "5 layers (float16 2, float32 1, not reported by this TensorRT: 1), 0 fused attentions, 1 reformat, 1 block "
         in lines[0]
     )
-    assert lines[1] == "matrix work: int8 6%, not told by this TensorRT: 94%"
+    assert lines[1] == "matrix work: int8 6%, not reported by this TensorRT: 94%"
     assert lines[2] == "WARNING: float32 was asked for and is not used in Mul"
     assert len(report_layers(inspected(TEN))) == 2

@@ -145,7 +145,7 @@ def test_a_graph_of_another_precision_than_asked_for(write_graph: Callable[..., 
 
 
 def test_a_generation_that_this_tensorrt_rtx_does_not_know(typed_graphs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"does not compile for 13\.7\nHint: it knows .*SM89"):
+    with pytest.raises(BuildError, match=r"does not compile for 13\.7\nHint: it supports .*SM89"):
         compile_alone(typed_graphs["text-encoder"], tmp_path / "x.engine", ["13.7"])
 
 

@@ -259,7 +259,7 @@ def test_what_is_sent_beside_waits_for_whoever_reads_the_last(opened: Cuda) -> N
     """Four pictures through two slots; each is read on the stream, and the host's array is changed at once."""
     picture, read = np.empty(6, np.uint8), []
     for value in range(4):
-        slot = opened.slot("picture", 6, of=2)
+        slot = opened.slot("image", 6, of=2)
         picture[:] = value
         opened.send(slot, picture)
         array = CudaArray(opened, opened.block(f"read {value}", 6).pointer, (6,), np.uint8)

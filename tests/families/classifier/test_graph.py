@@ -74,7 +74,7 @@ def test_weights_that_are_missing_wrong_or_changed_are_one_error(folder: Path, t
     with pytest.raises(CheckpointError, match=r"lacks weights: fc.bias"):
         load_model(checkpoint.lock(str(tmp_path)), 96)
     save_file(state | {"fc.bias": torch.zeros(6)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"fc.bias has shape \(6,\), config.json says \(5,\)"):
+    with pytest.raises(CheckpointError, match=r"fc.bias has shape \(6,\), config.json expects \(5,\)"):
         load_model(checkpoint.lock(str(tmp_path)), 96)
     before = checkpoint.lock(str(write_checkpoint(tmp_path)))
     write_checkpoint(tmp_path, seed=1)

@@ -1,4 +1,4 @@
-// The steps around the engines on a GPU: antialiased resize and normalisation, masks at the picture's size, casts.
+// The steps around the engines on a GPU: antialiased resize and normalisation, masks at the size of the image, casts.
 //
 // steps.ptx is made of this by `make kernels`: a machine that only runs has no compiler. Each kernel does what the
 // function of the same purpose in preprocess.py or postprocess.py does; tests compare the two on a GPU.
@@ -8,8 +8,8 @@
 
 static __device__ __forceinline__ float to_float(float value) { return value; }
 static __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
-static __device__ __forceinline__ void store(float *place, float value) { *place = value; }
-static __device__ __forceinline__ void store(__half *place, float value) { *place = __float2half_rn(value); }
+static __device__ __forceinline__ void store(float *to, float value) { *to = value; }
+static __device__ __forceinline__ void store(__half *to, float value) { *to = __float2half_rn(value); }
 
 // Sum over the taps of one output, rounded half up to 8 bits. No weight is negative, so nothing leaves 0 to 255 but by
 // the rounding of the weights, which the clamp takes back.
@@ -92,15 +92,15 @@ extern "C" __global__ void resize_masks(const float *probabilities, int from_hei
     const float *plane = probabilities + (size_t)mask * from_height * from_width;
     const float *upper = plane + (size_t)above * from_width, *lower = plane + (size_t)below * from_width;
     unsigned packed = 0;
-    for (int place = 0; place < 8; place++) {
-        int x = byte * 8 + place;
+    for (int bit = 0; bit < 8; bit++) {
+        int x = byte * 8 + bit;
         if (x >= width) break;
         float along = fmaxf((x + 0.5f) * ((float)from_width / width) - 0.5f, 0.0f);
         int left = min((int)along, from_width - 1), right = min(left + 1, from_width - 1);
         float u = along - left;
         float top = upper[left] + u * (upper[right] - upper[left]);
         float bottom = lower[left] + u * (lower[right] - lower[left]);
-        packed |= (top + v * (bottom - top) > 0.5f) << (7 - place);
+        packed |= (top + v * (bottom - top) > 0.5f) << (7 - bit);
     }
     bits[((size_t)mask * height + y) * stride + byte] = (uint8_t)packed;
 }

@@ -115,14 +115,16 @@ class Chain:
         return found, detections
 
 
-def by_query(said: Mapping[str, Array]) -> Arrays:
+def by_query(outputs: Mapping[str, Array]) -> Arrays:
     """Return the decoder's outputs in the order of its queries, where all were returned."""
-    order = np.argsort(said["query_index"], axis=1)
+    order = np.argsort(outputs["query_index"], axis=1)
     rows = range(len(order))
     arranged = {
-        name: np.stack([said[name][row][order[row]] for row in rows]) for name in said if name.startswith("pred")
+        name: np.stack([values[row][order[row]] for row in rows])
+        for name, values in outputs.items()
+        if name.startswith("pred")
     }
-    return arranged | {"presence_logits": said["presence_logits"]}
+    return arranged | {"presence_logits": outputs["presence_logits"]}
 
 
 def compare_detections(ours: Array, theirs: Array) -> Detections:

@@ -83,7 +83,7 @@ def test_the_predecessor_stands_beside_what_can_be_compared_with_it() -> None:
     lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| b")]
     assert next(line for line in lines if line[1] == "b8_q50_r672")[-3:-1] == ["12", "4582"]
     assert next(line for line in lines if line[1] == "b4_q50_r672")[-3:-1] == ["", ""]
-    assert "Not run on any RTX card" in text
+    assert "Not run on any RTX GPU" in text
     assert "4 frames (minmax)" in text
     assert "Not complete" not in text
     assert text.count("| b8/text-encoder ") == 1
