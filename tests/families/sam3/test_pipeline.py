@@ -89,6 +89,7 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_call(
 ) -> None:
     images = photos(count)
     together = pipeline.detect(images, prompts)
+    assert [len(row) for row in together] == [len(prompts)] * count
     for image, row in zip(images, together, strict=True):
         for index, prompt in enumerate(prompts):
             (alone,) = pipeline.detect([image], [prompt])[0]
