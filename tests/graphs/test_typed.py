@@ -48,6 +48,14 @@ def test_islands_compute_in_float32_and_all_else_in_float16() -> None:
     assert [node.op_type for node in model.graph].count("Cast") == 4
 
 
+def test_a_constant_of_both_kinds_of_reader_is_stored_twice() -> None:
+    model = small()
+    model.graph[0].meta[ISLAND] = "Scales"
+    assert to_float16(model, PART) == {"Powers": ["power"], "Scales": ["first"]}
+    stored = {name: value.dtype for name, value in model.graph.initializers.items()}
+    assert stored == {"scale": ir.DataType.FLOAT, "scale/float16": ir.DataType.FLOAT16}
+
+
 def test_inputs_and_outputs_have_the_contracts_names_and_types(tmp_path: Path) -> None:
     model = small()
     to_float16(model, PART)

@@ -36,13 +36,13 @@ class Layer:
 def test_the_nodes_layers_and_the_parsers_own_beside_them_are_held(capsys: pytest.CaptureFixture[str]) -> None:
     layers = [
         Layer("before", 0, 1), Layer("(Unnamed Layer* 4) [Shuffle]", 1, 2), Layer("div", 2, 3),
-        Layer("ONNXTRT_Broadcast", 3, 4), Layer("after", 4, 5),
+        Layer("ONNXTRT_Broadcast", 3, 4), Layer("ONNXTRT_Cast", 4, 5), Layer("after", 5, 6),
     ]  # fmt: skip
-    assert hold_islands(trt, layers, {"div", "folded"}) == 3
-    assert [layer.precision for layer in layers] == [None, "float32", "float32", "float32", None]
+    assert hold_islands(trt, layers, {"div", "folded"}) == 4
+    assert [layer.precision for layer in layers] == [None, *["float32"] * 4, None]
     assert layers[2].results == {0: "float32"}
     said = capsys.readouterr().out
-    assert "float32 islands: 2 nodes, 3 layers computed in float32" in said
+    assert "float32 islands: 2 nodes, 4 layers computed in float32" in said
     assert "no layer of its own for folded" in said
 
 
