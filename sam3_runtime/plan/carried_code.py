@@ -1,8 +1,8 @@
 """Digests of code that was moved and not changed, each with the digest that it had before.
 
 A job whose code has one of them keeps the digest of before, so that a folder that an earlier version built needs no
-rebuild. ``python -m tests.carry`` writes the table, and ``tests/test_carried_code.py`` admits it: graphs and engines of
-ONNX Runtime must be the same bytes as before.
+rebuild. ``python -m tests.carry`` writes the table, and ``tests/workflow/test_carried_code.py`` admits it: graphs and
+engines of ONNX Runtime must be the same bytes as before.
 """
 
 CARRIED: dict[str, str] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -12,12 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 
-from sam3_runtime.cli.show import print_variant
-from sam3_runtime.deploy.overview import describe
 from sam3_runtime.families.sam3.parts import PART_NAMES
-from tests.engine_records import engine_record, write_engine
+from tests.engine_records import write_engine
 from tests.records.test_records import config
 
 
@@ -73,17 +69,6 @@ def test_info_of_a_variant(tmp_path: Path) -> None:
     found = json.loads(run("info", "--json", str(variant)).stdout)
     assert found["config"]["resolution"] == 672
     assert set(found["engines"]) == set(PART_NAMES)
-
-
-def test_info_tells_what_was_asked_for_from_what_engines_run_in(tmp_path: Path) -> None:
-    variant = write_variant(tmp_path)
-    record = engine_record("decoder", sha256="decoder-50", precision_got={"float32": 1, "unknown": 3})
-    record.write(variant / "decoder.engine.json")
-    printed = io.StringIO()
-    print_variant(Console(file=printed, width=200), describe(variant))
-    decoder = next(line for line in printed.getvalue().splitlines() if "decoder_q50" in line)
-    assert decoder.split("│")[3].strip() == "fp32"
-    assert "\ndecoder runs in float32 25%, 75% not reported by TensorRT 1.0\n" in printed.getvalue()
 
 
 def test_the_overview_says_what_sharing_saved(tmp_path: Path) -> None:

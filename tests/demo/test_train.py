@@ -441,6 +441,7 @@ def test_gradients_lie_in_one_buffer(trainer: train.Trainer, batch: Batch) -> No
     trainer.trainee.train()
     trainer.learn_eagerly(batch)
     ours = {n: p.grad.clone() for n, p in trainer.trainee.named_parameters() if p.requires_grad}
+    assert len(ours) > 100
     begin, end = trainer.gradients.data_ptr(), trainer.gradients.data_ptr() + 4 * trainer.gradients.numel()
     for name, parameter in trainer.trainee.named_parameters():
         if parameter.requires_grad:

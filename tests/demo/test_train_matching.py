@@ -48,7 +48,9 @@ def test_most_of_a_crowd_is_matched_too() -> None:
 
 
 def test_equal_bids_have_one_winner() -> None:
-    for row in match_one_to_one(torch.ones(2, 3, 5), torch.ones(2, 3, dtype=torch.bool)).tolist():
+    choice = match_one_to_one(torch.ones(2, 3, 5), torch.ones(2, 3, dtype=torch.bool))
+    assert choice.shape == (2, 3)
+    for row in choice.tolist():
         assert min(row) >= 0
         assert len(set(row)) == 3
 

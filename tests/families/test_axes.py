@@ -47,6 +47,7 @@ def test_the_schema_has_the_axes_and_no_others() -> None:
 
 
 def test_letters_and_keys_of_a_family_are_its_own() -> None:
+    assert {"sam3", "classifier"} <= set(FAMILIES)
     for spec in FAMILIES.values():
         assert spec.axes[0].key == BATCH
         assert len({axis.letter for axis in spec.axes}) == len({axis.key for axis in spec.axes}) == len(spec.axes)

@@ -53,6 +53,8 @@ def detect(pipeline: Pipeline, pictures: Sequence[Image], prompts: Sequence[str 
 
 def same(found: Found, wanted: Found) -> None:
     """Every bit."""
+    assert [len(row) for row in found] == [len(row) for row in wanted]
+    assert sum(map(len, wanted)) > 0
     for one, other in zip(chain(*found), chain(*wanted), strict=True):
         assert len(one) == TOP
         for name in ("query_index", "scores", "boxes", "masks"):
@@ -61,6 +63,8 @@ def same(found: Found, wanted: Found) -> None:
 
 def near(found: Found, wanted: Found) -> None:
     """Scores in order of size: near-ties may swap queries."""
+    assert [len(row) for row in found] == [len(row) for row in wanted]
+    assert sum(map(len, wanted)) > 0
     for one, other in zip(chain(*found), chain(*wanted), strict=True):
         assert np.abs(np.sort(one.scores) - np.sort(other.scores)).max() <= NEAR
         assert set(one.query_index.tolist()) & set(other.query_index.tolist())
@@ -129,6 +133,7 @@ def test_one_image_for_all_rows_or_one_for_each(pipeline: Pipeline, pictures: li
     each = without_masks(pipeline.decode(features, tokens))
     first = {name: array if name == "fpn_pos_2" else array[0:1] for name, array in features.items()}
     shared = without_masks(pipeline.decode(first, tokens))
+    assert len(each["pred_logits"]) == len(shared["pred_logits"]) == rows
     for row in range(rows):
         scores = [scores_of(out["pred_logits"][row], out["presence_logits"][row]) for out in (each, shared)]
         assert np.abs(np.sort(scores[0]) - np.sort(scores[1])).max() <= NEAR
@@ -142,10 +147,10 @@ def test_threads_get_what_they_would_get_alone(pipeline: Pipeline, pictures: lis
     asked = [pictures, pictures[:1], pictures[1:3], pictures[::-1]]
     wanted = [detect(pipeline, shown) for shown in asked]
     with ThreadPoolExecutor(2) as pool:
-        for found, expected in zip(
-            pool.map(lambda n: detect(pipeline, asked[n % 4]), range(8)), wanted * 2, strict=True
-        ):
-            same(found, expected)
+        answers = list(pool.map(lambda n: detect(pipeline, asked[n % 4]), range(8)))
+    assert len(answers) == 8
+    for found, expected in zip(answers, wanted * 2, strict=True):
+        same(found, expected)
 
 
 def test_streams_may_be_read_in_turns(pipeline: Pipeline, pictures: list[Image]) -> None:
@@ -257,6 +262,7 @@ def test_rounds_say_the_same_with_the_next_begun_ahead(pipeline: Pipeline, pictu
     """Every bit, whatever was in the device's memory before: pictures in other orders, so that no batch is the last."""
     turned = [pictures[place:] + pictures[:place] for place in range(len(pictures))] * 3
     wanted = [detect(pipeline, batch) for batch in turned]
+    assert len(wanted) == 3 * len(pictures) > 0
     for there in (True, False):  # the next batch, before the last is through
         left = iter(turned)
         rounds = pipeline.rounds(lambda wait: next(left, []) if wait or there else [], PROMPTS, top=TOP)  # noqa: B023

@@ -98,6 +98,7 @@ def test_every_label_of_a_crowd_is_whole() -> None:
     crowd = [found([(x, y, x + 40, y + 30) for x in (300, 310) for y in (200, 205)], size, *what)
              for what in (("red car", 0), ("red car with a trailer", 1), ("cup", 2))]  # fmt: skip
     drawn = draw(noise(*size), crowd)
+    assert [len(one.scores) for one in crowd] == [4] * 3
     for one in crowd:
         for score in one.scores:
             label = _label(one.prompt, f"{score:.2f}", font_size(640), color_of(one.prompt_index), 640)

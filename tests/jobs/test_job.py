@@ -88,4 +88,5 @@ def test_what_may_run_on_another_machine_is_cleared_by_force_alone(left_elsewher
 def test_what_ended_on_another_machine_bars_nobody(left_elsewhere: Path) -> None:
     (left_elsewhere / ".snakemake/locks/0.input.lock").unlink()  # as Snakemake does at its end
     jobs.refuse_while_running(left_elsewhere)
-    jobs.unlock(left_elsewhere)
+    assert any(line.startswith("removed the half-written") for line in jobs.unlock(left_elsewhere))
+    assert not jobs.is_running(left_elsewhere)

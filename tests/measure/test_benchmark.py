@@ -13,7 +13,7 @@ from sam3_runtime.engines.running.host import HostDevice
 from sam3_runtime.families.sam3.settings import BenchSection
 from sam3_runtime.measure import benchmark as module
 from sam3_runtime.measure.benchmark import benchmark
-from sam3_runtime.records.measurements import BenchResult, Reading, latency, stable
+from sam3_runtime.records.measurements import BenchResult, Reading
 from sam3_runtime.records.memory import MIB
 from tests.fake_variant import write_fake_variant
 
@@ -83,16 +83,3 @@ def test_a_source_without_an_image_is_named(directory: Path, tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError):
         benchmark(directory, settings(source=[str(tmp_path / "empty")]))
-
-
-def test_percentiles_are_numpys() -> None:
-    samples = list(np.random.default_rng(3).normal(10, 2, 37))
-    found = latency(samples)
-    p95, p99 = np.percentile(samples, [95, 99])
-    assert (found.median, found.p95, found.p99) == pytest.approx((np.median(samples), p95, p99), abs=1e-3)
-    assert latency([4.0]).p99 == 4.0
-
-
-def test_windows_that_disagree_are_unstable() -> None:
-    assert stable([[1.0, 1.0], [1.05]])
-    assert not stable([[1.0], [1.0], [1.3]])

@@ -36,6 +36,7 @@ def test_fake_engines_give_what_the_contract_says(part: PartName) -> None:
     fed = feeds(part)
     outputs = engine.infer(fed)
     values = check_feeds(engine.record, fed) | {"n": 3}
+    assert outputs.keys() == {spec.name for spec in PARTS[part].outputs}
     for spec in PARTS[part].outputs:
         known = fixed_dims(SMALL_DIMS, 112, 50) | values
         assert outputs[spec.name].shape == resolve(spec.shape, known)

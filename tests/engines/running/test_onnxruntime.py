@@ -98,7 +98,8 @@ def test_another_series_of_onnx_runtime_is_refused(directory: Path) -> None:
 def test_another_patch_release_is_taken(directory: Path) -> None:
     series = ort.__version__.rpartition(".")[0]
     content = (directory / "text-encoder.engine").read_bytes()
-    open_engine(write_engine(directory, content, version=f"{series}.99"), "text-encoder").close()
+    with open_engine(write_engine(directory, content, version=f"{series}.99"), "text-encoder") as engine:
+        assert engine.infer(feeds(1))["text_features"].shape == (1, 32, 8)
 
 
 def test_what_is_no_graph_is_one_message(directory: Path) -> None:

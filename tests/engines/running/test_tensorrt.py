@@ -141,6 +141,7 @@ def test_float16_engines_say_nearly_what_the_host_says(
     with load(write(floats=mixed if floats == "mixed" else floats)) as pipeline:
         for _ in range(4):
             found = pipeline.detect(images, PROMPTS)
+    assert [len(row) for row in found] == [4] * 5
     for image, one, other in zip(np.repeat(np.arange(5), 4), chain(*found), chain(*wanted), strict=True):
         height, width, _ = images[image].shape
         assert one.query_index.tolist() == other.query_index.tolist()

@@ -125,6 +125,8 @@ def test_each_diagnosis_is_one_message_and_a_command(diagnosis: str, expected: s
 def test_without_a_card_nothing_is_said_about_one() -> None:
     check_header(HERE, record(), {"CUDA_ERROR", "UNSUPPORTED_CC"}, None)
     check_header(HERE, record(), set(), RTX_3090)
+    with pytest.raises(EngineError, match="is damaged"):
+        check_header(HERE, record(), {"CUDA_ERROR", "UNSUPPORTED_CC", "MALFORMED_ENGINE"}, None)
 
 
 # --- running, on a fake GPU -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ pytest.importorskip("timm")
 
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from sam3_runtime.core.files import digest_of
@@ -122,3 +123,17 @@ def opened(lock: CheckpointLock, tmp_path: Path) -> Open:
         )
 
     return open_it
+
+
+@pytest.fixture
+def labelled(opened: Open, photos: dict[str, np.ndarray], tmp_path: Path) -> Path:
+    """The photographs in folders of the classes that the model takes them for, one of them in a wrong one."""
+    folder = tmp_path / "labelled"
+    guesses = opened().classify(list(photos.values()), top=5)
+    for place, (name, guess) in enumerate(zip(photos, guesses, strict=True)):
+        truth = guess.classes[4 if place == 0 else 0]
+        (folder / str(truth)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[name]).save(folder / f"{truth}/{name}.png")
+    (folder / "cat").mkdir()
+    (folder / "cat/broken.png").write_bytes(b"no picture")
+    return folder

@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from sam3_runtime.core.errors import CheckpointError, ExportError, RecordError, SourceError
+from sam3_runtime.core.errors import RecordError, SourceError
 from sam3_runtime.deploy import loading
-from sam3_runtime.families.classifier import reference as records
 from sam3_runtime.families.classifier.export.accuracy import compute_accuracy
-from sam3_runtime.families.classifier.export.reference import compute_reference, logits_of
+from sam3_runtime.families.classifier.export.reference import logits_of
 from sam3_runtime.families.classifier.reference import Reference, accuracy_of, write_reference
-from sam3_runtime.families.classifier.reference import read_reference as read_file
 from sam3_runtime.families.classifier.runtime import (
     Classifier,
     _agreement,
@@ -34,7 +31,7 @@ from sam3_runtime.families.classifier.runtime import (
     read_reference,
     workload,
 )
-from sam3_runtime.families.classifier.settings import SECTIONS, GateSection
+from sam3_runtime.families.classifier.settings import GateSection
 from sam3_runtime.measure.verify import _verdict_of
 from sam3_runtime.records.records import CheckpointLock
 from tests.families.classifier.conftest import NAMES, RESOLUTION, Open, config_of
@@ -162,46 +159,7 @@ def test_a_reference_of_something_else_is_refused(
         judge(opened(), read_reference(tmp_path / "r", config), GATE)
 
 
-def test_a_reference_is_read_as_written(reference: Path, photos: Photos, tmp_path: Path) -> None:
-    found = read_file(reference)
-    assert list(found.pictures) == list(photos)
-    assert all(np.array_equal(found.pictures[name], photos[name]) for name in photos)
-    assert (found.resolution, found.logits.dtype, set(found.versions)) == (RESOLUTION, np.float32, {"torch", "timm"})
-    with pytest.raises(RecordError, match="is missing"):
-        read_file(tmp_path / "none")
-    (tmp_path / "half").write_bytes(reference.read_bytes()[:-100])
-    with pytest.raises(RecordError, match="is damaged"):
-        read_file(tmp_path / "half")
-    write_reference(tmp_path / "short", replace(found, logits=found.logits[:2]))
-    with pytest.raises(RecordError, match="numbers of images, logits and labels differ"):
-        read_file(tmp_path / "short")
-
-
-def test_a_reference_has_pictures_and_an_end(
-    lock: CheckpointLock, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ExportError, match="needs images"):
-        compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images={})
-    monkeypatch.setattr(records, "LARGEST_FILE", 2_000_000)
-    with pytest.raises(ExportError, match=r"4 images: 3 MB, more than 2"):
-        compute_reference(lock, tmp_path / "r", resolution=RESOLUTION, images=photos)
-
-
 # --- labelled pictures ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def labelled(opened: Open, photos: Photos, tmp_path: Path) -> Path:
-    """The photographs in folders of the classes that the model takes them for, one of them in a wrong one."""
-    folder = tmp_path / "labelled"
-    guesses = opened().classify(list(photos.values()), top=5)
-    for place, (name, guess) in enumerate(zip(photos, guesses, strict=True)):
-        truth = guess.classes[4 if place == 0 else 0]
-        (folder / str(truth)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(photos[name]).save(folder / f"{truth}/{name}.png")
-    (folder / "cat").mkdir()
-    (folder / "cat/broken.png").write_bytes(b"no picture")
-    return folder
 
 
 @pytest.fixture
@@ -226,18 +184,6 @@ def test_accuracy_is_counted_and_held_against_the_references(
     assert (checks[0].value, checks[0].passed) == (0.5, False)
     with pytest.raises(RecordError, match="has no labels of its images"):
         read_accuracy(reference, config_of(lock))
-
-
-def test_a_reference_that_recognises_nothing_means_nothing(
-    lock: CheckpointLock, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = "sam3_runtime.families.classifier.export.accuracy.accuracy_of"
-    monkeypatch.setattr(target, lambda *_: {"top1": 0.0, "top5": 0.0})
-    with pytest.raises(CheckpointError, match="recognises nothing"):
-        compute_accuracy(lock, tmp_path / "a", resolution=RESOLUTION, data={"folder": str(labelled)}, limit=9)
-    monkeypatch.setattr(records, "LARGEST_FILE", 1)
-    with pytest.raises(ExportError, match="4 images"):
-        compute_accuracy(lock, tmp_path / "a", resolution=RESOLUTION, data={"folder": str(labelled)}, limit=9)
 
 
 @pytest.fixture
@@ -274,19 +220,3 @@ def test_infer_prints_and_writes_the_best_classes(labelled: Path, tmp_path: Path
     assert sum(summary.found.values()) == 4
     with pytest.raises(SourceError, match="no images given"):
         infer(tmp_path, images=[], output=tmp_path / "out")
-
-
-def test_sections_have_their_defaults() -> None:
-    assert {name for name, section in SECTIONS.items() if name != "accuracy" and section() is not None} == {
-        "export", "optimal", "reference", "bench", "gate",
-    }  # fmt: skip
-    gate = GateSection()
-    assert (gate.float.top1, gate.int8.top1, gate.fp8.logit_cosine) == (0.95, 0.75, 0.98)
-
-
-def test_truth_is_what_counts() -> None:
-    logits = np.array([[3, 2, 1], [1, 2, 3]], np.float32)
-    assert accuracy_of(logits, np.array([0, 0])) == {"top1": 0.5, "top5": 1.0}
-    many = np.tile(np.arange(7, dtype=np.float32), (2, 1))
-    assert accuracy_of(many, np.array([6, 0])) == {"top1": 0.5, "top5": 0.5}
-    assert Reference(1, "", {}, {}, logits).truth is None

@@ -152,8 +152,8 @@ def test_encoded_prompts_and_others_in_one_call(fake_pipeline: Pipeline) -> None
     example = Prompt("cup", ((5, 5, 20, 25),))
     (cup, dog) = fake_pipeline.encode([example, "dog"], shelf)
     mixed = fake_pipeline.detect(images, ["cat", cup, example, dog], threshold=[0.3, 0.5, 0.3, 0.3])
+    assert [[one.prompt for one in row] for row in mixed] == [["cat", "cup", "cup", "dog"]] * 5
     for image, row in zip(images, mixed, strict=True):
-        assert [one.prompt for one in row] == ["cat", "cup", "cup", "dog"]
         for one, asked, threshold in zip(row, ("cat", cup, example, "dog"), (0.3, 0.5, 0.3, 0.3), strict=True):
             assert same(one, fake_pipeline.detect([image], [asked], threshold=threshold)[0][0])
         assert not np.array_equal(row[1].boxes, row[2].boxes[: len(row[1])])

@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from rich.console import Console
 
-from sam3_runtime import load
-from sam3_runtime.engines.running.fake import FakeEngine
 from sam3_runtime.evaluation.data_set import ConceptData, DataSetError, read_concepts
 from sam3_runtime.evaluation.metrics import MOST
-from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
+from sam3_runtime.evaluation.questions import FLOOR
 from sam3_runtime.families.sam3.evaluate import Evaluation, evaluate
-from sam3_runtime.families.sam3.finder import finder_of
-from sam3_runtime.families.sam3.prompts import Prompt
 from sam3_runtime.media.sources import load_image
 from tests.cli.test_main import run
 from tests.concepts import coco_file, write
@@ -46,58 +41,6 @@ def data(file: Path) -> ConceptData:
 
 def quiet(*arguments: Any, **named: Any) -> Evaluation:
     return evaluate(*arguments, console=Console(file=io.StringIO()), **named)
-
-
-@pytest.mark.parametrize("kind", ["words", "boxes"])
-def test_answers_are_those_of_one_picture_and_prompt_at_a_time(engines: Path, data: ConceptData, kind: Any) -> None:
-    questions = questions_of(data, kind)
-    with load(engines) as pipeline:
-        answers = list(answer_all(questions, finder_of(pipeline, data.phrases), pipeline.batch))
-        assert len(answers) == len(questions)
-        for (image, asked), found in zip(questions, answers, strict=True):
-            assert [one.pair for one in found] == [(image.id, category) for category in asked]
-            for (category, prompt), answer in zip(asked.items(), found, strict=True):
-                alone = pipeline.detect([image.read()], [prompt], threshold=FLOOR)[0][0]
-                assert len(alone) > 0, category
-                np.testing.assert_array_equal(answer.scores, np.sort(alone.scores)[::-1])
-                np.testing.assert_array_equal(answer.boxes, alone.boxes)
-                assert answer.masks == alone.rle()
-
-
-def test_pictures_go_in_batches_and_prompts_together(engines: Path, data: ConceptData) -> None:
-    with load(engines) as pipeline:
-        list(answer_all(questions_of(data), finder_of(pipeline, data.phrases), pipeline.batch))
-        counts = {part: engine.calls for part, engine in pipeline.engines.items() if isinstance(engine, FakeEngine)}
-    # Six pictures in batches of four, four phrases each, encoded once.
-    assert counts == {"vision-encoder": 2, "text-encoder": 1, "geometry-encoder": 0, "decoder": 6}
-
-
-def test_example_boxes_are_of_instances_and_always_the_same(data: ConceptData) -> None:
-    asked = questions_of(data, "boxes")
-    assert {(image.id, category) for image, prompts in asked for category in prompts} == set(data.instances)
-    for image, prompts in asked:
-        for category, prompt in prompts.items():
-            assert prompt.text is None
-            assert prompt.boxes[0] in [one.box for one in data.instances[(image.id, category)]]
-    assert [prompts for _, prompts in questions_of(data, "boxes")] == [prompts for _, prompts in asked]
-
-
-def test_phrases_that_a_box_cannot_show_are_not_asked_by_one(tmp_path: Path) -> None:
-    content = coco_file()
-    content["categories"][0]["exemplar"] = False
-    data = read_concepts(write(tmp_path, content))
-    assert {category for _, prompts in questions_of(data, "boxes") for category in prompts} == {2, 3, 4}
-    assert {category for _, prompts in questions_of(data) for category in prompts} == {1, 2, 3, 4}
-
-
-def test_boxes_are_cut_at_the_picture(tmp_path: Path) -> None:
-    content = coco_file()
-    for one in content["annotations"]:
-        one["bbox"] = [-3.5, -2, 400, 300]
-    data = read_concepts(write(tmp_path, content))
-    assert {prompt.boxes for _, asked in questions_of(data, "boxes") for prompt in asked.values()} == {
-        ((0, 0, 160, 120),)
-    }
 
 
 def test_the_result_can_be_read_again_and_shared(engines: Path, file: Path, tmp_path: Path) -> None:
@@ -231,8 +174,3 @@ def test_nothing_to_take_an_example_from(engines: Path, tmp_path: Path) -> None:
         quiet(engines, write(tmp_path / "empty", content), prompts="boxes")
     found = quiet(engines, tmp_path / "empty/annotations.json").accuracy
     assert (found.box.ap, found.concept.pmf1, found.false_alarms.share) == (None, None, 1)
-
-
-def test_a_prompt_is_named_by_its_phrase(data: ConceptData) -> None:
-    image, asked = questions_of(data)[0]
-    assert list(asked.values()) == [Prompt(data.categories[category].name) for category in image.prompted]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from sam3_runtime.families.base import resolve
-from sam3_runtime.families.sam3.parts import MAX_BOXES, PART_NAMES, PARTS, ModelDims, fixed_dims
+from sam3_runtime.families.sam3.parts import MAX_BOXES, PARTS, ModelDims, fixed_dims
 from sam3_runtime.families.sam3.spec import SAM3
 
 
@@ -24,31 +22,6 @@ def test_a_prompt_holds_at_most_sixty_tokens() -> None:
     assert ModelDims().max_prompt_tokens == 60
     ranges = SAM3.profile(PARTS["geometry-encoder"], ModelDims(), batch=8)
     assert (ranges["n"].min, ranges["n"].opt, ranges["n"].max) == (1, 8, MAX_BOXES)
-
-
-@pytest.mark.parametrize("part", PART_NAMES)
-def test_a_profile_covers_every_dynamic_dimension(part: str) -> None:
-    spec = PARTS[part]  # type: ignore[index]
-    ranges = SAM3.profile(spec, ModelDims(), batch=4, optimal={"P": 99, "B": 2})
-    assert set(ranges) == set(spec.dynamic)
-    for symbol, found in ranges.items():
-        assert found.min <= found.opt <= found.max, symbol
-    symbols = {dim for tensor in spec.outputs for dim in tensor.shape if isinstance(dim, str)}
-    known = set(ranges) | set(fixed_dims(ModelDims(), 1008, 50)) | {"n+1"}
-    assert symbols <= known
-
-
-@pytest.mark.parametrize(
-    ("graph", "part"),
-    [("decoder_q50", "decoder"), ("vision-encoder_int8", "vision-encoder"), ("text-encoder", "text-encoder")],
-)
-def test_a_graphs_name_says_its_part(graph: str, part: str) -> None:
-    assert SAM3.part_of(graph).name == part
-
-
-def test_a_foreign_name_is_no_part() -> None:
-    with pytest.raises(KeyError, match="decoder_v2"):
-        SAM3.part_of("decoder_v2")
 
 
 def test_dimensions_of_both_layouts(demo_checkpoint: Path, video_checkpoint: Path) -> None:

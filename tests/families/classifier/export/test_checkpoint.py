@@ -11,7 +11,6 @@ import pytest
 from sam3_runtime.core.errors import CheckpointError
 from sam3_runtime.families.classifier.export.checkpoint import labels_of, lock, preprocessing_of, write_asset
 from sam3_runtime.families.classifier.labels import read_labels
-from sam3_runtime.families.classifier.spec import CLASSIFIER, ClassifierDims
 from tests.families.classifier.conftest import CONFIG, NAMES, TRAINED, write_checkpoint
 
 
@@ -114,11 +113,3 @@ def test_labels_are_the_configurations_or_imagenets(folder: Path, tmp_path: Path
         labels_of({"label_names": ["a", "b"]}, 3)
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
         write_asset(lock(str(folder)), "tokenizer.json", tmp_path / "tokenizer.json")
-
-
-def test_the_family_claims_timms_form_alone() -> None:
-    assert CLASSIFIER.claims(CONFIG)
-    assert not CLASSIFIER.claims({"model_type": "sam3"})
-    assert ClassifierDims.from_config(CONFIG) == ClassifierDims(5, 160)
-    assert CLASSIFIER.refuse(ClassifierDims(), {"batch": 1, "resolution": 16}) is not None
-    assert CLASSIFIER.refuse(ClassifierDims(), {"batch": 1, "resolution": 32}) is None
