@@ -43,7 +43,7 @@ accuracy: $(INSTALLED)
 	@$(BIN)/python -m demo.accuracy --backend $(BACKEND)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -41,6 +41,11 @@ SMALL = 182
 """13 patches: no multiple of the demo's window of 8, and quick."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run whole workflows first, so that the processes of ``-n`` end together."""
+    items.sort(key=lambda item: not item.path.is_relative_to(Path(__file__).parent / "workflow"))
+
+
 ShowGpus = Callable[..., None]
 
 
