@@ -22,6 +22,7 @@ from sam3_runtime.report.tables import grid
 
 PROJECT = Path(__file__).resolve().parent.parent
 H200 = "docs/results/h200.json"
+DEMO = "docs/results/demo.json"
 WORK = PROJECT / "demo/work/onnxruntime"
 IMAGES = PROJECT / "docs/images"
 
@@ -39,10 +40,15 @@ def main() -> None:
     if measured.is_file():
         table = json.loads(measured.read_text())
         shown = {key: value for key, value in table.items() if key != "variants"}  # raw samples are for merged tables
-        (PROJECT / "docs/results/demo.json").write_text(json.dumps(shown, indent=2) + "\n")
-        text = placed(text, "demo", folder_markdown(table).partition("\n\n")[2].strip())
-    text = placed(text, "h200", overview(json.loads((PROJECT / H200).read_text())))
-    (PROJECT / "README.md").write_text(text)
+        (PROJECT / DEMO).write_text(json.dumps(shown, indent=2) + "\n")
+    (PROJECT / "README.md").write_text(with_tables(text))
+
+
+def with_tables(text: str) -> str:
+    """Return the README's ``text`` with the tables of the committed results."""
+    demo, h200 = (json.loads((PROJECT / name).read_text()) for name in (DEMO, H200))
+    text = placed(text, "demo", folder_markdown(demo).partition("\n\n")[2].strip())
+    return placed(text, "h200", overview(h200))
 
 
 def clip(output: Path) -> None:
