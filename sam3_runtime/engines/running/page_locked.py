@@ -28,7 +28,7 @@ class Buffer:
     event: Any
 
     def holding(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-        """Return the array at its beginning."""
+        """Return the array of ``shape`` at its beginning; not copied."""
         return self.array[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
     def fill(self, array: Array) -> Array:

@@ -320,6 +320,8 @@ class Pipeline(Closing):
     def decode(self, features: Features, tokens: Sequence[Embedding]) -> dict[str, AnyArray]:
         """Run the decoder on P prompts and the features of one image, or of one image each; shorter prompts are padded.
 
+        Shapes are in ``parts.py``; P is the number of ``tokens``.
+
         Outputs other than ``pred_masks``, which stays on the device, are transferred to the host.
         """
         masks, others = self._start_decoder(features, tokens)

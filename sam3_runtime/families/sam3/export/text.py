@@ -50,7 +50,7 @@ class TextEncoder(nn.Module):
         self.register_buffer("causal", torch.full((tokens, tokens), MASKED).triu(1), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the tokens of P prompts."""
+        """Encode the tokens of P prompts: int64 [P, T] twice → features [P, T, C] and mask bool [P, T]."""
         x = self.token_embedding(input_ids) + self.position
         text_mask = attention_mask.bool()
         bias = additive_mask(text_mask, x.dtype) + self.causal
