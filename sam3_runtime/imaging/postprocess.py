@@ -73,7 +73,7 @@ class Detections:
 
 
 def sigmoid(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Return the sigmoid in float32, in the shape of ``logits`` of any float type; large negative logits give 0 without a warning."""
+    """Return the sigmoid of ``logits`` in float32, of the same shape; large negative ones give 0 without a warning."""
     values = np.negative(logits, dtype=np.float32)
     with np.errstate(over="ignore"):
         np.exp(values, out=values)

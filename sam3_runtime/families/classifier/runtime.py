@@ -118,7 +118,7 @@ class Classifier(Closing):
         return found
 
     def classify(self, images: Sequence[Image], top: int = TOP, stages: Stages | None = None) -> list[Guesses]:
-        """Return the ``top`` best classes of each image, best first, with softmax scores. Raises the errors of :meth:`logits`."""
+        """Return the ``top`` best classes of each image with softmax scores. Raises the errors of :meth:`logits`."""
         logits = self.logits(images, stages)
         with stages("postprocess") if stages else nullcontext():
             best = top_classes(logits, top)

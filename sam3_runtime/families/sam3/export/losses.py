@@ -52,7 +52,7 @@ def photographs(resolution: int, count: int | None = None) -> Tensor:
 
 
 def loss(got: Array, wanted: Array) -> dict[str, float]:
-    """Return 1 - cosine of two arrays of one shape, flattened, and the largest absolute error; both infinite for NaN."""
+    """Return 1 - cosine of two arrays of one shape, and the largest absolute error; both infinite for NaN."""
     one, other = got.astype(np.float64), wanted.astype(np.float64)
     error = float(np.abs(one - other).max(initial=0.0))
     return {"cosine_loss": _angle(one.ravel(), other.ravel()), "error": error if np.isfinite(error) else float("inf")}

@@ -193,7 +193,7 @@ class VisionEncoder(nn.Module):
         return VisionLayer(source, RotaryAttention(source.attention, cos, sin, valid, form, windows.tokens), keep)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Encode preprocessed images [B, 3, R, R] → three levels [B, C, 4g, 4g], [B, C, 2g, 2g], [B, C, g, g]; positions."""
+        """Encode [B, 3, R, R] → levels [B, C, 4g, 4g], [B, C, 2g, 2g], [B, C, g, g], positions [1, C, g, g]."""
         x = self.norm(self.windows.enter(self.patch_embed(images)) + self.position)
         for layer in self.layers:
             x = layer(x)
