@@ -52,5 +52,5 @@ def test_missing_weights_and_other_shapes_are_named(folder: CheckpointFolder) ->
     wanted = {f"w{index}": (1,) for index in range(7)}
     with pytest.raises(CheckpointError, match=r"lacks weights: w0, w1, w2, w3, w4 and 2 more\nHint: get one"):
         folder.read(wanted, "get one")
-    with pytest.raises(CheckpointError, match=r"a has shape \(2, 3\), config\.json says \(3, 2\)"):
+    with pytest.raises(CheckpointError, match=r"a has shape \(2, 3\), config\.json expects \(3, 2\)"):
         folder.read({"a": (3, 2)}, "get one")

@@ -98,7 +98,7 @@ def test_results_of_other_engines_or_variants(work: Path, plan: Plan) -> None:
     changes = {
         "is about other engines": {"engines": verdict.engines | {"decoder": "0" * 64}},
         "is of b4_q50_r672": {"variant": "b4_q50_r672"},
-        "says failed, and a failure is about a moment: a full memory, a missing library": {"status": "failed"},
+        "reports a failure, which may have passed: full memory, a missing library": {"status": "failed"},
     }
     for said, change in changes.items():
         verdict.model_copy(update=change).write(work / VERDICT)

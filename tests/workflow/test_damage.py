@@ -243,10 +243,10 @@ def test_two_folders_on_one_cache(built: WorkFolder, tmp_path: Path) -> None:
     assert (moved.path / STORED).is_file()
     assert moved.planned() == {"all": 1}
     assert moved.snakemake().returncode == 0  # it is heard of again
-    assert "which is gone" not in cli("prune", "-d", str(other.path)).stdout
+    assert "which no longer exists" not in cli("prune", "-d", str(other.path)).stdout
 
     shutil.rmtree(moved.path)
-    assert "which is gone" in cli("prune", "-d", str(other.path)).stdout
+    assert "which no longer exists" in cli("prune", "-d", str(other.path)).stdout
     assert {record.batch for record in map(EngineRecord.read, shared.rglob("*.engine.json"))} == {2, 4}
     freed = cli("prune", "-d", str(other.path), "--delete", "--gone")
     assert freed.returncode == 0, freed.stderr
