@@ -86,8 +86,8 @@ def test_a_round_holds_frames_of_several_sources() -> None:
     sources = [Listed(f"s{n}", [picture(n)] * 20) for n in range(4)]
     detector = Seeing(4)
     run(detector, sources, settings=FlowSettings(patience=30))
-    assert len(detector.rounds_seen) <= 30, "20 would all be full; a reader may be late on a loaded machine"
-    assert sum(len(set(one)) > 1 for one in detector.rounds_seen) >= 15
+    assert len(detector.rounds_seen) <= 22, "20 would all be full"
+    assert sum(len(set(one)) > 1 for one in detector.rounds_seen) >= 18
 
 
 def test_readers_wait_for_who_takes_the_results() -> None:
