@@ -17,12 +17,14 @@ import pytest
 
 from sam3_runtime.core import gpus
 from sam3_runtime.deploy.loading import load
+from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
 from sam3_runtime.families.sam3.banks import Bank, extract
 from sam3_runtime.families.sam3.parts import PARTS, PartName
 from sam3_runtime.families.sam3.pipeline import Pipeline
 from sam3_runtime.families.sam3.projects import Project, read_project
 from sam3_runtime.families.sam3.spec import SAM3
 from sam3_runtime.plan.paths import Id
+from tests.concepts import coco_file, write
 from tests.fake_nvml import pynvml
 from tests.fake_variant import write_fake_variant
 from tests.once import once
@@ -155,6 +157,17 @@ def write_project(tmp_path: Path) -> WriteProject:
         return read_project(tmp_path / "shop.yaml")
 
     return written
+
+
+@pytest.fixture
+def concept_file(tmp_path: Path) -> Path:
+    """A small data set in COCO's format, in a folder with its images."""
+    return write(tmp_path / "data", coco_file())
+
+
+@pytest.fixture
+def concepts(concept_file: Path) -> ConceptData:
+    return read_concepts(concept_file)
 
 
 @pytest.fixture

@@ -24,19 +24,12 @@ from sam3_runtime.families.sam3.prompts import PromptError
 from sam3_runtime.media.sinks import VideoSink
 from sam3_runtime.media.sources import load_image, read_video
 from sam3_runtime.streams import outputs
-from tests.fake_variant import write_fake_variant
 from tests.media.test_sources import VARIABLE, not_utf8, odd_name
 from tests.projects import CLASSES, WriteProject
 from tests.videos import with_edits, with_odd_size, with_times, write_clip
 
 NO_FONT_HAS = "\U0010fffd"
 """A character for private use, the last there is."""
-
-
-@pytest.fixture
-def engines(tmp_path: Path) -> Path:
-    write_fake_variant(tmp_path / "engines/b4_q20_r112")
-    return tmp_path / "engines/b4_q20_r112"
 
 
 def photo(path: Path, seed: int = 0) -> Path:
@@ -67,7 +60,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
+def test_pictures_video_and_lines(fake_variant: Path, tmp_path: Path) -> None:
     for index in range(6):
         photo(tmp_path / "photos" / f"{index}.png", index)
     output = tmp_path / "out"
@@ -79,7 +72,7 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
         left.parent.mkdir(parents=True, exist_ok=True)
         left.touch()
     outcome, printed = run(
-        engines, output, images=[str(tmp_path / "photos")], video=str(clip(tmp_path / "clip.mp4")),
+        fake_variant, output, images=[str(tmp_path / "photos")], video=str(clip(tmp_path / "clip.mp4")),
         prompts=["person", "red car"], boxes=["1,2,30,20", "4,4,9,9:0"],
     )  # fmt: skip
     assert (frames_of(outcome), outcome.exit_code) == ({"images": 6, "clip": 10}, 0)
@@ -102,46 +95,46 @@ def test_pictures_video_and_lines(engines: Path, tmp_path: Path) -> None:
     assert list(frames[0]) == ["video", "frame", "seconds", "width", "height", "detections"]
 
 
-def test_relative_boxes_are_pixels_of_each_image(engines: Path, tmp_path: Path) -> None:
+def test_relative_boxes_are_pixels_of_each_image(fake_variant: Path, tmp_path: Path) -> None:
     """Images of 40 x 60 pixels."""
     images = [str(photo(tmp_path / f"{index}.png", index)) for index in range(2)]
     pixels = ["6,10,30,20", "3,2,9,8:0"]
     shares = ["0.1,0.25,0.5,0.5", "0.05,0.05,0.15,0.2:0"]
-    run(engines, tmp_path / "pixels", images=images, boxes=pixels, top=3)
-    run(engines, tmp_path / "shares", images=images, boxes=shares, relative_boxes=True, top=3)
+    run(fake_variant, tmp_path / "pixels", images=images, boxes=pixels, top=3)
+    run(fake_variant, tmp_path / "shares", images=images, boxes=shares, relative_boxes=True, top=3)
     found = lines(tmp_path / "pixels/images.jsonl")
     assert [len(line["detections"]) for line in found] == [3, 3]
     assert lines(tmp_path / "shares/images.jsonl") == found
-    run(engines, tmp_path / "others", images=images, boxes=["0.1,0.25,0.5,0.5"], relative_boxes=True, top=3)
+    run(fake_variant, tmp_path / "others", images=images, boxes=["0.1,0.25,0.5,0.5"], relative_boxes=True, top=3)
     assert lines(tmp_path / "others/images.jsonl") != found
 
 
 def test_the_classes_of_a_bank_and_of_a_project(
-    engines: Path, shop_bank: Bank, write_project: WriteProject, tmp_path: Path
+    fake_variant: Path, shop_bank: Bank, write_project: WriteProject, tmp_path: Path
 ) -> None:
     images = [str(photo(tmp_path / f"{index}.png", index)) for index in range(2)]
     shop_bank.save(tmp_path / "shop.npz")
     write_project(CLASSES)
-    outcome, printed = run(engines, tmp_path / "bank", images=images, bank=tmp_path / "shop.npz")
+    outcome, printed = run(fake_variant, tmp_path / "bank", images=images, bank=tmp_path / "shop.npz")
     assert list(outcome.summary.found) == ["person", "mug", "logo"]
     assert "text-encoder and geometry-encoder stay closed" in printed
-    run(engines, tmp_path / "project", images=images, project=tmp_path / "shop.yaml")
+    run(fake_variant, tmp_path / "project", images=images, project=tmp_path / "shop.yaml")
     found = lines(tmp_path / "bank/images.jsonl")
     assert lines(tmp_path / "project/images.jsonl") == found
     scores = [one["score"] for line in found for one in line["detections"]]
     assert len(scores) > 5
     assert min(scores) > 0.45
-    run(engines, tmp_path / "all", images=images, project=tmp_path / "shop.yaml", conf=0.1)
+    run(fake_variant, tmp_path / "all", images=images, project=tmp_path / "shop.yaml", conf=0.1)
     lowest = min(one["score"] for line in lines(tmp_path / "all/images.jsonl") for one in line["detections"])
     assert 0.1 < lowest < 0.45, "of all classes"
 
 
-def test_every_kind_of_output_and_tracks(engines: Path, tmp_path: Path) -> None:
+def test_every_kind_of_output_and_tracks(fake_variant: Path, tmp_path: Path) -> None:
     """Identities are for the video: the images do not follow each other."""
     images = [str(photo(tmp_path / f"{index}.png", index)) for index in range(3)]
     video = str(clip(tmp_path / "clip.mp4"))
     outcome, _ = run(
-        engines, tmp_path / "out", images=images, video=video, prompts=["cat"], top=1, track=True, frames=4,
+        fake_variant, tmp_path / "out", images=images, video=video, prompts=["cat"], top=1, track=True, frames=4,
         save=["video", "images", "jsonl", "coco"],
     )  # fmt: skip
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
@@ -156,21 +149,21 @@ def test_every_kind_of_output_and_tracks(engines: Path, tmp_path: Path) -> None:
     assert sorted(one["file_name"] for one in coco["images"] if "file_name" in one) == ["0.png", "1.png", "2.png"]
     assert (len(coco["images"]), len(coco["annotations"])) == (7, 7)
     assert {path.name for path in outcome.written} >= {"coco.json", "summary.json", "images.mp4"}
-    run(engines, tmp_path / "lines", images=images, prompts=["cat"], save=["jsonl"])
+    run(fake_variant, tmp_path / "lines", images=images, prompts=["cat"], save=["jsonl"])
     assert sorted(path.name for path in (tmp_path / "lines").iterdir()) == ["images.jsonl", "summary.json"]
     with pytest.raises(OutputError, match=r"'gif' is not a kind of output\nHint: name some of video, images"):
-        run(engines, tmp_path / "gif", images=images, prompts=["cat"], save=["video", "gif"])
+        run(fake_variant, tmp_path / "gif", images=images, prompts=["cat"], save=["video", "gif"])
 
 
-def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(engines: Path, tmp_path: Path) -> None:
+def test_an_example_box_on_pictures_or_words_on_a_video_need_no_notice(fake_variant: Path, tmp_path: Path) -> None:
     picture = str(photo(tmp_path / "photo.png"))
-    assert run(engines, tmp_path / "one", images=[picture], boxes=["1,2,30,20"])[1] == ""
-    assert run(engines, tmp_path / "two", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])[1] == ""
+    assert run(fake_variant, tmp_path / "one", images=[picture], boxes=["1,2,30,20"])[1] == ""
+    assert run(fake_variant, tmp_path / "two", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])[1] == ""
 
 
-def test_a_character_that_no_font_has_is_said_once(engines: Path, tmp_path: Path) -> None:
+def test_a_character_that_no_font_has_is_said_once(fake_variant: Path, tmp_path: Path) -> None:
     named = [f"cup {NO_FONT_HAS}", f"{NO_FONT_HAS} car"]
-    outcome, printed = run(engines, tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=named)
+    outcome, printed = run(fake_variant, tmp_path / "out", images=[str(photo(tmp_path / "a.png"))], prompts=named)
     assert printed.startswith(f"no font here has {NO_FONT_HAS}: labels show a box instead\nHint: pip install ")
     assert (printed.count("no font"), outcome.exit_code) == (1, 0)
 
@@ -180,10 +173,10 @@ def test_the_help_says_that_a_box_follows_nothing() -> None:
     assert "on a video it follows nothing (for that: stream --track" in said
 
 
-def test_the_best_of_each_prompt_and_the_first_frames(engines: Path, tmp_path: Path) -> None:
+def test_the_best_of_each_prompt_and_the_first_frames(fake_variant: Path, tmp_path: Path) -> None:
     photos = [str(photo(tmp_path / f"{index}.png", index)) for index in range(7)]
     outcome, _ = run(
-        engines,
+        fake_variant,
         tmp_path / "out",
         images=photos,
         video=str(clip(tmp_path / "clip.mp4")),
@@ -195,27 +188,27 @@ def test_the_best_of_each_prompt_and_the_first_frames(engines: Path, tmp_path: P
     assert outcome.summary.found == {"cat": 26}
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(engines: Path, tmp_path: Path) -> None:
+def test_pictures_of_one_name_do_not_overwrite_each_other(fake_variant: Path, tmp_path: Path) -> None:
     specs = [str(photo(tmp_path / side / "a.png", seed)) for seed, side in enumerate(("left", "right"))]
-    run(engines, tmp_path / "out", images=specs, prompts=["cat"])
+    run(fake_variant, tmp_path / "out", images=specs, prompts=["cat"])
     assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == ["left/a.png", "right/a.png"]
     assert (tmp_path / "out/images/left/a.png").is_file()
     assert (tmp_path / "out/images/right/a.png").is_file()
 
 
-def test_a_picture_of_any_name_gets_a_picture(engines: Path, tmp_path: Path) -> None:
+def test_a_picture_of_any_name_gets_a_picture(fake_variant: Path, tmp_path: Path) -> None:
     odd = photo(tmp_path / "a.png").rename(tmp_path / "a.upload")
-    run(engines, tmp_path / "out", images=[str(odd)], prompts=["cat"])
+    run(fake_variant, tmp_path / "out", images=[str(odd)], prompts=["cat"])
     assert (tmp_path / "out/images/a.upload.png").is_file()
 
 
-def test_what_cannot_be_read_is_left_out_and_told(engines: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_left_out_and_told(fake_variant: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     for index in range(5):
         photo(folder / f"{index}.png", index)
     (folder / "1.png").write_bytes((folder / "0.png").read_bytes()[:500])
     (folder / "notes.jpg").write_text("a text file named .jpg")
-    outcome, printed = run(engines, tmp_path / "out", images=[str(folder)], prompts=["cat"])
+    outcome, printed = run(fake_variant, tmp_path / "out", images=[str(folder)], prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code, outcome.summary.total.failures) == ({"images": 4}, 1, 2)
     assert f"{folder / '1.png'} is not a readable image: it is damaged or cut off" in printed
     assert f"{folder / 'notes.jpg'} is not a readable image: it contains text" in printed
@@ -224,30 +217,30 @@ def test_what_cannot_be_read_is_left_out_and_told(engines: Path, tmp_path: Path)
     assert outcome.lines()[-1] == "incomplete, see above: images"
 
 
-def test_pictures_that_are_not_read_are_counted_at_the_end(engines: Path, tmp_path: Path) -> None:
+def test_pictures_that_are_not_read_are_counted_at_the_end(fake_variant: Path, tmp_path: Path) -> None:
     photo(tmp_path / "photos/a.png")
     photo(tmp_path / "photos/b.jpg").rename(tmp_path / "photos/b.jfif")
     (tmp_path / "photos/._a.png").write_bytes(b"macOS")
-    outcome, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    outcome, printed = run(fake_variant, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code) == ({"images": 2}, 0)
     assert printed.count("1 file left out: 1 hidden") == 1
     assert (tmp_path / "out/images/b.jfif.png").is_file()
     for name in ("c.heic", "d.HEIC"):
         (tmp_path / "photos" / name).write_bytes(b"a phone's")
-    outcome, printed = run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+    outcome, printed = run(fake_variant, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code) == ({"images": 2}, 1)
     assert printed.count("3 files left out: 2 .heic, 1 hidden") == 1
     assert outcome.lines()[-1] == "incomplete, see above: images"
 
 
 @not_utf8
-def test_names_of_any_kind_lose_no_result(engines: Path, tmp_path: Path) -> None:
+def test_names_of_any_kind_lose_no_result(fake_variant: Path, tmp_path: Path) -> None:
     names = (b"caf\xe9.png", b"caf%E9.png", b"A.png", b"a.png", "鍵".encode() * 80 + b".png", b"new\nline.png")
     for name in names:
         photo(tmp_path / "photo.png").rename(odd_name(photo(tmp_path / "photos/b.png").parent, name))
     video = clip(tmp_path / "clip.mp4").rename(odd_name(tmp_path, b"caf\xe8.mp4"))
     output = odd_name(tmp_path, b"out\xff")
-    outcome, printed = run(engines, output, images=[str(tmp_path / "photos")], video=str(video), prompts=["cat"])
+    outcome, printed = run(fake_variant, output, images=[str(tmp_path / "photos")], video=str(video), prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code, printed) == ({"images": 7, "caf%E8": 10}, 0, "")
     shown = {line["image"] for line in lines(output / "images.jsonl")}
     assert shown == {"caf%E9.png", "caf%E9-2.png", "A.png", "a.png", f"{'鍵' * 80}.png", "new\nline.png", "b.png"}
@@ -260,9 +253,9 @@ def test_names_of_any_kind_lose_no_result(engines: Path, tmp_path: Path) -> None
     "".join(outcome.lines()).encode()
 
 
-def test_a_variable_rate_keeps_its_times(engines: Path, tmp_path: Path) -> None:
+def test_a_variable_rate_keeps_its_times(fake_variant: Path, tmp_path: Path) -> None:
     path = with_times(write_clip(tmp_path / "clip.mp4", 10), VARIABLE)
-    outcome, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    outcome, _ = run(fake_variant, tmp_path / "out", video=str(path), prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code) == ({"clip": 10}, 0)
     found = lines(tmp_path / "out/clip.mp4.jsonl")
     assert [(line["frame"], line["seconds"]) for line in found] == [(n, time / 1e3) for n, time in enumerate(VARIABLE)]
@@ -271,17 +264,17 @@ def test_a_variable_rate_keeps_its_times(engines: Path, tmp_path: Path) -> None:
         assert len(list(video)) == 251
 
 
-def test_an_edit_list_is_no_damage(engines: Path, tmp_path: Path) -> None:
+def test_an_edit_list_is_no_damage(fake_variant: Path, tmp_path: Path) -> None:
     path = with_edits(write_clip(tmp_path / "clip.mp4"), (1600, 4))
-    outcome, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    outcome, printed = run(fake_variant, tmp_path / "out", video=str(path), prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code, printed) == ({"clip": 16}, 0, "")
 
 
-def test_a_size_that_cannot_be_kept_is_said(engines: Path, tmp_path: Path) -> None:
+def test_a_size_that_cannot_be_kept_is_said(fake_variant: Path, tmp_path: Path) -> None:
     path = with_odd_size(write_clip(tmp_path / "clip.avi", 5, size=(162, 122), codec="MJPG"))
     with read_video(path) as video:
         assert [image.shape for image in video] == [(121, 161, 3)] * 5
-    outcome, _ = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    outcome, _ = run(fake_variant, tmp_path / "out", video=str(path), prompts=["cat"])
     assert outcome.lines()[-1] == "clip.mp4 is 162 x 122 pixels, the nearest size for MP4; its frames are 161 x 121"
     assert outcome.exit_code == 0
     with read_video(tmp_path / "out/clip.mp4") as video:
@@ -289,7 +282,9 @@ def test_a_size_that_cannot_be_kept_is_said(engines: Path, tmp_path: Path) -> No
     assert lines(tmp_path / "out/clip.mp4.jsonl")[0]["width"] == 161, "results are of the source"
 
 
-def test_what_was_found_before_an_error_is_kept(engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_before_an_error_is_kept(
+    fake_variant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for index in range(6):
         photo(tmp_path / "photos" / f"{index}.png", index)
     write, write_frame = outputs.write_image, VideoSink.write
@@ -306,21 +301,21 @@ def test_what_was_found_before_an_error_is_kept(engines: Path, tmp_path: Path, m
 
     monkeypatch.setattr(outputs, "write_image", full)
     with pytest.raises(OutputError, match="the disk is full"):
-        run(engines, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
+        run(fake_variant, tmp_path / "out", images=[str(tmp_path / "photos")], prompts=["cat"])
     assert [line["image"] for line in lines(tmp_path / "out/images.jsonl")] == [f"{n}.png" for n in range(4)]
     monkeypatch.setattr(VideoSink, "write", broken)
     with pytest.raises(OutputError, match="no more"):
-        run(engines, tmp_path / "out", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])
+        run(fake_variant, tmp_path / "out", video=str(clip(tmp_path / "clip.mp4")), prompts=["cat"])
     assert len(lines(tmp_path / "out/clip.mp4.jsonl")) == 7
     with read_video(tmp_path / "out/clip.mp4") as video:
         assert len(list(video)) == 7
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_video_that_ends_early_keeps_what_there_was(engines: Path, tmp_path: Path) -> None:
+def test_a_video_that_ends_early_keeps_what_there_was(fake_variant: Path, tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.avi", 40, "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    outcome, printed = run(engines, tmp_path / "out", video=str(path), prompts=["cat"])
+    outcome, printed = run(fake_variant, tmp_path / "out", video=str(path), prompts=["cat"])
     frames = frames_of(outcome)["clip"]
     assert 0 < frames < 40
     assert outcome.exit_code == 1
@@ -329,25 +324,25 @@ def test_a_video_that_ends_early_keeps_what_there_was(engines: Path, tmp_path: P
         assert len(list(video)) == frames == len(lines(tmp_path / "out/clip.mp4.jsonl"))
 
 
-def test_a_video_that_does_not_open_leaves_the_pictures(engines: Path, tmp_path: Path) -> None:
+def test_a_video_that_does_not_open_leaves_the_pictures(fake_variant: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_text("no video")
     images, video = [str(photo(tmp_path / "a.png"))], str(tmp_path / "clip.mp4")
-    outcome, printed = run(engines, tmp_path / "out", images=images, video=video, prompts=["cat"])
+    outcome, printed = run(fake_variant, tmp_path / "out", images=images, video=video, prompts=["cat"])
     assert (frames_of(outcome), outcome.exit_code) == ({"images": 1}, 1)
     assert "cannot be opened as a video" in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["images", "images.jsonl", "summary.json"]
     with pytest.raises(SourceError, match="cannot be opened as a video"):
-        run(engines, tmp_path / "out", video=video, prompts=["cat"])
+        run(fake_variant, tmp_path / "out", video=video, prompts=["cat"])
 
 
-def test_nothing_of_the_users_is_overwritten(engines: Path, tmp_path: Path) -> None:
+def test_nothing_of_the_users_is_overwritten(fake_variant: Path, tmp_path: Path) -> None:
     picture = photo(tmp_path / "out/images/a.png")
     before = picture.read_bytes()
     with pytest.raises(OutputError, match="would be overwritten"):
-        run(engines, tmp_path / "out", images=[str(picture)], prompts=["cat"])
+        run(fake_variant, tmp_path / "out", images=[str(picture)], prompts=["cat"])
     video = clip(tmp_path / "clip.mp4")
     with pytest.raises(OutputError, match="would be overwritten"):
-        run(engines, tmp_path, video=str(video), prompts=["cat"])
+        run(fake_variant, tmp_path, video=str(video), prompts=["cat"])
     assert picture.read_bytes() == before
 
 

@@ -292,7 +292,8 @@ def test_a_picture_that_exif_turns_is_told(tmp_path: Path) -> None:
     jpeg = tmp_path / "1.jpg"
     assert cv2.imwrite(str(jpeg), pixels)
     turned(jpeg).rename(tmp_path / "1.png")
-    with pytest.raises(DataSetError, match=r"120 x 160 pixels, and the annotations are for 160 x 120: .*EXIF"):
+    message = r"120 x 160 pixels, and the annotations are for 160 x 120: .*EXIF orientation"
+    with pytest.raises(DataSetError, match=message):
         read_concepts(path).images[0].read()
 
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
 from sam3_runtime.evaluation.questions import questions_of
 from sam3_runtime.families.sam3.prompts import Prompt
 from tests.concepts import coco_file, write
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return write(tmp_path / "data", coco_file())
-
-
-@pytest.fixture
-def data(file: Path) -> ConceptData:
-    return read_concepts(file)
-
-
-def test_example_boxes_are_of_instances_and_always_the_same(data: ConceptData) -> None:
-    asked = questions_of(data, "boxes")
-    assert {(image.id, category) for image, prompts in asked for category in prompts} == set(data.instances)
+def test_example_boxes_are_of_instances_and_always_the_same(concepts: ConceptData) -> None:
+    asked = questions_of(concepts, "boxes")
+    assert {(image.id, category) for image, prompts in asked for category in prompts} == set(concepts.instances)
     for image, prompts in asked:
         for category, prompt in prompts.items():
             assert prompt.text is None
-            assert prompt.boxes[0] in [one.box for one in data.instances[(image.id, category)]]
-    assert [prompts for _, prompts in questions_of(data, "boxes")] == [prompts for _, prompts in asked]
+            assert prompt.boxes[0] in [one.box for one in concepts.instances[(image.id, category)]]
+    assert [prompts for _, prompts in questions_of(concepts, "boxes")] == [prompts for _, prompts in asked]
 
 
 def test_phrases_that_a_box_cannot_show_are_not_asked_by_one(tmp_path: Path) -> None:
@@ -50,6 +38,6 @@ def test_boxes_are_cut_at_the_picture(tmp_path: Path) -> None:
     }
 
 
-def test_a_prompt_is_named_by_its_phrase(data: ConceptData) -> None:
-    image, asked = questions_of(data)[0]
-    assert list(asked.values()) == [Prompt(data.categories[category].name) for category in image.prompted]
+def test_a_prompt_is_named_by_its_phrase(concepts: ConceptData) -> None:
+    image, asked = questions_of(concepts)[0]
+    assert list(asked.values()) == [Prompt(concepts.categories[category].name) for category in image.prompted]

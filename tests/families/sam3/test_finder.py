@@ -10,34 +10,18 @@ import pytest
 
 from sam3_runtime import load
 from sam3_runtime.engines.running.fake import FakeEngine
-from sam3_runtime.evaluation.data_set import ConceptData, read_concepts
+from sam3_runtime.evaluation.data_set import ConceptData
 from sam3_runtime.evaluation.questions import FLOOR, answer_all, questions_of
 from sam3_runtime.families.sam3.finder import finder_of
-from tests.concepts import coco_file, write
-from tests.fake_variant import write_fake_variant
-
-
-@pytest.fixture
-def engines(tmp_path: Path) -> Path:
-    write_fake_variant(tmp_path / "engines/b4_q20_r112")
-    return tmp_path / "engines/b4_q20_r112"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return write(tmp_path / "data", coco_file())
-
-
-@pytest.fixture
-def data(file: Path) -> ConceptData:
-    return read_concepts(file)
 
 
 @pytest.mark.parametrize("kind", ["words", "boxes"])
-def test_answers_are_those_of_one_picture_and_prompt_at_a_time(engines: Path, data: ConceptData, kind: Any) -> None:
-    questions = questions_of(data, kind)
-    with load(engines) as pipeline:
-        answers = list(answer_all(questions, finder_of(pipeline, data.phrases), pipeline.batch))
+def test_answers_are_those_of_one_picture_and_prompt_at_a_time(
+    fake_variant: Path, concepts: ConceptData, kind: Any
+) -> None:
+    questions = questions_of(concepts, kind)
+    with load(fake_variant) as pipeline:
+        answers = list(answer_all(questions, finder_of(pipeline, concepts.phrases), pipeline.batch))
         assert len(answers) == len(questions)
         for (image, asked), found in zip(questions, answers, strict=True):
             assert [one.pair for one in found] == [(image.id, category) for category in asked]
@@ -49,9 +33,9 @@ def test_answers_are_those_of_one_picture_and_prompt_at_a_time(engines: Path, da
                 assert answer.masks == alone.rle()
 
 
-def test_pictures_go_in_batches_and_prompts_together(engines: Path, data: ConceptData) -> None:
-    with load(engines) as pipeline:
-        list(answer_all(questions_of(data), finder_of(pipeline, data.phrases), pipeline.batch))
+def test_pictures_go_in_batches_and_prompts_together(fake_variant: Path, concepts: ConceptData) -> None:
+    with load(fake_variant) as pipeline:
+        list(answer_all(questions_of(concepts), finder_of(pipeline, concepts.phrases), pipeline.batch))
         counts = {part: engine.calls for part, engine in pipeline.engines.items() if isinstance(engine, FakeEngine)}
     # Six pictures in batches of four, four phrases each, encoded once.
     assert counts == {"vision-encoder": 2, "text-encoder": 1, "geometry-encoder": 0, "decoder": 6}
