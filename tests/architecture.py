@@ -42,14 +42,8 @@ def imported(tree: ast.Module) -> Iterator[Path]:
             continue
         base = PROJECT.joinpath(*str(node.module).split("."))
         for alias in node.names:
-            inner = base / f"{alias.name}.py"
-            yield (
-                inner
-                if inner.is_file()
-                else base.with_suffix(".py")
-                if base.with_suffix(".py").is_file()
-                else base / "__init__.py"
-            )
+            named = (base / f"{alias.name}.py", base.with_suffix(".py"), base / "__init__.py")
+            yield next(path for path in named if path.is_file())
 
 
 def _is_type_checking(node: ast.AST) -> bool:

@@ -51,7 +51,7 @@ def heirs(old: str, new: str) -> dict[str, str]:
     status = git("diff", "-M30%", "-l5000", "--name-status", old, new, "--", *FOLDERS).splitlines()
     rows = [line.split("\t") for line in status]
     kept = {name: name for name in git("ls-tree", "-r", "--name-only", old, *FOLDERS).splitlines()}
-    return kept | {row[1]: row[-1] for row in rows if row[0][0] in "RD"}
+    return kept | {row[1]: row[-1] for row in rows if row[0].startswith("R")}
 
 
 def main(old: str = "58aa2f7", new: str = "HEAD") -> None:

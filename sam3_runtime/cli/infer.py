@@ -28,7 +28,7 @@ from sam3_runtime.core.source_files import (
     shortened,
     unique,
 )
-from sam3_runtime.report.progress import reporter
+from sam3_runtime.report.progress import messages, reporter
 from sam3_runtime.streams.cameras import Frames, ImageFiles, Problem, Source, VideoFile
 
 _WRITTEN = frozenset(IMAGE_SUFFIXES) - {".jfif"}  # what OpenCV writes
@@ -111,7 +111,7 @@ def infer(
     An unreadable image, or a video that ends early, counts as a failure in the summary, and the rest is processed.
     Raises as :func:`run_stream` and :func:`classes_of` do.
     """
-    console = console or Console(stderr=True, soft_wrap=True)
+    console = messages(console)
     classes = classes_of(project, bank, prompts, boxes, relative_boxes)
     if not images and video is None:
         raise SourceError("no images are given", "give --images or --video")

@@ -121,10 +121,10 @@ def infer(
 
     A classifier prints the best classes of each image instead.
     """
-    from sam3_runtime.cli.infer import infer as detect
-
-    run = getattr(_runtime_of(engines), "infer", detect)
-    outcome = run(
+    family = _runtime_of(engines)
+    if not hasattr(family, "infer"):  # its answers are detections of prompts
+        from sam3_runtime.cli import infer as family
+    outcome = family.infer(
         engines, images=images or [], video=video, project=project, bank=bank, prompts=prompt or [], boxes=box or [],
         relative_boxes=relative_boxes, conf=conf, top=top, track=track, save=_split(save), frames=frames,
         output=output, threads=threads,

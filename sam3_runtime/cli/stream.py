@@ -25,7 +25,7 @@ from sam3_runtime.families.sam3.prompts import Box, Prompt, PromptError, check_u
 from sam3_runtime.imaging.fonts import glyph_warning
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.media.sources import quiet_decoders
-from sam3_runtime.report.progress import reporter, tracked
+from sam3_runtime.report.progress import messages, reporter, tracked
 from sam3_runtime.streams.cameras import IMAGES_FPS, ImageFiles, Source, find_sources
 from sam3_runtime.streams.flow import Flow, FlowSettings, Result
 from sam3_runtime.streams.outputs import Outputs, check_output, kinds_of
@@ -145,7 +145,7 @@ def run_stream(
 
     Raises as :func:`open_detector`, :func:`find_sources` and :class:`Outputs` do.
     """
-    console = console or Console(stderr=True, soft_wrap=True)
+    console = messages(console)
     report = reporter(console)
     quiet_decoders()
     found = find_sources(sources, cameras, fps)

@@ -42,6 +42,13 @@ class Section(BaseModel):
         return self.model_dump(exclude={"source"})
 
 
+def limits_of(gate: Any, quantize: str | None) -> dict[str, float]:
+    """Return the limits in a family's ``gate:`` for a precision: those of floats where nothing is quantized."""
+    limits = gate.float if quantize in (None, "none") else getattr(gate, quantize)
+    found: dict[str, float] = limits.model_dump()
+    return found
+
+
 class PicturesSection(Section):
     """A ``reference:``: the photographs that engines are compared with float32 PyTorch on."""
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from sam3_runtime.core.errors import CannotRunHere, RecordError, Sam3Error
 from sam3_runtime.core.files import sha256_of
+from sam3_runtime.core.sections import limits_of
 from sam3_runtime.core.wording import counted
 from sam3_runtime.deploy.configure import check_name, read_records
 from sam3_runtime.deploy.loading import load
@@ -90,8 +91,7 @@ def verify_here(directory: Path, reference: Path | None = None, announce: Callab
     """
     config = VariantConfig.read(directory / "config.json")
     known = None
-    sections = sections_of(config.family)["gate"]()
-    gate = (sections.float if config.quantize is None else getattr(sections, config.quantize)).model_dump()
+    gate = limits_of(sections_of(config.family)["gate"](), config.quantize)
     with suppress(RecordError):
         known = Verdict.read(directory / "verify.json")
         gate |= known.gate

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3_runtime.core.errors import VariantsError, WorkFolderError
+from sam3_runtime.core.sections import limits_of
 from sam3_runtime.core.source_files import PACKAGE
 from sam3_runtime.engines.registry import BACKENDS, BackendSpec, Release
 from sam3_runtime.families.base import FamilySpec
@@ -87,9 +88,8 @@ class Plan:
 
     def verify(self, name: str) -> dict[str, Any]:
         """Return the params of a verification: the limits of the gate, and the device."""
-        gate, quantize = self.variants.settings.gate, self.variant(name).quantize
-        limits = gate.float if quantize == "none" else getattr(gate, quantize)
-        return {"gate": limits.model_dump(), "device": self.device()}
+        limits = limits_of(self.variants.settings.gate, self.variant(name).quantize)
+        return {"gate": limits, "device": self.device()}
 
     def bench(self) -> dict[str, Any]:
         """Return the params of a benchmark."""

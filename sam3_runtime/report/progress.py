@@ -12,6 +12,11 @@ T = TypeVar("T")
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
+def messages(console: Console | None = None) -> Console:
+    """Return ``console``, by default one on standard error that leaves lines as long as they are."""
+    return console or Console(stderr=True, soft_wrap=True)
+
+
 def reporter(console: Console) -> Callable[[str], None]:
     """Return a function that prints messages as they are."""
     return lambda message: console.print(message, markup=False, highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sam3_runtime.core.wording import counted
 from sam3_runtime.records.measurements import StreamBench
 from sam3_runtime.report.pages import RANDOM_NOTE, checkpoint_is_random
-from sam3_runtime.report.tables import grid
+from sam3_runtime.report.tables import grid, marked, page
 
 _LEGEND = (
     "A round is a batch of frames, from one round's end to the next one's: decoding, preprocessing, engines, "
@@ -39,7 +39,7 @@ def markdown(bench: StreamBench) -> str:
         "variant": bench.variant,
         "fps": f"{bench.fps:.1f}",
         "fps_per_camera": f"{bench.fps_per_camera:.2f}",
-        "round_ms": f"{bench.rounds.median:.1f}{_mark(bench.stable)}",
+        "round_ms": marked(f"{bench.rounds.median:.1f}", bench.stable),
         "round_p95": f"{bench.rounds.p95:.1f}",
         "engines_ms": f"{bench.engines_ms:.1f}",
         "ratio": f"{bench.ratio:.3f}",
@@ -50,26 +50,24 @@ def markdown(bench: StreamBench) -> str:
         "vram_mib": f"{memory:.0f}" if memory is not None else None,
         "memory_mib": f"{bench.memory_peak_mib:.0f}",
     }
-    columns = [name for name, value in row.items() if value is not None]
     calls = [
         {
             "part": call.part,
             "inputs": " ".join(f"{symbol}={size}" for symbol, size in call.shape.items()),
             "calls a round": f"{call.calls:g}",
-            "alone_ms": f"{call.alone.median:.2f}{_mark(call.stable)}",
+            "alone_ms": marked(f"{call.alone.median:.2f}", call.stable),
             "p95": f"{call.alone.p95:.2f}",
         }
         for call in bench.calls
     ]
-    parts = [
+    return page(
         "; ".join(filter(None, conditions)),
         run,
-        grid([row], columns),
-        grid(calls, list(calls[0])) if calls else "",
-    ]
-    if checkpoint_is_random({"name": bench.checkpoint}):
-        parts.append(RANDOM_NOTE)
-    return "\n\n".join([*filter(None, parts), _LEGEND]) + "\n"
+        grid([row]),
+        grid(calls) if calls else None,
+        RANDOM_NOTE if checkpoint_is_random({"name": bench.checkpoint}) else None,
+        _LEGEND,
+    )
 
 
 def _clocks(bench: StreamBench) -> str:
@@ -78,7 +76,3 @@ def _clocks(bench: StreamBench) -> str:
         return "clocks: unknown"
     memory = "unknown" if during.memory_mhz is None else f"{during.memory_mhz:g} MHz"
     return f"clocks: SM {during.sm_mhz:g} MHz, memory {memory}"
-
-
-def _mark(stable: bool) -> str:
-    return "" if stable else " (unstable)"

@@ -385,12 +385,12 @@ def infer(
     of :func:`sam3_runtime.load`, :class:`SourceError` if a spec matches nothing, :class:`OptionError` for an
     unsupported option, and :class:`OutputError`.
     """
-    from rich.console import Console
+    from sam3_runtime.report.progress import messages, reporter
 
     _refuse_options(others)
     if not images:
         raise SourceError("no images given", "give --images")
-    show = partial((console or Console(stderr=True, soft_wrap=True)).print, markup=False, highlight=False)
+    show = reporter(messages(console))
     left_out: list[LeftOut] = []
     sources = expand_images(images, left_out.append)
     quiet_decoders()

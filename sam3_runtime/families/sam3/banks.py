@@ -23,6 +23,7 @@ from sam3_runtime.core.errors import ProjectError, RecordError, SourceError, pri
 from sam3_runtime.core.files import sha256_of, written_whole
 from sam3_runtime.core.sections import Share
 from sam3_runtime.core.source_files import locate
+from sam3_runtime.core.wording import few
 from sam3_runtime.families.sam3.features import Embedding, EncodedPrompt
 from sam3_runtime.families.sam3.parts import PartName
 from sam3_runtime.families.sam3.pipeline import THRESHOLD, Pipeline
@@ -127,10 +128,10 @@ class Bank:
             raise RecordError(
                 f"the words of {self.file} were encoded with another tokenizer than {config.variant}'s", again
             )
-        shown = [one.name for one in record.classes if one.examples]
+        shown = [repr(one.name) for one in record.classes if one.examples]
         if shown and record.resolution != config.resolution:
             raise RecordError(
-                f"{self.file} has example boxes of {_listed(shown)}, encoded at {record.resolution} pixels, and "
+                f"{self.file} has example boxes of {few(shown, 3)}, encoded at {record.resolution} pixels, and "
                 f"{config.variant} runs at {config.resolution}; classes of words alone are valid at any resolution",
                 again,
             )
@@ -147,11 +148,6 @@ class Bank:
 
 def _checkpoint(of: BankRecord | VariantConfig) -> str:
     return f"{of.checkpoint} ({of.checkpoint_digest[:12]})"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

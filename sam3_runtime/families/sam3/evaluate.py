@@ -25,7 +25,7 @@ from sam3_runtime.families.sam3.finder import finder_of
 from sam3_runtime.media.sinks import reported
 from sam3_runtime.plan.toolchain import device_name
 from sam3_runtime.records.measurements import OfVariant, of_variant
-from sam3_runtime.report.progress import reporter, tracked
+from sam3_runtime.report.progress import messages, reporter, tracked
 from sam3_runtime.report.tables import grid
 
 
@@ -109,7 +109,7 @@ def evaluate(
     """
     started = time.monotonic()
     data = read_concepts(annotations, images, limit=limit, all_categories=all_categories)
-    console = console or Console(stderr=True, soft_wrap=True)
+    console = messages(console)
     report = reporter(console)
     left_out: dict[int, str] = {}
 
